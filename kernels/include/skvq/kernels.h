@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skvq/kernels.h - the compute kernels behind one table of pointers.
+ *
+ * kernels/ref is the specification; every other tier gives its codes bit for bit and its attention
+ * within the bound that skvq-check states. A tier is chosen once (skvq_kernels_init) before threads
+ * start; the environment variable SKVQ_CPU names the highest tier allowed ("ref", "avx2", ...).
+ * Kernels are pure functions on memory of the caller: any thread, no allocation, at most 160 KiB of
+ * stack. Buffers need the alignment of their element type only; pages are 64-byte aligned.
+ *
+ * Two spaces: K, V and Q as the engine hands them over, in canonical channel order, are in *engine
+ * space*. Pages hold *stored space*: Hadamard-rotated if the codec says so, then reordered
+ * (stored[i] = x[map[i]]). Dot products are the same in both, so a query is moved to stored space
+ * once, and the part of the output that came from pages is moved back once.
+ */
+#ifndef SKVQ_KERNELS_H
+#define SKVQ_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <skvq/format.h>
+#include <skvq/profile.h>
+
+/* Query rows of one KV head under one online softmax; all arrays are the caller's.
+ * Row r sees the tokens at positions lo[r]..pos[r]. */
+struct skvq_attn_state {
+	uint32_t n_rows; /* 1..SKVQ_ATTN_ROWS_MAX */
+	uint32_t dim_k;
+	uint32_t dim_v;
+	float softcap;         /* 0: none                                                       */
+	const float *q;        /* [n_rows][dim_k] engine space, already times the softmax scale */
+	const float *q_stored; /* [n_rows][dim_k] the same in K's stored space                  */
+	const uint32_t *pos;   /* [n_rows] */
+	const uint32_t *lo;    /* [n_rows] */
+	float *max;            /* [n_rows] running maximum of the scores                        */
+	float *sum;            /* [n_rows] running sum of exp(score - max)                      */
+	float *acc;            /* [n_rows][dim_v] weighted V of FP16 tokens, engine space        */
+	float *acc_stored;     /* [n_rows][dim_v] weighted V of pages, V's stored space          */
+};
+
+#define SKVQ_ATTN_ROWS_MAX 64u
+
+struct skvq_kernels {
+	const char *tier; /* "ref", "avx2", ... */
+
+	/* IEEE binary16 <-> binary32; to f16 rounds to nearest even, overflow to infinity. */
+	void (*f16_to_f32)(const uint16_t *x, float *ret, size_t n);
+	void (*f32_to_f16)(const float *x, uint16_t *ret, size_t n);
+
+	/* x[dim] in place, engine -> stored space and back. reorder: [dim] or NULL. */
+	void (*to_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
+	void (*from_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
+
+	/* Encodes 16 tokens, rows[16][dim] in engine space (clobbered), as tile 0..4 of a head's
+	 * planes. codes: head_bytes, zero before tile 0 is written; tiles are written in order,
+	 * each once. params: n_rows rows of 80 bytes. Non-finite input counts as 0 (NaN) or
+	 * +-65504 (infinity). */
+	void (*encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
+	                    uint32_t tile, uint8_t *codes, uint8_t *params);
+	/* Decodes one tile to rows[16][dim] in stored space. */
+	void (*decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
+	                    uint32_t tile, float *rows);
+
+	/* Attention. begin zeroes max, sum, acc; any number of pages and rows in any order follows;
+	 * finish writes out[r] (out_stride floats apart, dim_v each) and, if lse is not NULL,
+	 * lse[r]. A row that saw nothing gives zeros and lse = -INFINITY. */
+	void (*attn_begin)(struct skvq_attn_state *s);
+	/* Tokens first..n_tokens-1 (n_tokens a multiple of 16) of a head's page planes, token i at
+	 * position + i. Earlier ones are skipped: they are sinks, read as FP16 elsewhere. */
+	void (*attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc,
+	                  const struct skvq_codec *vc, const uint8_t *k_codes,
+	                  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
+	                  uint32_t first, uint32_t n_tokens, uint32_t position);
+	/* FP16 tokens in engine space; strides in elements between tokens. */
+	void (*attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
+	                  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
+	void (*attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,
+	                    const uint16_t *reorder_v, float *const *out, float *lse);
+};
+
+/* Tiers as bits, for masks and for skvq_kernels_fill. */
+#define SKVQ_TIER_REF UINT32_C(1)
+#define SKVQ_TIER_AVX2 UINT32_C(2)
+
+/* The tiers this processor and operating system can run, as bits. */
+uint32_t skvq_cpu_tiers(void);
+/* "ref", "avx2"... to the mask of that tier and all below it; 0 if there is no such tier. */
+uint32_t skvq_tiers_by_name(const char *name);
+/* Pure: fills the table with the best kernels among tiers. */
+void skvq_kernels_fill(struct skvq_kernels *table, uint32_t tiers);
+/* The process-wide table: chosen on the first call by CPU and SKVQ_CPU, the same ever after, safe
+ * from any thread. NULL if SKVQ_CPU names a tier that does not exist or cannot run here. */
+const struct skvq_kernels *skvq_kernels_get(void);
+
+#endif /* SKVQ_KERNELS_H */

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skvq/profile.h - codec profiles by name, and the codec of one layer's K or V.
+ *
+ * A profile says how keys and values are coded; it knows nothing of pages (skvq/layout.h) nor of
+ * how a tile is computed (skvq/kernels.h). Pure functions, no state, any thread.
+ */
+#ifndef SKVQ_PROFILE_H
+#define SKVQ_PROFILE_H
+
+#include <stdint.h>
+
+#include <skvq/format.h>
+
+#define SKVQ_PROFILE_DEFAULT "k2v1.5"
+#define SKVQ_PROFILE_NAME_MAX 47
+
+enum skvq_codec_kind {
+	SKVQ_CODEC_FP16 = 0,
+	SKVQ_CODEC_SYM = 1,    /* x' = d * (2c - M), one E4M3 half step d a group            */
+	SKVQ_CODEC_AFFINE = 2, /* x' = s * c + z, E4M3 step s and zero z a group (SKVQ's form) */
+};
+
+struct skvq_profile {
+	char name[SKVQ_PROFILE_NAME_MAX + 1];
+	uint8_t kind;     /* enum skvq_codec_kind                                             */
+	uint8_t k_bits;   /* SKVQ_BITS_*, of every layer without a bit table                  */
+	uint8_t v_bits;
+	uint8_t rotate_k; /* 1: per-head normalised Hadamard, in blocks of the largest power  */
+	uint8_t rotate_v; /* of two that divides head_dim                                     */
+	uint16_t group;   /* channels that share parameters: 32, 64, 128; 0: the whole vector */
+	float clip;       /* affine only: lo, hi are the group's min, max times clip          */
+};
+
+/* How K or V of one layer is coded. Filled by skvq_codec_init(); value type. */
+struct skvq_codec {
+	uint8_t kind;
+	uint8_t bits;
+	uint8_t rotate;
+	uint8_t is_v;          /* selects the tile order of format.h                          */
+	uint16_t dim;          /* channels of a head                                          */
+	uint16_t group;        /* resolved, 1..dim                                            */
+	uint16_t n_groups;     /* ceil(dim / group)                                           */
+	uint16_t n_rows;       /* parameter rows of one head: n_groups, or 2 n_groups affine  */
+	uint16_t levels_minus_1; /* M: 255, 15, 7, 3, 2                                       */
+	int16_t scale_exp;     /* step (sym: half step) = E4M3 * 2^scale_exp                  */
+	int16_t zero_exp;      /* zero = E4M3 * 2^zero_exp (affine)                           */
+	float clip;
+	uint32_t tile_bytes;   /* code bytes of one tile of one head; 0 for ternary, whose
+	                        * bytes hold all five tiles                                   */
+	uint32_t head_bytes;   /* code bytes of one head and page, multiple of 64             */
+};
+
+/* Names: "fp16", "k<b>v<b>[-g<32|64|128>]" (Hadamard, symmetric), "plain-k<b>v<b>[-g..]" (the same
+ * without rotation), "affine-k<b>v<b>-g<32|64|128>" (clip 0.92, no rotation); <b> in 8 4 3 2 1.5.
+ * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("skvq-...",
+ * "auto-...", "e2.1", "e2.4", "skvq"). ret is untouched on failure. */
+int skvq_profile_parse(const char *name, struct skvq_profile *ret);
+
+/* The codec of K (is_v 0) or V (1) of a layer, bits one of SKVQ_BITS_*: the bit table's word where
+ * there is one. FP16 bits override the profile's kind. -SKVQ_EPROFILE, -SKVQ_EGEOMETRY. */
+int skvq_codec_init(const struct skvq_profile *profile, int is_v, uint8_t bits, uint32_t dim,
+                    struct skvq_codec *ret);
+
+#endif /* SKVQ_PROFILE_H */

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A tile of 16 tokens from engine space to page bytes, and back to stored space.
+ */
+#include "tier.h"
+
+#include <assert.h>
+
+#define F16_MAX 65504.0f
+
+/* The quantisers see finite numbers only: NaN counts as 0, everything beyond binary16 as its
+ * largest, so that squares and their sums stay finite too. */
+static void sanitise(float *x, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		float v = x[i] == x[i] ? x[i] : 0.0f;
+
+		v = v < F16_MAX ? v : F16_MAX;
+		x[i] = v > -F16_MAX ? v : -F16_MAX;
+	}
+}
+
+void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
+			    uint32_t tile, uint8_t *codes, uint8_t *params)
+{
+	uint8_t tile_codes[LANES * DIM_MAX];
+	uint32_t dim = c->dim;
+
+	assert(tile < SKVQ_PAGE_TILES);
+	sanitise(rows, LANES * dim);
+	for (uint32_t t = 0; t < LANES; t++) {
+		float *row = rows + (size_t)t * dim;
+
+		SKVQ_TIER(to_stored)(c, reorder, row);
+		if (c->kind == SKVQ_CODEC_FP16)
+			SKVQ_TIER(f32_to_f16)
+			(row, (uint16_t *)(codes + (size_t)tile * c->tile_bytes) + (size_t)t * dim,
+			 dim);
+		else
+			SKVQ_TIER(quant)(c, row, tile * LANES + t, tile_codes + t * dim, params);
+	}
+	if (c->kind != SKVQ_CODEC_FP16)
+		SKVQ_TIER(pack)(c, tile_codes, tile, codes);
+}
+
+void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
+			    uint32_t tile, float *rows)
+{
+	float levels[LANES * DIM_MAX];
+	struct tile_params p;
+	uint32_t dim = c->dim;
+
+	assert(tile < SKVQ_PAGE_TILES);
+	if (c->kind == SKVQ_CODEC_FP16) {
+		SKVQ_TIER(f16_to_f32)
+		((const uint16_t *)(codes + (size_t)tile * c->tile_bytes), rows,
+		 (size_t)LANES * dim);
+		return;
+	}
+	SKVQ_TIER(unpack)(c, codes, tile, levels);
+	SKVQ_TIER(dequant_params)(c, params, tile, &p);
+	for (uint32_t t = 0; t < LANES; t++) {
+		for (uint32_t x = 0; x < dim; x++) {
+			uint32_t g = x / c->group;
+			float level = c->is_v ? levels[t * dim + x] : levels[x * LANES + t];
+			float v = p.step[g][t] * level;
+
+			rows[(size_t)t * dim + x] =
+			    c->kind == SKVQ_CODEC_AFFINE ? v + p.zero[g][t] : v;
+		}
+	}
+}
+
+void SKVQ_TIER(fill)(struct skvq_kernels *table)
+{
+	*table = (struct skvq_kernels){
+	    .tier = SKVQ_TIER_STRING(SKVQ_TIER_NAME),
+	    .f16_to_f32 = SKVQ_TIER(f16_to_f32),
+	    .f32_to_f16 = SKVQ_TIER(f32_to_f16),
+	    .to_stored = SKVQ_TIER(to_stored),
+	    .from_stored = SKVQ_TIER(from_stored),
+	    .encode_tile = SKVQ_TIER(encode_tile),
+	    .decode_tile = SKVQ_TIER(decode_tile),
+	    .attn_begin = SKVQ_TIER(attn_begin),
+	    .attn_page = SKVQ_TIER(attn_page),
+	    .attn_rows = SKVQ_TIER(attn_rows),
+	    .attn_finish = SKVQ_TIER(attn_finish),
+	};
+}

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attention: state and result against the reference, after each kind of segment. */
+#include "check.h"
+
+#include <string.h>
+
+#define ROWS SKVQ_ATTN_ROWS_MAX
+#define D    SKVQ_HEAD_DIM_MAX
+
+/* One call's inputs, all between guard pages, and room for two results. */
+struct attn {
+	struct skvq_codec kc, vc;
+	enum guard_side side;
+	uint32_t n_rows;
+	float *q, *q_stored;
+	uint32_t *pos, *lo;
+	uint16_t *reorder;
+	uint8_t *k_codes, *k_params, *v_codes, *v_params;
+	uint16_t *k, *v;
+	uint32_t n_tokens, k_stride, v_stride;
+	float softcap;
+};
+
+struct result {
+	struct skvq_attn_state s;
+	float max[ROWS], sum[ROWS], acc[ROWS * D], acc_stored[ROWS * D];
+	float out[ROWS * D], lse[ROWS];
+};
+
+static struct result want, have;
+
+static float query_scale(struct check *c, uint32_t dim)
+{
+	return exp2f((float)seeded_below(&c->rng, 6) - 2.0f) / sqrtf((float)dim);
+}
+
+static void attn_new(struct check *c, struct attn *a, uint32_t i, bool hostile)
+{
+	uint32_t dk = input_dims[i % INPUT_DIMS], dv = dk;
+	char kn[64], vn[64];
+
+	if (seeded_below(&c->rng, 4) == 0)
+		dv = input_dims[seeded_below(&c->rng, INPUT_DIMS)];
+	a->side = i / INPUT_DIMS % 2 ? GUARD_AFTER : GUARD_BEFORE;
+	input_codec(&c->rng, 0, dk, &a->kc, kn);
+	input_codec(&c->rng, 1, dv, &a->vc, vn);
+	a->n_rows = seeded_below(&c->rng, 4) ? 1 + seeded_below(&c->rng, 8)
+					     : 1 + seeded_below(&c->rng, ROWS);
+	a->softcap = seeded_below(&c->rng, 4) ? 0.0f : 10.0f;
+	a->n_tokens = 1 + seeded_below(&c->rng, 100);
+	a->k_stride = dk + 8 * seeded_below(&c->rng, 3);
+	a->v_stride = dv + 8 * seeded_below(&c->rng, 3);
+	a->q = guard_new(a->n_rows * dk * 4ul, a->side);
+	a->q_stored = guard_new(a->n_rows * dk * 4ul, a->side);
+	a->pos = guard_new(a->n_rows * 4ul, a->side);
+	a->lo = guard_new(a->n_rows * 4ul, a->side);
+	a->reorder = guard_new(dv * 2ul, a->side);
+	a->k_codes = guard_new(a->kc.head_bytes, a->side);
+	a->v_codes = guard_new(a->vc.head_bytes, a->side);
+	a->k_params = guard_new(a->kc.n_rows * 80ul, a->side);
+	a->v_params = guard_new(a->vc.n_rows * 80ul, a->side);
+	a->k = guard_new((a->n_tokens - 1ul) * a->k_stride * 2 + dk * 2, a->side);
+	a->v = guard_new((a->n_tokens - 1ul) * a->v_stride * 2 + dv * 2, a->side);
+	input_fill(&c->rng, hostile ? seeded_below(&c->rng, INPUT_KINDS) : 0, a->q,
+		   (size_t)a->n_rows * dk);
+	for (size_t j = 0; !hostile && j < (size_t)a->n_rows * dk; j++)
+		a->q[j] *= query_scale(c, dk);
+	memcpy(a->q_stored, a->q, a->n_rows * dk * 4ul);
+	for (uint32_t r = 0; r < a->n_rows; r++)
+		c->ref.to_stored(&a->kc, NULL, a->q_stored + (size_t)r * dk);
+	input_reorder(&c->rng, a->reorder, dv);
+	snprintf(c->where, sizeof(c->where), "K %s %u, V %s %u, %u rows%s%s", kn, dk, vn, dv,
+		 a->n_rows, a->softcap > 0 ? ", softcap" : "", hostile ? ", hostile" : "");
+}
+
+static void attn_free(struct attn *a)
+{
+	uint32_t dk = a->kc.dim, dv = a->vc.dim;
+
+	guard_free(a->q, a->n_rows * dk * 4ul);
+	guard_free(a->q_stored, a->n_rows * dk * 4ul);
+	guard_free(a->pos, a->n_rows * 4ul);
+	guard_free(a->lo, a->n_rows * 4ul);
+	guard_free(a->reorder, dv * 2ul);
+	guard_free(a->k_codes, a->kc.head_bytes);
+	guard_free(a->v_codes, a->vc.head_bytes);
+	guard_free(a->k_params, a->kc.n_rows * 80ul);
+	guard_free(a->v_params, a->vc.n_rows * 80ul);
+	guard_free(a->k, (a->n_tokens - 1ul) * a->k_stride * 2 + dk * 2);
+	guard_free(a->v, (a->n_tokens - 1ul) * a->v_stride * 2 + dv * 2);
+}
+
+static void fill_page(struct check *c, struct attn *a)
+{
+	static float rows[16 * D];
+
+	for (uint32_t t = 0; t < SKVQ_PAGE_TILES; t++) {
+		input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->kc.dim);
+		c->ref.encode_tile(&a->kc, NULL, rows, t, a->k_codes, a->k_params);
+		input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->vc.dim);
+		c->ref.encode_tile(&a->vc, NULL, rows, t, a->v_codes, a->v_params);
+	}
+	guard_read_only(a->k_codes, a->kc.head_bytes);
+	guard_read_only(a->v_codes, a->vc.head_bytes);
+}
+
+static void fill_rows(struct check *c, struct attn *a, bool hostile)
+{
+	for (uint32_t t = 0; t < a->n_tokens; t++) {
+		float k[D], v[D];
+
+		for (uint32_t j = 0; j < D; j++) {
+			k[j] = seeded_gauss(&c->rng);
+			v[j] = seeded_gauss(&c->rng);
+			if (hostile && seeded_below(&c->rng, 200) == 0)
+				k[j] = v[j] = INFINITY;
+		}
+		c->ref.f32_to_f16(k, a->k + (size_t)t * a->k_stride, a->kc.dim);
+		c->ref.f32_to_f16(v, a->v + (size_t)t * a->v_stride, a->vc.dim);
+	}
+}
+
+/* What the rows see of tokens first_position.. + n: all, a causal end, a window, or nothing. */
+static void fill_masks(struct check *c, struct attn *a, uint32_t position, uint32_t n)
+{
+	for (uint32_t r = 0; r < a->n_rows; r++) {
+		switch (seeded_below(&c->rng, 4)) {
+		case 0:
+			a->lo[r] = 0;
+			a->pos[r] = UINT32_MAX;
+			break;
+		case 1:
+			a->lo[r] = 0;
+			a->pos[r] = position + seeded_below(&c->rng, n);
+			break;
+		case 2:
+			a->lo[r] = position + seeded_below(&c->rng, n);
+			a->pos[r] = a->lo[r] + seeded_below(&c->rng, 20);
+			break;
+		default:
+			a->lo[r] = position + n + seeded_below(&c->rng, 9);
+			a->pos[r] = a->lo[r];
+			break;
+		}
+	}
+}
+
+static void begin(const struct attn *a, const struct skvq_kernels *k, struct result *r)
+{
+	memset(r, 0xa5, sizeof(*r)); /* rows past n_rows must stay so */
+	r->s = (struct skvq_attn_state){
+	    .n_rows = a->n_rows,
+	    .dim_k = a->kc.dim,
+	    .dim_v = a->vc.dim,
+	    .softcap = a->softcap,
+	    .q = a->q,
+	    .q_stored = a->q_stored,
+	    .pos = a->pos,
+	    .lo = a->lo,
+	    .max = r->max,
+	    .sum = r->sum,
+	    .acc = r->acc,
+	    .acc_stored = r->acc_stored,
+	};
+	k->attn_begin(&r->s);
+}
+
+static void finish(const struct attn *a, const struct skvq_kernels *k, struct result *r,
+		   const uint16_t *reorder)
+{
+	float *out[ROWS];
+
+	for (uint32_t i = 0; i < a->n_rows; i++)
+		out[i] = r->out + (size_t)i * a->vc.dim;
+	k->attn_finish(&r->s, &a->vc, reorder, out, r->lse);
+}
+
+static bool untouched(const float *x, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++) {
+		uint32_t u;
+
+		memcpy(&u, &x[i], sizeof(u));
+		if (u != 0xa5a5a5a5)
+			return false;
+	}
+	return true;
+}
+
+/* Inputs of which some are NaN or infinite have no result to compare, only memory to respect. */
+static void compare(struct check *c, const struct attn *a, bool hostile)
+{
+	size_t n = (size_t)a->n_rows * a->vc.dim;
+	float bound = c->tier->attn_bound, top = 0.0f;
+
+	check_that(c,
+		   untouched(have.out, n, ROWS * D) && untouched(have.lse, a->n_rows, ROWS) &&
+		       untouched(have.acc, n, ROWS * D) &&
+		       untouched(have.acc_stored, n, ROWS * D) &&
+		       untouched(have.max, a->n_rows, ROWS) && untouched(have.sum, a->n_rows, ROWS),
+		   "rows beyond n_rows were written");
+	if (hostile && bound > 0.0f)
+		return;
+	for (size_t i = 0; i < n; i++)
+		top = fabsf(want.out[i]) > top ? fabsf(want.out[i]) : top;
+	check_near(c, have.out, want.out, n, bound * top, "out");
+	check_near(c, have.lse, want.lse, a->n_rows, bound, "lse");
+}
+
+static void one_page(struct check *c, uint32_t i, bool hostile)
+{
+	uint32_t first = seeded_below(&c->rng, 3) ? 0 : seeded_below(&c->rng, 81);
+	uint32_t n = 16 * (1 + seeded_below(&c->rng, 5)),
+		 position = seeded_below(&c->rng, 1000) * 80;
+	struct attn a;
+
+	attn_new(c, &a, i, hostile);
+	fill_page(c, &a);
+	if (hostile && i % 3 == 0)
+		position = UINT32_MAX - 79;
+	fill_masks(c, &a, position, n);
+	begin(&a, &c->ref, &want);
+	begin(&a, &c->tier->k, &have);
+	for (int twice = 0; twice < 2; twice++) {
+		c->ref.attn_page(&want.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes,
+				 a.v_params, first, n, position);
+		c->tier->k.attn_page(&have.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes,
+				     a.v_params, first, n, position);
+	}
+	finish(&a, &c->ref, &want, NULL);
+	finish(&a, &c->ref, &have, NULL);
+	compare(c, &a, hostile);
+	attn_free(&a);
+}
+
+static void one_rows(struct check *c, uint32_t i, bool hostile)
+{
+	uint32_t position = seeded_below(&c->rng, 100000);
+	struct attn a;
+
+	attn_new(c, &a, i, hostile);
+	fill_rows(c, &a, hostile);
+	fill_masks(c, &a, position, a.n_tokens);
+	begin(&a, &c->ref, &want);
+	begin(&a, &c->tier->k, &have);
+	for (int twice = 0; twice < 2; twice++) {
+		c->ref.attn_rows(&want.s, a.k, a.k_stride, a.v, a.v_stride, a.n_tokens, position);
+		c->tier->k.attn_rows(&have.s, a.k, a.k_stride, a.v, a.v_stride, a.n_tokens,
+				     position);
+	}
+	finish(&a, &c->ref, &want, NULL);
+	finish(&a, &c->ref, &have, NULL);
+	compare(c, &a, hostile);
+	attn_free(&a);
+}
+
+static void one_finish(struct check *c, uint32_t i)
+{
+	struct attn a;
+	const uint16_t *reorder = i % 2 ? NULL : (const uint16_t *)1;
+
+	attn_new(c, &a, i, false);
+	reorder = reorder ? a.reorder : NULL;
+	fill_page(c, &a);
+	fill_rows(c, &a, false);
+	fill_masks(c, &a, 0, 80);
+	begin(&a, &c->ref, &want);
+	begin(&a, &c->tier->k, &have);
+	c->ref.attn_page(&want.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes, a.v_params, 0, 80,
+			 0);
+	c->ref.attn_rows(&want.s, a.k, a.k_stride, a.v, a.v_stride, a.n_tokens, 80);
+	memcpy(have.max, want.max, sizeof(have.max));
+	memcpy(have.sum, want.sum, sizeof(have.sum));
+	memcpy(have.acc, want.acc, sizeof(have.acc));
+	memcpy(have.acc_stored, want.acc_stored, sizeof(have.acc_stored));
+	finish(&a, &c->ref, &want, reorder);
+	finish(&a, &c->tier->k, &have, reorder);
+	compare(c, &a, false);
+	attn_free(&a);
+}
+
+void check_attn_page(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * 24; i++)
+		one_page(c, i, i % 4 == 3);
+}
+
+void check_attn_rows(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * 24; i++)
+		one_rows(c, i, i % 4 == 3);
+}
+
+void check_attn_finish(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * 6; i++)
+		one_finish(c, i);
+}

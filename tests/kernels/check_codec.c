@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Codes, halves and transforms: bit for bit the reference's, whatever the input. */
+#include "check.h"
+
+#include <string.h>
+
+static float bits_f32(uint32_t u)
+{
+	float f;
+
+	memcpy(&f, &u, sizeof(f));
+	return f;
+}
+
+void check_f16_to_f32(struct check *c)
+{
+	static uint16_t all[65536];
+	static float want[65536], have[65536];
+
+	for (uint32_t i = 0; i < 65536; i++)
+		all[i] = (uint16_t)i;
+	c->ref.f16_to_f32(all, want, 65536);
+	c->tier->k.f16_to_f32(all, have, 65536);
+	check_bytes(c, have, want, sizeof(want), "all halves");
+	for (size_t n = 0; n < 70; n++) {
+		enum guard_side side = n % 2 ? GUARD_AFTER : GUARD_BEFORE;
+		uint16_t *x = guard_new(n * 2, side);
+		float *y = guard_new(n * 4, side);
+
+		for (size_t i = 0; i < n; i++)
+			x[i] = (uint16_t)seeded_u64(&c->rng);
+		guard_read_only(x, n * 2);
+		snprintf(c->where, sizeof(c->where), "n=%zu", n);
+		c->ref.f16_to_f32(x, want, n);
+		c->tier->k.f16_to_f32(x, y, n);
+		check_bytes(c, y, want, n * 4, "tail");
+		guard_free(x, n * 2);
+		guard_free(y, n * 4);
+	}
+}
+
+void check_f32_to_f16(struct check *c)
+{
+	static float x[65536];
+	static uint16_t want[65536], have[65536];
+
+	/* Random floats, then the neighbourhood of every half and of every tie between two. */
+	for (int round = 0; round < 6; round++) {
+		for (uint32_t i = 0; i < 65536; i++) {
+			uint32_t near = ((i & 0x8000) << 16) + ((i & 0x7fff) << 13) + (112u << 23);
+			int32_t off = (int32_t)seeded_below(&c->rng, 5) - 2;
+
+			if (round < 2)
+				x[i] = bits_f32((uint32_t)seeded_u64(&c->rng));
+			else if (round == 2) /* subnormal halves: multiples of 2^-25 */
+				x[i] = ((float)(i & 0x7fff) + (float)off * 0x1p-9f) * 0x1p-25f;
+			else
+				x[i] = bits_f32(near + (uint32_t)off + (round == 4 ? 0x1000 : 0));
+		}
+		c->ref.f32_to_f16(x, want, 65536);
+		c->tier->k.f32_to_f16(x, have, 65536);
+		check_bytes(c, have, want, sizeof(want), "floats");
+	}
+	for (size_t n = 0; n < 70; n++) {
+		enum guard_side side = n % 2 ? GUARD_AFTER : GUARD_BEFORE;
+		float *in = guard_new(n * 4, side);
+		uint16_t *out = guard_new(n * 2, side);
+
+		input_fill(&c->rng, n % INPUT_KINDS, in, n);
+		guard_read_only(in, n * 4);
+		snprintf(c->where, sizeof(c->where), "n=%zu", n);
+		c->ref.f32_to_f16(in, want, n);
+		c->tier->k.f32_to_f16(in, out, n);
+		check_bytes(c, out, want, n * 2, "tail");
+		guard_free(in, n * 4);
+		guard_free(out, n * 2);
+	}
+}
+
+static void check_transform(struct check *c, bool back)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * INPUT_KINDS * 2; i++) {
+		uint32_t dim = input_dims[i % INPUT_DIMS];
+		unsigned kind = i / INPUT_DIMS % INPUT_KINDS;
+		enum guard_side side = i % 2 ? GUARD_AFTER : GUARD_BEFORE;
+		float *x = guard_new(dim * 4, side), want[SKVQ_HEAD_DIM_MAX];
+		uint16_t *map = guard_new(dim * 2, side);
+		const uint16_t *reorder = seeded_below(&c->rng, 2) ? map : NULL;
+		struct skvq_codec codec;
+		char name[64];
+
+		input_codec(&c->rng, (int)(i & 1), dim, &codec, name);
+		input_reorder(&c->rng, map, dim);
+		input_fill(&c->rng, kind, x, dim);
+		memcpy(want, x, dim * 4);
+		guard_read_only(map, dim * 2);
+		snprintf(c->where, sizeof(c->where), "%s D=%u %s%s", name, dim, input_name(kind),
+			 reorder ? " reordered" : "");
+		if (back) {
+			c->ref.from_stored(&codec, reorder, want);
+			c->tier->k.from_stored(&codec, reorder, x);
+		} else {
+			c->ref.to_stored(&codec, reorder, want);
+			c->tier->k.to_stored(&codec, reorder, x);
+		}
+		check_floats(c, x, want, dim, "vector");
+		guard_free(x, dim * 4);
+		guard_free(map, dim * 2);
+	}
+}
+
+void check_to_stored(struct check *c)
+{
+	check_transform(c, false);
+}
+
+void check_from_stored(struct check *c)
+{
+	check_transform(c, true);
+}
+
+/* A head's planes of one side, K or V: five tiles in order, then each tile back. */
+struct head {
+	struct skvq_codec codec;
+	size_t code_bytes, param_bytes;
+	uint8_t *codes, *params;
+};
+
+static void head_new(struct head *h, enum guard_side side)
+{
+	h->code_bytes = h->codec.head_bytes;
+	h->param_bytes = (size_t)h->codec.n_rows * SKVQ_PAGE_TOKENS;
+	h->codes = guard_new(h->code_bytes, side);
+	h->params = guard_new(h->param_bytes, side);
+}
+
+static void head_free(struct head *h)
+{
+	guard_free(h->codes, h->code_bytes);
+	guard_free(h->params, h->param_bytes);
+}
+
+static void check_head(struct check *c, uint32_t i, bool decode)
+{
+	uint32_t dim = input_dims[i % INPUT_DIMS];
+	enum guard_side side = i / INPUT_DIMS % 2 ? GUARD_AFTER : GUARD_BEFORE;
+	unsigned kind = seeded_below(&c->rng, INPUT_KINDS);
+	size_t row_bytes = (size_t)16 * dim * 4;
+	float *rows = guard_new(row_bytes, side);
+	float *want_rows = guard_new(row_bytes, side);
+	uint16_t *map = guard_new(dim * 2, side);
+	const uint16_t *reorder = seeded_below(&c->rng, 3) ? NULL : map;
+	struct head want, have;
+	char name[64];
+
+	input_codec(&c->rng, (int)seeded_below(&c->rng, 2), dim, &want.codec, name);
+	have.codec = want.codec;
+	head_new(&want, side);
+	head_new(&have, side);
+	input_reorder(&c->rng, map, dim);
+	guard_read_only(map, dim * 2);
+	for (uint32_t tile = 0; tile < SKVQ_PAGE_TILES; tile++) {
+		snprintf(c->where, sizeof(c->where), "%s %c D=%u tile %u %s%s", name,
+			 want.codec.is_v ? 'V' : 'K', dim, tile, input_name(kind),
+			 reorder ? " reordered" : "");
+		input_fill(&c->rng, kind, rows, (size_t)16 * dim);
+		memcpy(want_rows, rows, row_bytes);
+		c->ref.encode_tile(&want.codec, reorder, want_rows, tile, want.codes, want.params);
+		if (!decode) {
+			c->tier->k.encode_tile(&have.codec, reorder, rows, tile, have.codes,
+					       have.params);
+			check_bytes(c, have.codes, want.codes, want.code_bytes, "codes");
+			check_bytes(c, have.params, want.params, want.param_bytes, "parameters");
+		}
+	}
+	guard_read_only(want.codes, want.code_bytes);
+	guard_read_only(want.params, want.param_bytes);
+	for (uint32_t tile = 0; decode && tile < SKVQ_PAGE_TILES; tile++) {
+		c->ref.decode_tile(&want.codec, want.codes, want.params, tile, want_rows);
+		c->tier->k.decode_tile(&want.codec, want.codes, want.params, tile, rows);
+		check_floats(c, rows, want_rows, (size_t)16 * dim, "rows");
+	}
+	head_free(&want);
+	head_free(&have);
+	guard_free(rows, row_bytes);
+	guard_free(want_rows, row_bytes);
+	guard_free(map, dim * 2);
+}
+
+void check_encode_tile(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * 60; i++)
+		check_head(c, i, false);
+}
+
+/* Also on bytes that no encoder wrote: a reader must stay inside its buffers and agree. */
+static void check_decode_garbage(struct check *c, uint32_t i)
+{
+	uint32_t dim = input_dims[i % INPUT_DIMS];
+	float want[16 * SKVQ_HEAD_DIM_MAX], have[16 * SKVQ_HEAD_DIM_MAX];
+	struct head h;
+	char name[64];
+
+	input_codec(&c->rng, (int)seeded_below(&c->rng, 2), dim, &h.codec, name);
+	head_new(&h, i % 2 ? GUARD_AFTER : GUARD_BEFORE);
+	for (size_t b = 0; b < h.code_bytes; b++)
+		h.codes[b] =
+		    (uint8_t)(h.codec.bits == SKVQ_BITS_TERNARY ? seeded_below(&c->rng, 243)
+								: seeded_u64(&c->rng));
+	for (size_t b = 0; b < h.param_bytes; b++)
+		h.params[b] = (uint8_t)seeded_u64(&c->rng);
+	for (uint32_t tile = 0; tile < SKVQ_PAGE_TILES; tile++) {
+		snprintf(c->where, sizeof(c->where), "%s %c D=%u tile %u random bytes", name,
+			 h.codec.is_v ? 'V' : 'K', dim, tile);
+		c->ref.decode_tile(&h.codec, h.codes, h.params, tile, want);
+		c->tier->k.decode_tile(&h.codec, h.codes, h.params, tile, have);
+		check_floats(c, have, want, (size_t)16 * dim, "rows");
+	}
+	head_free(&h);
+}
+
+void check_decode_tile(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * 20; i++) {
+		check_head(c, i, true);
+		check_decode_garbage(c, i);
+	}
+}

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# Fails if an object of BASE uses AVX registers, or one of AVX2 defines a symbol that is not its own
+# tier's (the linker could then give AVX2 code to everybody).
+foreach(object ${BASE})
+  if(object MATCHES "skvq_kernels_avx2.dir/")
+    continue()
+  endif()
+  execute_process(COMMAND ${OBJDUMP} -d ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
+  if(text MATCHES "%[yz]mm")
+    message(FATAL_ERROR "${object} uses ${CMAKE_MATCH_0}")
+  endif()
+endforeach()
+foreach(object ${AVX2})
+  execute_process(COMMAND ${NM} --defined-only -g ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "[A-Za-z] [^\n]+" symbols "${text}")
+  foreach(symbol ${symbols})
+    if(NOT symbol MATCHES "^. skvq_avx2_" AND NOT symbol MATCHES "__(asan|odr|ubsan)")
+      message(FATAL_ERROR "${object} defines \"${symbol}\"")
+    endif()
+  endforeach()
+endforeach()
