@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skvq/client.h - libskvq: one connection to skvqd, in plain structs.
+ *
+ * It speaks the protocol of skvq_control.proto and hides it: callers see neither protobuf nor
+ * frames. It knows nothing of K/V, pages' contents or sequences. Used by the plugin and skvqctl.
+ *
+ * Threads: one thread at a time per client. Blocking calls wait at most the connection's timeout; a
+ * call that timed out leaves the connection broken, because its late answer could not be told from
+ * a pin that nobody owns. On a broken connection every call returns -SKVQ_ENODAEMON.
+ */
+#ifndef SKVQ_CLIENT_H
+#define SKVQ_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <skvq/error.h>
+
+#define SKVQ_CLIENT_WHY_BYTES 256
+#define SKVQ_CLIENT_RUN_MAX 1024 /* pages in one publish request */
+
+struct skvq_client; /* made by skvq_client_connect, freed by skvq_client_free */
+
+struct skvq_page_ref {
+	uint32_t slot;
+	uint32_t generation; /* 0: no page */
+};
+
+struct skvq_client_hello {
+	uint64_t boot_id;
+	uint32_t frame_bytes_max;
+	uint32_t pins_max;
+	uint32_t requests_max;
+	char version[32];
+};
+
+/* Everything that makes K/V bytes reusable; pointers are borrowed for the call. Meanings and which
+ * fields are required: skvq/plugin.h, struct skvq_model_desc. */
+struct skvq_client_identity {
+	const uint8_t *weights_digest;     /* 32 bytes */
+	const uint8_t *tokenizer_digest;   /* 32 bytes */
+	const uint8_t *lora_digest;        /* 32 bytes or NULL */
+	const char *engine_numerics;
+	const char *model_name;
+	uint32_t n_layer, n_q_heads, n_kv_heads, head_dim_k, head_dim_v;
+	uint32_t rope_kind, rope_dim;
+	double rope_theta;
+	const char *rope_scaling;
+	const char *profile;
+	uint32_t window, sinks;
+	const uint8_t *bit_table;          /* [n_layer][2] */
+	const uint16_t *reorder;           /* K maps [n_layer][n_kv_heads][head_dim_k], then V's; or NULL */
+	const uint32_t *layer_window;      /* [n_layer] or NULL */
+	float clip;
+};
+
+struct skvq_client_ns {
+	uint32_t ns;
+	uint64_t arena_bytes;
+	uint64_t slot_bytes;
+	uint32_t base_bytes, refine_bytes, sidecar_bytes;
+	uint8_t identity_digest[32];
+};
+
+/* Called from inside a client call, for each publish request that ended. n_pages pages were stored
+ * (all if err is 0), n_existed of them were there before; all are pinned for this connection. Must
+ * not call back into the client. */
+typedef void (*skvq_client_published_fn)(void *user, uint64_t id, int err, const char *detail,
+                                         const struct skvq_page_ref *pages, size_t n_pages,
+                                         uint32_t n_existed);
+
+/* Connects and says hello. name is shown by skvqctl. -SKVQ_EPATH, -SKVQ_ENODAEMON, -SKVQ_EVERSION,
+ * -SKVQ_ECONNS, -SKVQ_ETIMEOUT, -SKVQ_EPROTO; why (SKVQ_CLIENT_WHY_BYTES) gets a sentence. */
+int skvq_client_connect(const char *path, const char *name, uint32_t timeout_ms,
+                        struct skvq_client **ret, char *why);
+/* Closes the connection: the daemon drops all its pins. NULL is a no-op. */
+void skvq_client_free(struct skvq_client *c);
+/* Readable when skvq_client_poll has something to do. Owned by the client. */
+int skvq_client_fd(const struct skvq_client *c);
+bool skvq_client_broken(const struct skvq_client *c);
+const struct skvq_client_hello *skvq_client_hello(const struct skvq_client *c);
+/* What the last failed call said. Valid until the next call. */
+const char *skvq_client_why(const struct skvq_client *c);
+void skvq_client_on_published(struct skvq_client *c, skvq_client_published_fn fn, void *user);
+void skvq_client_set_timeout(struct skvq_client *c, uint32_t timeout_ms);
+
+/* Blocking calls. */
+int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_identity *id,
+                               struct skvq_client_ns *ret, int *ret_arena_fd);
+int skvq_client_staging_add(struct skvq_client *c, int fd, uint32_t *ret_staging);
+/* Pins the pages and returns their number, at most pages_max. */
+int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
+                      uint32_t max_tokens, struct skvq_page_ref *pages, uint32_t pages_max);
+int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes);
+
+/* Not blocking. -SKVQ_EAGAIN when too many requests are in flight: poll, then try again. */
+int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref parent,
+                        uint32_t position, const int32_t *tokens, uint32_t n_pages,
+                        uint32_t staging, uint64_t offset, uint64_t *ret_id);
+/* Sent without waiting for the answer; queued if the socket is full. */
+int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
+                      uint32_t n_pages);
+int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging);
+/* Sends what is queued, takes in what has come, waiting up to wait_ms for the first answer (0: not
+ * at all). Number of requests still in flight, or an error if the connection broke. */
+int skvq_client_poll(struct skvq_client *c, uint32_t wait_ms);
+
+/* Inspection (skvqctl). Lists are malloc'ed arrays that the caller frees; strings are inside. */
+struct skvq_client_counter {
+	char name[64];
+	uint64_t value;
+};
+struct skvq_client_status {
+	char version[32];
+	char socket[108];
+	uint64_t pid, uptime_ms;
+	uint32_t connections, connections_max, namespaces;
+	uint64_t pages, bytes_resident, bytes_kernel, bytes_max, pins;
+	size_t n_counters;
+	struct skvq_client_counter counters[128]; /* what does not fit is left out */
+};
+struct skvq_client_ns_info {
+	uint32_t ns;
+	char tenant[64];
+	uint8_t identity_digest[32];
+	char model_name[128];
+	char profile[64];
+	char engine_numerics[128];
+	uint32_t n_layer, n_kv_heads, head_dim_k, head_dim_v, page_bytes;
+	uint64_t pages, bytes, pins, tokens_asked, tokens_matched, page_hits, evictions;
+};
+struct skvq_client_page_info {
+	struct skvq_page_ref page, parent; /* parent.generation 0: first page */
+	uint32_t position;
+	char state[24];
+	uint32_t pins, children;
+	uint64_t bytes, hits, age_ms, idle_ms;
+};
+struct skvq_client_pin_info {
+	uint64_t connection;
+	int32_t pid;
+	uint32_t uid, gid;
+	char name[64];
+	uint64_t pins, pages, bytes, age_ms;
+};
+int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret);
+int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **ret, size_t *ret_n);
+/* One batch of pages from first_slot on; *ret_next is 0 when there are no more. */
+int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, uint32_t max,
+                      struct skvq_client_page_info **ret, size_t *ret_n, uint32_t *ret_next);
+int skvq_client_pins(struct skvq_client *c, struct skvq_client_pin_info **ret, size_t *ret_n);
+
+/* "SKVQ_EPINS" for 81 or -81; "unknown" for what is not in skvq/error.h. Static. */
+const char *skvq_err_name(int err);
+
+#endif /* SKVQ_CLIENT_H */

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The calls that look and do not touch: what skvqctl shows. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COPY_TEXT(dst, src) snprintf(dst, sizeof(dst), "%s", src)
+
+int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Ping ping = SKVQ__WIRE__PING__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	ping.payload.data = (uint8_t *)(uintptr_t)payload;
+	ping.payload.len = bytes;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_PING;
+	req.ping = &ping;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_PING, &reply, NULL);
+	if (r < 0)
+		return r;
+	if (reply->ping->payload.len != bytes ||
+	    (bytes && memcmp(reply->ping->payload.data, payload, bytes) != 0))
+		r = client_break(c, SKVQ_EPROTO, "the daemon's echo differs from what was sent");
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
+int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__StatusGet get = SKVQ__WIRE__STATUS_GET__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_STATUS;
+	req.status = &get;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_STATUS, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__StatusReply *b = reply->status;
+	memset(ret, 0, sizeof *ret);
+	COPY_TEXT(ret->version, b->version);
+	COPY_TEXT(ret->socket, b->socket);
+	ret->pid = b->pid;
+	ret->uptime_ms = b->uptime_ms;
+	ret->connections = b->connections;
+	ret->connections_max = b->connections_max;
+	ret->namespaces = b->namespaces;
+	ret->pages = b->pages;
+	ret->bytes_resident = b->bytes_resident;
+	ret->bytes_kernel = b->bytes_kernel;
+	ret->bytes_max = b->bytes_max;
+	ret->pins = b->pins;
+	const size_t room = sizeof ret->counters / sizeof ret->counters[0];
+	for (size_t i = 0; i < b->n_counters && ret->n_counters < room; i++) {
+		COPY_TEXT(ret->counters[ret->n_counters].name, b->counters[i]->name);
+		ret->counters[ret->n_counters++].value = b->counters[i]->value;
+	}
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **ret, size_t *ret_n)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__NamespaceList list = SKVQ__WIRE__NAMESPACE_LIST__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST;
+	req.namespace_list = &list;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_NAMESPACE_LIST, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__NamespaceListReply *b = reply->namespace_list;
+	struct skvq_client_ns_info *out = calloc(b->n_namespaces + 1, sizeof *out);
+	if (!out) {
+		skvq__wire__reply__free_unpacked(reply, NULL);
+		return client_fail(c, SKVQ_ENOMEM, "no memory for the list of namespaces");
+	}
+	for (size_t i = 0; i < b->n_namespaces; i++) {
+		const Skvq__Wire__NamespaceInfo *n = b->namespaces[i];
+		struct skvq_client_ns_info *o = &out[i];
+
+		o->ns = n->ns;
+		COPY_TEXT(o->tenant, n->tenant);
+		if (n->identity_digest.len == sizeof o->identity_digest)
+			memcpy(o->identity_digest, n->identity_digest.data, sizeof o->identity_digest);
+		COPY_TEXT(o->model_name, n->model_name);
+		COPY_TEXT(o->profile, n->profile);
+		COPY_TEXT(o->engine_numerics, n->engine_numerics);
+		o->n_layer = n->n_layer;
+		o->n_kv_heads = n->n_kv_heads;
+		o->head_dim_k = n->head_dim_k;
+		o->head_dim_v = n->head_dim_v;
+		o->page_bytes = n->page_bytes;
+		o->pages = n->pages;
+		o->bytes = n->bytes;
+		o->pins = n->pins;
+		o->tokens_asked = n->tokens_asked;
+		o->tokens_matched = n->tokens_matched;
+		o->page_hits = n->page_hits;
+		o->evictions = n->evictions;
+	}
+	*ret = out;
+	*ret_n = b->n_namespaces;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, uint32_t max,
+                      struct skvq_client_page_info **ret, size_t *ret_n, uint32_t *ret_next)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__PageList list = SKVQ__WIRE__PAGE_LIST__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	list.ns = ns;
+	list.first_slot = first_slot;
+	list.max = max;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_PAGE_LIST;
+	req.page_list = &list;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_PAGE_LIST, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__PageListReply *b = reply->page_list;
+	struct skvq_client_page_info *out = calloc(b->n_pages + 1, sizeof *out);
+	if (!out) {
+		skvq__wire__reply__free_unpacked(reply, NULL);
+		return client_fail(c, SKVQ_ENOMEM, "no memory for the list of pages");
+	}
+	size_t n = 0;
+	for (size_t i = 0; i < b->n_pages; i++) {
+		const Skvq__Wire__PageInfo *p = b->pages[i];
+		struct skvq_client_page_info *o = &out[n];
+
+		if (!p->page)
+			continue; /* a page without a name cannot be shown */
+		o->page = (struct skvq_page_ref){p->page->slot, p->page->generation};
+		if (p->parent)
+			o->parent = (struct skvq_page_ref){p->parent->slot, p->parent->generation};
+		o->position = p->position;
+		COPY_TEXT(o->state, p->state);
+		o->pins = p->pins;
+		o->children = p->children;
+		o->bytes = p->bytes;
+		o->hits = p->hits;
+		o->age_ms = p->age_ms;
+		o->idle_ms = p->idle_ms;
+		n++;
+	}
+	*ret = out;
+	*ret_n = n;
+	*ret_next = b->next_slot;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int skvq_client_pins(struct skvq_client *c, struct skvq_client_pin_info **ret, size_t *ret_n)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__PinList list = SKVQ__WIRE__PIN_LIST__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_PIN_LIST;
+	req.pin_list = &list;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_PIN_LIST, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__PinListReply *b = reply->pin_list;
+	struct skvq_client_pin_info *out = calloc(b->n_pins + 1, sizeof *out);
+	if (!out) {
+		skvq__wire__reply__free_unpacked(reply, NULL);
+		return client_fail(c, SKVQ_ENOMEM, "no memory for the list of pins");
+	}
+	for (size_t i = 0; i < b->n_pins; i++) {
+		const Skvq__Wire__PinInfo *p = b->pins[i];
+		struct skvq_client_pin_info *o = &out[i];
+
+		o->connection = p->connection;
+		o->pid = p->pid;
+		o->uid = p->uid;
+		o->gid = p->gid;
+		COPY_TEXT(o->name, p->name);
+		o->pins = p->pins;
+		o->pages = p->pages;
+		o->bytes = p->bytes;
+		o->age_ms = p->age_ms;
+	}
+	*ret = out;
+	*ret_n = b->n_pins;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}

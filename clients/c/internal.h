@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * clients/c/internal.h - what the files of libskvq share: the connection, frames, and requests in
+ * flight. Not installed.
+ */
+#ifndef SKVQ_CLIENT_INTERNAL_H
+#define SKVQ_CLIENT_INTERNAL_H
+
+#include <skvq/client.h>
+
+#include "skvq_control.pb-c.h"
+
+#define FRAME_HEADER_BYTES 8
+#define FRAME_MAGIC 0x4b53
+#define FRAME_FDS_MAX 4
+#define REPLY_BYTES_MAX (16u << 20) /* a larger reply is a broken daemon */
+#define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
+
+struct inflight {
+	uint64_t id;
+	bool is_publish; /* else nobody waits for the answer */
+};
+
+struct skvq_client {
+	int fd;
+	bool broken;
+	uint32_t timeout_ms;
+	uint64_t next_id;
+	struct skvq_client_hello hello;
+	char why[SKVQ_CLIENT_WHY_BYTES];
+
+	uint8_t *out; /* bytes not yet taken by the socket: [out_off, out_len) */
+	size_t out_off, out_len, out_cap;
+	uint8_t *in; /* bytes of the frame being read */
+	size_t in_len, in_cap;
+	int fds[FRAME_FDS_MAX]; /* that came with it */
+	size_t n_fds;
+
+	struct inflight inflight[INFLIGHT_MAX];
+	size_t n_inflight;
+	skvq_client_published_fn published;
+	void *published_user;
+};
+
+/* Sets why and returns -err. */
+int client_fail(struct skvq_client *c, int err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The same, and the connection is closed: nothing more can be trusted on it. */
+int client_break(struct skvq_client *c, int err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Sends req (its id is set here) with at most one descriptor (-1: none), waits for the answer.
+ * *ret is freed with skvq__wire__reply__free_unpacked; its body is checked to be of the case
+ * `want`. ret_fd: NULL if no descriptor may come, else exactly one must. */
+int client_call(struct skvq_client *c, Skvq__Wire__Request *req, int fd,
+                Skvq__Wire__Reply__BodyCase want, Skvq__Wire__Reply **ret, int *ret_fd);
+/* Sends req without waiting. */
+int client_post(struct skvq_client *c, Skvq__Wire__Request *req, bool is_publish, uint64_t *ret_id);
+
+/* Milliseconds of CLOCK_MONOTONIC. */
+uint64_t client_now_ms(void);
+
+#endif /* SKVQ_CLIENT_INTERNAL_H */

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * plugin-abi/src/internal.h - the objects behind the ABI's opaque pointers.
+ *
+ * Who may touch what: everything here belongs to [control] calls, which the engine serialises per
+ * session, except the fields of struct skvq_seq marked (data): [data] calls read those, so a
+ * [control] call changes them only if it is a call on that very sequence. That is why answers of
+ * the daemon to one sequence wait in its mailbox while another one's call is what received them.
+ */
+#ifndef SKVQ_PLUGIN_INTERNAL_H
+#define SKVQ_PLUGIN_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <skvq/client.h>
+#include <skvq/kernels.h>
+#include <skvq/layout.h>
+#include <skvq/plugin.h>
+
+enum daemon_state { DAEMON_NONE = 0, DAEMON_ATTACHED = 1, DAEMON_LOST = 2 };
+
+/* A read-only mapping of a namespace's arena. Lives as long as a model or a page uses it, which may
+ * be longer than the daemon that made it. */
+struct arena_map {
+	uint32_t refs;
+	const uint8_t *base;
+	uint64_t bytes;
+	uint64_t slot_bytes;
+};
+
+/* A publish request under way: finds its sequence when the answer comes. */
+struct publish_ticket {
+	uint64_t id;
+	uint32_t ns;
+	struct skvq_seq *seq; /* NULL: the sequence was closed meanwhile */
+};
+
+#define TICKETS_MAX 64
+
+struct skvq_session {
+	const volatile uint32_t *fork_guard; /* reads 0 in a child after fork() */
+	void *user;
+	void (*log)(void *user, int32_t level, const char *utf8);
+	char name[64];
+	uint32_t timeout_ms;
+	char *socket; /* NULL: embedded */
+	enum daemon_state daemon;
+	struct skvq_client *client; /* while attached */
+	uint32_t epoch;             /* counts attachments; pins of an older epoch are gone */
+	uint64_t retry_at_ms;       /* when lost: not before */
+	uint32_t retry_ms;
+	const struct skvq_kernels *kernels;
+	struct skvq_model *models;
+	struct publish_ticket tickets[TICKETS_MAX];
+	size_t n_tickets;
+	struct { /* pins of answers that came for a closed sequence */
+		uint32_t ns;
+		struct skvq_page_ref ref;
+	} *orphans;
+	size_t n_orphans;
+	skvq_stats stats;
+	atomic_flag error_busy; /* [data] calls give up writing rather than wait */
+	char error[512];
+};
+
+struct skvq_model {
+	struct skvq_session *session;
+	struct skvq_model *next;
+	struct skvq_seq *seqs;
+	struct skvq_layout layout;
+	uint32_t n_q_heads, n_kv_heads, dim_k, dim_v, n_layer;
+	uint32_t window, sinks;
+	uint32_t pairs_half_dim; /* interleaved pairs: rope_dim / 2, else 0 */
+	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
+	uint16_t *reorder_v;     /* allocation                                                */
+	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
+	size_t token_bytes_fp16;
+	/* What the daemon is told; all pointers owned. */
+	struct skvq_client_identity id;
+	uint8_t digests[3][32]; /* weights, tokenizer, LoRA */
+	uint8_t *bit_table;
+	uint32_t *layer_window;
+	char *texts; /* engine_numerics, model_name, rope_scaling and profile, one allocation */
+	/* Attachment of this epoch. */
+	uint32_t epoch; /* 0: none */
+	uint32_t ns;
+	struct arena_map *arena;
+};
+
+enum page_state {
+	PAGE_LOCAL,   /* in the sequence's staging memfd */
+	PAGE_INFLIGHT, /* the same, and the daemon is copying it */
+	PAGE_SHARED,  /* in an arena; pinned if epoch is the session's */
+};
+
+struct seq_page {
+	const uint8_t *data; /* (data) */
+	enum page_state state;
+	uint32_t epoch;
+	struct skvq_page_ref ref;
+	struct arena_map *arena; /* while shared */
+};
+
+struct skvq_seq {
+	struct skvq_model *model;
+	struct skvq_seq *next;
+	uint32_t flags, max_tokens, max_append;
+	uint32_t n_tokens;  /* committed */
+	uint32_t n_matched;
+	uint32_t n_encoded; /* (data) tokens in pages; the rest is in the window */
+	int32_t *tokens;    /* [max_tokens] */
+	uint32_t *appended; /* (data) [n_layer] tokens seen by each layer */
+
+	/* (data) FP16 window: a ring of ring_tokens, per layer and head K then V. */
+	uint16_t *ring;
+	uint32_t ring_tokens;
+	size_t ring_bytes;
+	uint16_t *sinks; /* (data) laid out like a page's sidecar; NULL without sinks */
+	size_t sinks_bytes;
+
+	struct seq_page *pages; /* (data) [pages_max] */
+	uint32_t pages_max;
+	uint8_t *staging; /* own memfd, page i at i * slot_bytes */
+	int staging_fd;
+	uint64_t staging_bytes;
+	uint32_t staging_id, staging_epoch; /* 0: the daemon does not know it */
+
+	/* Publishing: pages [0, n_published) are shared in epoch publish_epoch. */
+	uint32_t publish_epoch;
+	uint32_t n_published;
+	uint64_t publish_id; /* 0: nothing in flight */
+	uint32_t publish_run;
+	uint64_t publish_after_ms; /* refused: not before */
+	struct {
+		bool full;
+		int err;
+		size_t n;
+		uint32_t n_existed;
+		struct skvq_page_ref refs[SKVQ_CLIENT_RUN_MAX];
+	} *mail;
+};
+
+/* util.c */
+int set_error(struct skvq_session *s, int err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void log_event(struct skvq_session *s, int32_t level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* 0, or -SKVQ_EFORKED in a child of the process that opened the session. */
+int check_fork(const struct skvq_session *s);
+uint64_t now_ms(void);
+/* Copies min(theirs, ours) bytes of a size-prefixed struct into *dst (ours bytes, zeroed first).
+ * -SKVQ_EINVAL if theirs cannot even hold its struct_size. */
+int copy_in(void *dst, uint32_t ours, const void *src);
+/* The reverse, for structs the caller wants filled; keeps the caller's struct_size. */
+int copy_out(void *dst, const void *src, uint32_t ours);
+
+/* attach.c */
+/* Connects and opens the namespace of every model. */
+int session_attach(struct skvq_session *s, uint32_t timeout_ms);
+int model_attach(struct skvq_model *m);
+/* Takes in answers and, when the daemon was lost, tries to find it again now and then. */
+void session_pump(struct skvq_session *s, uint32_t wait_ms);
+void session_lost(struct skvq_session *s);
+void arena_unref(struct arena_map *a);
+/* The page at ref, or NULL if it does not hold these 80 tokens at this position. */
+const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
+                          const int32_t *tokens);
+
+/* publish.c */
+/* Tells the daemon of the sequence's staging memfd: the one blocking step of publishing. */
+int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms);
+void publish_begin(struct skvq_seq *q);
+/* Applies the mailbox to the sequence's pages. */
+void publish_take_mail(struct skvq_seq *q);
+void on_published(void *session, uint64_t id, int err, const char *detail,
+                  const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed);
+void unpin_orphans(struct skvq_session *s);
+
+/* encode.c */
+/* Encodes every tile that has left the window. */
+int encode_tiles(struct skvq_seq *q);
+
+/* Addresses in the FP16 window and sinks; token by position, elements are binary16. */
+uint16_t *ring_k(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
+uint16_t *ring_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
+uint16_t *sink_k(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
+uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
+
+const uint16_t *reorder_of(const struct skvq_model *m, const uint16_t *map, uint32_t dim,
+                           uint32_t layer, uint32_t head);
+
+/* The calls of the table, by file. */
+int32_t api_open(const skvq_engine *engine, const char *socket, skvq_session **ret);
+void api_close(skvq_session *s);
+int32_t api_session_fd(skvq_session *s);
+int32_t api_stats(skvq_session *s, skvq_stats *stats);
+int32_t api_last_error(skvq_session *s, char *buf, uint64_t bytes);
+int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret);
+int32_t api_model_unregister(skvq_model *m);
+int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret);
+int32_t api_seq_poll(skvq_seq *q);
+int32_t api_seq_commit(skvq_seq *q, const int32_t *tokens, uint32_t n);
+int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens);
+void api_seq_close(skvq_seq *q);
+int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info);
+int32_t api_append(skvq_seq *q, const skvq_kv *kv);
+int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
+int32_t api_export(skvq_seq *q, const skvq_export *desc);
+
+#endif /* SKVQ_PLUGIN_INTERNAL_H */

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table behind the one exported symbol. Calls without an implementation answer for themselves. */
+#include "internal.h"
+
+static int32_t no_fork(skvq_seq *seq, skvq_seq **ret)
+{
+	(void)ret;
+	return seq ? set_error(seq->model->session, SKVQ_ENOTSUP, "seq_fork is not implemented yet")
+	           : -SKVQ_EINVAL;
+}
+
+static int32_t no_snapshot(skvq_seq *seq, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
+{
+	(void)buf;
+	(void)buf_bytes;
+	(void)ret_bytes;
+	return seq ? set_error(seq->model->session, SKVQ_ENOTSUP, "seq_snapshot is not implemented yet")
+	           : -SKVQ_EINVAL;
+}
+
+static int32_t no_resume(skvq_model *model, const void *buf, uint64_t buf_bytes, skvq_seq **ret)
+{
+	(void)buf;
+	(void)buf_bytes;
+	(void)ret;
+	return model ? set_error(model->session, SKVQ_ENOTSUP, "seq_resume is not implemented yet")
+	             : -SKVQ_EINVAL;
+}
+
+static const char *api_err_name(int32_t err)
+{
+	return skvq_err_name(err);
+}
+
+static const void *api_get_extension(skvq_session *session, const char *id)
+{
+	(void)session;
+	(void)id;
+	return 0; /* no extension exists yet */
+}
+
+static const skvq_api api = {
+    .struct_size = sizeof(skvq_api),
+    .abi_minor = SKVQ_ABI_MINOR,
+    .open = api_open,
+    .close = api_close,
+    .model_register = api_model_register,
+    .model_unregister = api_model_unregister,
+    .seq_open = api_seq_open,
+    .seq_poll = api_seq_poll,
+    .session_fd = api_session_fd,
+    .seq_commit = api_seq_commit,
+    .seq_fork = no_fork,
+    .seq_truncate = api_seq_truncate,
+    .seq_close = api_seq_close,
+    .seq_snapshot = no_snapshot,
+    .seq_resume = no_resume,
+    .seq_info = api_seq_info,
+    .stats = api_stats,
+    .append = api_append,
+    .attend = api_attend,
+    .export_kv = api_export,
+    .err_name = api_err_name,
+    .last_error = api_last_error,
+    .get_extension = api_get_extension,
+};
+
+const skvq_api *skvq_plugin_api(uint32_t major)
+{
+	return major == SKVQ_ABI_MAJOR ? &api : 0;
+}

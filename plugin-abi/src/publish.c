@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Handing full pages to the daemon, and taking the shared ones in their place.
+ *
+ * One run of consecutive pages per sequence is in flight at a time. Its pages stay readable in
+ * staging until the answer is applied, so neither a slow daemon nor a dead one is ever noticed by
+ * attention. After a reattachment the chain is published again from its first page: what was in the
+ * old daemon's arena is copied back into staging first.
+ */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REFUSED_WAIT_MS 1000
+#define STAGING_TIMEOUT_MS 200 /* a commit may ask for it after a reattachment: wait little */
+
+/* Copies a page of a daemon that is gone back into staging, as the engine once wrote it. */
+static int page_repatriate(struct skvq_seq *q, uint32_t i)
+{
+	const struct skvq_layout *l = &q->model->layout;
+	struct seq_page *p = &q->pages[i];
+	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
+	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
+
+	if (fallocate(q->staging_fd, 0, (off_t)(i * l->slot_bytes), (off_t)bytes) < 0)
+		return -SKVQ_ENOMEM;
+	memcpy(to, p->data, bytes);
+	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, to);
+	p->data = to;
+	p->state = PAGE_LOCAL;
+	arena_unref(p->arena);
+	p->arena = NULL;
+	return 0;
+}
+
+int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms)
+{
+	struct skvq_session *s = q->model->session;
+
+	skvq_client_set_timeout(s->client, timeout_ms);
+	int r = skvq_client_staging_add(s->client, q->staging_fd, &q->staging_id);
+	skvq_client_set_timeout(s->client, s->timeout_ms);
+	if (r == 0) {
+		q->staging_epoch = s->epoch;
+		return 0;
+	}
+	log_event(s, SKVQ_LOG_WARNING, "staging refused: %s", skvq_client_why(s->client));
+	if (skvq_client_broken(s->client))
+		session_lost(s);
+	return r;
+}
+
+void publish_begin(struct skvq_seq *q)
+{
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	uint32_t n_full = q->n_encoded / SKVQ_PAGE_TOKENS;
+
+	if (s->daemon != DAEMON_ATTACHED || m->epoch != s->epoch || (q->flags & SKVQ_SEQ_NO_PUBLISH) ||
+	    q->publish_id || (q->publish_after_ms && now_ms() < q->publish_after_ms))
+		return;
+	if (q->publish_epoch != s->epoch) {
+		/* Pages that are shared in this epoch already (matched ones) stay as they are. */
+		q->publish_epoch = s->epoch;
+		q->n_published = 0;
+	}
+	while (q->n_published < n_full && q->pages[q->n_published].state == PAGE_SHARED &&
+	       q->pages[q->n_published].epoch == s->epoch)
+		q->n_published++;
+	uint32_t first = q->n_published;
+	uint32_t n = n_full - first;
+	if (n == 0 || s->n_tickets == TICKETS_MAX)
+		return;
+	if (n > SKVQ_CLIENT_RUN_MAX)
+		n = SKVQ_CLIENT_RUN_MAX;
+	if (q->staging_epoch != s->epoch && publish_prepare(q, STAGING_TIMEOUT_MS) < 0) {
+		q->publish_after_ms = now_ms() + REFUSED_WAIT_MS;
+		return;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		if (q->pages[first + i].state == PAGE_SHARED && page_repatriate(q, first + i) < 0) {
+			n = i;
+			break;
+		}
+	}
+	if (n == 0)
+		return;
+	struct skvq_page_ref parent = {0, 0};
+	if (first > 0)
+		parent = q->pages[first - 1].ref;
+	uint64_t id;
+	int r = skvq_client_publish(s->client, m->ns, parent, first * SKVQ_PAGE_TOKENS,
+	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n, q->staging_id,
+	                            (uint64_t)first * m->layout.slot_bytes, &id);
+	if (r < 0) {
+		if (skvq_client_broken(s->client))
+			session_lost(s);
+		return;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		q->pages[first + i].state = PAGE_INFLIGHT;
+	q->publish_id = id;
+	q->publish_run = n;
+	q->mail->full = false;
+	s->tickets[s->n_tickets++] = (struct publish_ticket){.id = id, .ns = m->ns, .seq = q};
+}
+
+void on_published(void *session, uint64_t id, int err, const char *detail,
+                  const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed)
+{
+	struct skvq_session *s = session;
+
+	for (size_t i = 0; i < s->n_tickets; i++) {
+		if (s->tickets[i].id != id)
+			continue;
+		struct publish_ticket t = s->tickets[i];
+		s->tickets[i] = s->tickets[--s->n_tickets];
+		if (t.seq) {
+			t.seq->mail->full = true;
+			t.seq->mail->err = err;
+			t.seq->mail->n = n_pages < t.seq->publish_run ? n_pages : t.seq->publish_run;
+			t.seq->mail->n_existed = n_existed;
+			memcpy(t.seq->mail->refs, pages, t.seq->mail->n * sizeof *pages);
+		} else if (n_pages) {
+			void *grown =
+			    realloc(s->orphans, (s->n_orphans + n_pages) * sizeof *s->orphans);
+			if (!grown)
+				return; /* the pins end with the connection */
+			s->orphans = grown;
+			for (size_t k = 0; k < n_pages; k++) {
+				s->orphans[s->n_orphans].ns = t.ns;
+				s->orphans[s->n_orphans++].ref = pages[k];
+			}
+		}
+		if (err < 0) {
+			s->stats.publish_refused++;
+			log_event(s, SKVQ_LOG_WARNING, "publish refused: %s: %s", skvq_err_name(err),
+			          detail);
+		}
+		s->stats.pages_published += n_pages;
+		s->stats.pages_deduplicated += n_existed;
+		return;
+	}
+}
+
+void unpin_orphans(struct skvq_session *s)
+{
+	for (size_t i = 0; i < s->n_orphans && s->daemon == DAEMON_ATTACHED; i++) {
+		if (skvq_client_unpin(s->client, s->orphans[i].ns, &s->orphans[i].ref, 1) < 0 &&
+		    skvq_client_broken(s->client))
+			session_lost(s);
+	}
+	s->n_orphans = 0;
+}
+
+/* Switches one page from staging to the arena and gives its staging memory back. */
+static bool page_adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref)
+{
+	struct skvq_model *m = q->model;
+	const struct skvq_layout *l = &m->layout;
+	struct seq_page *p = &q->pages[i];
+	const uint8_t *data = arena_page(m, ref, i * SKVQ_PAGE_TOKENS,
+	                                 q->tokens + (size_t)i * SKVQ_PAGE_TOKENS);
+
+	if (!data)
+		return false;
+	p->data = data;
+	p->state = PAGE_SHARED;
+	p->epoch = q->publish_epoch;
+	p->ref = ref;
+	p->arena = m->arena;
+	p->arena->refs++;
+	(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	                (off_t)(i * l->slot_bytes), (off_t)l->slot_bytes);
+	return true;
+}
+
+void publish_take_mail(struct skvq_seq *q)
+{
+	struct skvq_session *s = q->model->session;
+	uint32_t first = q->n_published;
+
+	if (!q->publish_id || !q->mail->full)
+		return;
+	bool same_epoch = s->daemon == DAEMON_ATTACHED && q->publish_epoch == s->epoch;
+	size_t adopted = 0;
+	if (same_epoch) {
+		while (adopted < q->mail->n &&
+		       page_adopt(q, first + (uint32_t)adopted, q->mail->refs[adopted]))
+			adopted++;
+		if (adopted < q->mail->n) {
+			log_event(s, SKVQ_LOG_DAEMON_MISBEHAVING,
+			          "a published page does not hold the tokens it was published for");
+			(void)skvq_client_unpin(s->client, q->model->ns, q->mail->refs + adopted,
+			                        (uint32_t)(q->mail->n - adopted));
+			q->mail->err = -SKVQ_ECORRUPT;
+		}
+	}
+	for (size_t i = adopted; i < q->publish_run; i++)
+		q->pages[first + i].state = PAGE_LOCAL;
+	q->n_published += (uint32_t)adopted;
+	q->publish_after_ms = same_epoch && q->mail->err < 0 ? now_ms() + REFUSED_WAIT_MS : 0;
+	q->publish_id = 0;
+	q->publish_run = 0;
+	q->mail->full = false;
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sequences: opening on shared pages, committing, closing. */
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define MAX_TOKENS_LIMIT (UINT32_C(1) << 26)
+#define CLOSE_ROUNDS_MAX 64
+
+static uint32_t round_up32(uint32_t x, uint32_t to)
+{
+	return (x + to - 1) / to * to;
+}
+
+/* The sequence's own memfd: fixed in size, a page's memory taken when it opens. Sealed, because the
+ * daemon reads it and wants to know that it cannot shrink meanwhile. */
+static int staging_new(struct skvq_seq *q)
+{
+	struct skvq_session *s = q->model->session;
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+
+	q->staging_bytes = (uint64_t)q->pages_max * q->model->layout.slot_bytes;
+	q->staging_fd = memfd_create("skvq-staging", flags);
+	if (q->staging_fd < 0)
+		return set_error(s, SKVQ_ESYS, "memfd_create: %s", strerror(errno));
+	if (ftruncate(q->staging_fd, (off_t)q->staging_bytes) < 0 ||
+	    fcntl(q->staging_fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return set_error(s, SKVQ_ESYS, "staging memfd of %llu bytes: %s",
+		                 (unsigned long long)q->staging_bytes, strerror(errno));
+	void *p = mmap(NULL, q->staging_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+	               q->staging_fd, 0);
+	if (p == MAP_FAILED)
+		return set_error(s, SKVQ_ENOMEM, "mapping %llu bytes of staging: %s",
+		                 (unsigned long long)q->staging_bytes, strerror(errno));
+	q->staging = p;
+	return 0;
+}
+
+static int window_new(struct skvq_seq *q)
+{
+	struct skvq_model *m = q->model;
+
+	/* W..W+15 tokens wait for their tile to be whole; max_append more may come before the
+	 * next commit encodes. */
+	q->ring_tokens =
+	    round_up32(m->window + SKVQ_TILE_TOKENS - 1 + q->max_append, SKVQ_TILE_TOKENS);
+	q->ring_bytes = (size_t)q->ring_tokens * m->token_bytes_fp16;
+	void *p = mmap(NULL, q->ring_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a window of %zu bytes",
+		                 q->ring_bytes);
+	q->ring = p;
+	q->sinks_bytes = (size_t)m->layout.layer_sidecar_bytes * m->n_layer;
+	if (m->sinks && !(q->sinks = calloc(1, q->sinks_bytes)))
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for the sinks");
+	return 0;
+}
+
+static void seq_free(struct skvq_seq *q)
+{
+	if (q->pages)
+		for (uint32_t i = 0; i < q->pages_max; i++)
+			arena_unref(q->pages[i].arena);
+	if (q->staging)
+		munmap(q->staging, q->staging_bytes);
+	if (q->staging_fd >= 0)
+		close(q->staging_fd);
+	if (q->ring)
+		munmap(q->ring, q->ring_bytes);
+	free(q->sinks);
+	free(q->pages);
+	free(q->tokens);
+	free(q->appended);
+	free(q->mail);
+	free(q);
+}
+
+/* Takes the pages the daemon has of these tokens. A page that does not prove itself, and all after
+ * it, count as a miss. */
+static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens)
+{
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	uint32_t keep = m->window > 0 ? m->window : 1;
+	uint32_t n = 0;
+
+	if (n_tokens <= keep || (n_tokens - keep) / SKVQ_PAGE_TOKENS == 0)
+		return 0;
+	uint32_t pages_max = (n_tokens - keep) / SKVQ_PAGE_TOKENS;
+	struct skvq_page_ref *refs = calloc(pages_max, sizeof *refs);
+	if (!refs)
+		return set_error(s, SKVQ_ENOMEM, "no memory to match %u pages", pages_max);
+	int got = skvq_client_match(s->client, m->ns, tokens, n_tokens, n_tokens - keep, refs,
+	                            pages_max);
+	if (got < 0) {
+		/* On any doubt a miss: the engine computes what it would have computed anyway. */
+		log_event(s, SKVQ_LOG_WARNING, "no match: %s", skvq_client_why(s->client));
+		if (skvq_client_broken(s->client))
+			session_lost(s);
+		free(refs);
+		return 0;
+	}
+	for (; n < (uint32_t)got; n++) {
+		uint32_t position = n * SKVQ_PAGE_TOKENS;
+		const uint8_t *data = arena_page(m, refs[n], position, tokens + position);
+
+		if (!data) {
+			log_event(s, SKVQ_LOG_DAEMON_MISBEHAVING,
+			          "page %u of the match does not hold its tokens", n);
+			(void)skvq_client_unpin(s->client, m->ns, refs + n, (uint32_t)got - n);
+			break;
+		}
+		q->pages[n] = (struct seq_page){.data = data,
+		                                .state = PAGE_SHARED,
+		                                .epoch = s->epoch,
+		                                .ref = refs[n],
+		                                .arena = m->arena};
+		m->arena->refs++;
+	}
+	free(refs);
+	if (n == 0)
+		return 0;
+	if (m->sinks)
+		memcpy(q->sinks,
+		       q->pages[0].data + m->layout.base_bytes + m->layout.refine_bytes, q->sinks_bytes);
+	q->n_matched = q->n_encoded = q->n_tokens = n * SKVQ_PAGE_TOKENS;
+	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		q->appended[i] = q->n_matched;
+	return 0;
+}
+
+int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
+{
+	skvq_seq_desc d;
+
+	if (!m)
+		return -SKVQ_EINVAL;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	int r = copy_in(&d, sizeof d, desc);
+	if (r < 0 || !ret || d.reserved || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH)))
+		return set_error(s, SKVQ_EINVAL, "seq_desc: struct_size, flags or a reserved field");
+	if (!d.max_tokens || d.max_tokens > MAX_TOKENS_LIMIT)
+		return set_error(s, SKVQ_EINVAL, "max_tokens %u is not in 1..%u", d.max_tokens,
+		                 MAX_TOKENS_LIMIT);
+	if (!d.max_append || d.max_append > d.max_tokens)
+		return set_error(s, SKVQ_EINVAL, "max_append %u is not in 1..max_tokens", d.max_append);
+	if (d.n_tokens > d.max_tokens || (d.n_tokens && !d.tokens))
+		return set_error(s, SKVQ_ERANGE, "%u prompt tokens for a sequence of at most %u",
+		                 d.n_tokens, d.max_tokens);
+	session_pump(s, 0);
+
+	struct skvq_seq *q = calloc(1, sizeof *q);
+	if (!q)
+		return set_error(s, SKVQ_ENOMEM, "no memory for a sequence");
+	q->model = m;
+	q->staging_fd = -1;
+	q->flags = d.flags;
+	q->max_tokens = d.max_tokens;
+	q->max_append = d.max_append;
+	q->pages_max = (d.max_tokens + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
+	q->pages = calloc(q->pages_max, sizeof *q->pages);
+	q->tokens = calloc(d.max_tokens, sizeof *q->tokens);
+	q->appended = calloc(m->n_layer, sizeof *q->appended);
+	q->mail = calloc(1, sizeof *q->mail);
+	if (!q->pages || !q->tokens || !q->appended || !q->mail) {
+		r = set_error(s, SKVQ_ENOMEM, "no memory for a sequence of %u tokens", d.max_tokens);
+		goto fail;
+	}
+	if ((r = staging_new(q)) < 0 || (r = window_new(q)) < 0)
+		goto fail;
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_MATCH) &&
+	    (r = match(q, d.tokens, d.n_tokens)) < 0)
+		goto fail;
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_PUBLISH))
+		(void)publish_prepare(q, s->timeout_ms); /* refused: tried again when a page is full */
+	s->stats.tokens_asked += d.n_tokens;
+	s->stats.tokens_matched += q->n_matched;
+	q->next = m->seqs;
+	m->seqs = q;
+	*ret = q;
+	return (int32_t)q->n_matched;
+fail:
+	seq_free(q);
+	return r;
+}
+
+/* Takes in the daemon's answers and sends what has become full. Never waits. */
+static void seq_pump(struct skvq_seq *q, uint32_t wait_ms)
+{
+	session_pump(q->model->session, wait_ms);
+	publish_take_mail(q);
+	publish_begin(q);
+}
+
+int32_t api_seq_poll(skvq_seq *q)
+{
+	if (!q)
+		return -SKVQ_EINVAL;
+	if (check_fork(q->model->session) < 0)
+		return -SKVQ_EFORKED;
+	seq_pump(q, 0);
+	return q->publish_id == 0;
+}
+
+int32_t api_seq_commit(skvq_seq *q, const int32_t *tokens, uint32_t n)
+{
+	if (!q)
+		return -SKVQ_EINVAL;
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (!n || !tokens)
+		return set_error(s, SKVQ_EINVAL, "a commit of no tokens");
+	if (n > q->max_tokens - q->n_tokens)
+		return set_error(s, SKVQ_EFULL, "%u more tokens after %u, the sequence holds at most %u", n,
+		                 q->n_tokens, q->max_tokens);
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		if (q->appended[i] - q->n_tokens < n)
+			return set_error(s, SKVQ_ESTATE,
+			                 "commit up to token %u, but layer %u has seen only %u",
+			                 q->n_tokens + n, i, q->appended[i]);
+	memcpy(q->tokens + q->n_tokens, tokens, n * sizeof *tokens);
+	q->n_tokens += n;
+	s->stats.tokens_committed += n;
+	int r = encode_tiles(q);
+	seq_pump(q, 0);
+	return r;
+}
+
+int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens)
+{
+	if (!q)
+		return -SKVQ_EINVAL;
+	struct skvq_session *s = q->model->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (n_tokens > q->n_tokens)
+		return set_error(s, SKVQ_ERANGE, "truncate to %u of %u tokens", n_tokens, q->n_tokens);
+	if (n_tokens < q->n_tokens)
+		return set_error(s, SKVQ_ENOTSUP, "committed tokens cannot be truncated yet");
+	for (uint32_t i = 0; i < q->model->n_layer; i++)
+		q->appended[i] = n_tokens;
+	return 0;
+}
+
+/* Full pages that have not been published yet are worth a short wait: the next engine wants them. */
+static void flush(struct skvq_seq *q)
+{
+	struct skvq_session *s = q->model->session;
+	uint64_t deadline = now_ms() + s->timeout_ms;
+
+	for (int i = 0; i < CLOSE_ROUNDS_MAX; i++) {
+		seq_pump(q, 0);
+		uint64_t now = now_ms();
+		if (!q->publish_id || s->daemon != DAEMON_ATTACHED || now >= deadline)
+			return;
+		session_pump(s, (uint32_t)(deadline - now));
+	}
+}
+
+void api_seq_close(skvq_seq *q)
+{
+	if (!q)
+		return;
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+
+	if (check_fork(s) == 0) {
+		flush(q);
+		for (size_t i = 0; i < s->n_tickets; i++)
+			if (s->tickets[i].seq == q)
+				s->tickets[i].seq = NULL;
+		if (s->daemon == DAEMON_ATTACHED) {
+			struct skvq_page_ref *refs = calloc(q->pages_max, sizeof *refs);
+			uint32_t n = 0;
+
+			for (uint32_t i = 0; refs && i < q->pages_max; i++)
+				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == s->epoch)
+					refs[n++] = q->pages[i].ref;
+			int r = n ? skvq_client_unpin(s->client, m->ns, refs, n) : 0;
+			if (r == 0 && q->staging_epoch == s->epoch)
+				r = skvq_client_staging_drop(s->client, q->staging_id);
+			free(refs);
+			if (r < 0 && skvq_client_broken(s->client))
+				session_lost(s);
+		}
+	}
+	for (struct skvq_seq **p = &m->seqs; *p; p = &(*p)->next) {
+		if (*p == q) {
+			*p = q->next;
+			break;
+		}
+	}
+	seq_free(q);
+}
+
+int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
+{
+	if (!q)
+		return -SKVQ_EINVAL;
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	skvq_seq_info out = {
+	    .n_tokens = q->n_tokens,
+	    .n_matched = q->n_matched,
+	    .n_paged = q->n_encoded,
+	    .pages_inflight = q->publish_id ? q->publish_run : 0,
+	    .daemon = (uint32_t)s->daemon,
+	    .bytes_window = q->ring_bytes + (q->sinks ? q->sinks_bytes : 0),
+	    .bytes_fp16 = (uint64_t)q->n_tokens * m->token_bytes_fp16,
+	    .boot_id = s->client ? skvq_client_hello(s->client)->boot_id : 0,
+	};
+	for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++) {
+		size_t bytes = skvq_layout_page_bytes(&m->layout, i * SKVQ_PAGE_TOKENS);
+
+		if (q->pages[i].state == PAGE_SHARED) {
+			out.pages_shared++;
+			out.bytes_shared += bytes;
+		} else {
+			out.pages_local++;
+			out.bytes_local += bytes;
+		}
+	}
+	return copy_out(info, &out, sizeof out);
+}

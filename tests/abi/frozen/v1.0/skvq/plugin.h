@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skvq/plugin.h - what an inference engine needs to keep its K/V cache in skvqd.
+ *
+ * The plugin (libskvq_plugin.so) exports one symbol, skvq_plugin_api(). The table it returns holds
+ * every call. An engine opens a session, registers a model, opens sequences, and then per step and
+ * layer hands over K and V (append) and asks for attention (attend); tokens older than the FP16
+ * window live as low-bit pages, shared through the daemon if there is one. Read
+ * examples/engine.c next: it is the smallest complete engine.
+ *
+ * Rules that hold for every call (plugin-abi/README.md has the whole promise):
+ *  - Results: 0 or a count on success, -SKVQ_E* (skvq/error.h) on failure. Outputs named ret_ are
+ *    last and untouched on failure. last_error() tells what and where.
+ *  - Structs open with struct_size = sizeof as the caller was compiled. They only ever grow at the
+ *    end; absent fields read as zero. Reserved fields and unknown flag bits must be zero.
+ *  - Ownership: who allocates frees. Pointers passed in are borrowed for the call.
+ *  - Threads: [control] calls of one session must not overlap with each other nor with [data] calls
+ *    on the same sequence; they may block for at most the session's timeout. [data] calls may run on
+ *    any threads at once as each call says; they never block, allocate or take a contended lock.
+ *    [any] calls have no restriction. No call works in a child after fork() (-SKVQ_EFORKED).
+ *  - The plugin starts no threads, installs no handlers, writes to no stream.
+ *
+ * Session life:  open -> model_register -> seq_open -> { append*, attend*, commit }* -> seq_close
+ *                -> model_unregister -> close. close() ends whatever is still open.
+ */
+#ifndef SKVQ_PLUGIN_H
+#define SKVQ_PLUGIN_H
+
+#include <stdint.h>
+
+#include "error.h"
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+#define SKVQ_ABI_MAJOR 1u
+#define SKVQ_ABI_MINOR 0u /* for messages only: never branch on it, look at struct_size */
+
+#if defined(__GNUC__)
+#define SKVQ_EXPORT __attribute__((visibility("default")))
+#else
+#define SKVQ_EXPORT
+#endif
+
+typedef struct skvq_session skvq_session; /* a connection (or none: embedded); freed by close()     */
+typedef struct skvq_model skvq_model;     /* a registered identity; freed by model_unregister()     */
+typedef struct skvq_seq skvq_seq;         /* one token sequence; freed by seq_close()               */
+
+/* Levels of the log callback. MISBEHAVING names the side that broke a rule of this header. */
+#define SKVQ_LOG_DEBUG 0
+#define SKVQ_LOG_INFO 1
+#define SKVQ_LOG_WARNING 2
+#define SKVQ_LOG_ERROR 3
+#define SKVQ_LOG_ENGINE_MISBEHAVING 4
+#define SKVQ_LOG_DAEMON_MISBEHAVING 5
+
+/* Element types of K, V, Q and exported rows. */
+#define SKVQ_F32 0u
+#define SKVQ_F16 1u
+#define SKVQ_BF16 2u
+
+/* How positions are in the keys handed to append(). */
+#define SKVQ_ROPE_NONE 0u /* the model has no RoPE                                                */
+#define SKVQ_ROPE_POST 1u /* keys and queries are rotated already: the portable default           */
+#define SKVQ_ROPE_PRE 2u  /* keys are not rotated: a capability not implemented yet (-SKVQ_ENOTSUP) */
+
+/* Which channels of a head RoPE rotates together. */
+#define SKVQ_PAIRS_HALF 0u        /* (i, i + rope_dim/2): the canonical order in pages              */
+#define SKVQ_PAIRS_INTERLEAVED 1u /* (2i, 2i + 1): K and Q are permuted to canonical order here     */
+
+/* "Use the default" for window and sinks, where zero is a meaningful value. */
+#define SKVQ_DEFAULT UINT32_C(0xffffffff)
+
+/* What the engine is. Copied by open(). */
+typedef struct skvq_engine {
+	uint32_t struct_size;
+	uint32_t reserved;
+	void *user; /* handed back to log                                                      */
+	/* [any thread that is inside a call] NULL for none. utf8 is valid during the callback,
+	 * which must not call back into the session. */
+	void (*log)(void *user, int32_t level, const char *utf8);
+	const char *name;    /* shown by skvqctl, e.g. "skvq-llama"; NULL for none              */
+	uint32_t timeout_ms; /* longest a [control] call waits for the daemon; 0 = 2000         */
+	uint32_t reserved1;
+} skvq_engine;
+
+/* Everything that makes K/V bytes reusable, and how to store them. Two engines share pages only if
+ * every field marked (id) is equal; a field that must be given and is not is -SKVQ_EIDENTITY. */
+typedef struct skvq_model_desc {
+	uint32_t struct_size;
+	uint32_t flags;                  /* must be 0                                         */
+	const uint8_t *weights_digest;   /* (id) 32 bytes over the weights; required          */
+	const uint8_t *tokenizer_digest; /* (id) 32 bytes; required                           */
+	const uint8_t *lora_digest;      /* (id) 32 bytes over adapters and scales; NULL: none */
+	const char *engine_numerics;     /* (id) who computes K/V and how, e.g. "llama.cpp-b11434";
+	                                  * required: equal tags promise equal numerics       */
+	const char *model_name;          /* for people; not part of the identity              */
+	uint32_t n_layer;                /* (id)                                              */
+	uint32_t n_q_heads;              /* (id) multiple of n_kv_heads                       */
+	uint32_t n_kv_heads;             /* (id)                                              */
+	uint32_t head_dim_k;             /* (id) multiple of 16, at most 256                  */
+	uint32_t head_dim_v;             /* (id)                                              */
+	uint32_t rope_kind;              /* (id) SKVQ_ROPE_*                                  */
+	uint32_t rope_pairs;             /* SKVQ_PAIRS_* of the K and Q handed over           */
+	uint32_t rope_dim;               /* (id) rotated channels of a head; 0 = head_dim_k   */
+	double rope_theta;               /* (id) frequency base; required unless ROPE_NONE    */
+	const char *rope_scaling;        /* (id) canonical text of any scaling; NULL: none    */
+	const char *profile;             /* (id) codec profile; NULL: "k2v1.5". docs/profiles.md */
+	const void *calibration;         /* (id) calibration file bytes; NULL: data-free      */
+	uint64_t calibration_bytes;      /* (id) must be 0 in this version (-SKVQ_ENOTSUP)    */
+	uint32_t window;                 /* (id) FP16 tokens kept, SKVQ_DEFAULT = 128         */
+	uint32_t sinks;                  /* (id) first tokens kept FP16 for ever, default 5   */
+	const uint8_t *bit_table;        /* (id) [n_layer][2] K and V bits, SKVQ_BITS_* of
+	                                  * format.h; NULL: by the profile                    */
+	const uint16_t *reorder_k;       /* (id) [n_layer][n_kv_heads][head_dim_k] static channel
+	                                  * map inside each head, stored[i] = x[map[i]]; NULL: none */
+	const uint16_t *reorder_v;       /* (id) the same for V                               */
+	const uint32_t *layer_window;    /* (id) [n_layer] sliding-window extent of a layer in
+	                                  * tokens, 0 = full attention; NULL: all full        */
+	float clip;                      /* (id) clip factor of affine profiles in (0, 1];
+	                                  * 0 = the profile's                                 */
+	uint32_t reserved;
+} skvq_model_desc;
+
+#define SKVQ_SEQ_NO_MATCH UINT32_C(1)   /* do not look for shared pages                        */
+#define SKVQ_SEQ_NO_PUBLISH UINT32_C(2) /* keep this sequence's pages to itself                */
+
+typedef struct skvq_seq_desc {
+	uint32_t struct_size;
+	uint32_t flags;        /* SKVQ_SEQ_*                                                  */
+	const int32_t *tokens; /* the prompt, to be matched; may be NULL with n_tokens 0      */
+	uint32_t n_tokens;
+	uint32_t max_tokens;   /* capacity; memory is taken as tokens come, never beyond      */
+	uint32_t max_append;   /* most tokens between two commits                             */
+	uint32_t reserved;
+} skvq_seq_desc;
+
+/* Where a sequence's tokens are. Filled up to struct_size. */
+typedef struct skvq_seq_info {
+	uint32_t struct_size;
+	uint32_t n_tokens;       /* committed                                                   */
+	uint32_t n_matched;      /* found in the daemon when the sequence was opened            */
+	uint32_t n_paged;        /* committed tokens whose codes are in pages (open one too)    */
+	uint32_t pages_shared;   /* pages read from the daemon's arena                          */
+	uint32_t pages_local;    /* pages in this process, the open one included                */
+	uint32_t pages_inflight; /* published, answer not here yet                              */
+	uint32_t daemon;         /* 0 embedded, 1 attached, 2 lost (decoding goes on)           */
+	uint64_t bytes_shared;   /* of shared pages this sequence reads                         */
+	uint64_t bytes_local;    /* of local pages                                              */
+	uint64_t bytes_window;   /* FP16 window buffer and sinks                                */
+	uint64_t bytes_fp16;     /* what n_tokens would take in FP16                            */
+	uint64_t boot_id;        /* of the daemon the sequence is attached to; 0 if none        */
+} skvq_seq_info;
+
+/* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at
+ * k + t*k_token_stride + h*k_head_stride + d*size(k_type); strides are in bytes. */
+typedef struct skvq_kv {
+	uint32_t struct_size;
+	uint32_t layer;
+	uint32_t position; /* of the first token; must be the next one this layer has not seen  */
+	uint32_t n_tokens;
+	uint32_t k_type; /* SKVQ_F32, SKVQ_F16, SKVQ_BF16                                      */
+	uint32_t v_type;
+	const void *k;
+	const void *v;
+	int64_t k_token_stride;
+	int64_t k_head_stride;
+	int64_t v_token_stride;
+	int64_t v_head_stride;
+} skvq_kv;
+
+/* Attention of n_rows query tokens of one layer. Row r is the token at position + r and sees every
+ * appended token at or before it. out[r][h][d] = sum_t softmax_t(scale * q.k_t) v_t with optional
+ * softcap: s = softcap * tanh(s / softcap). lse[r][h] = log sum_t exp(s_t), natural logarithm. */
+typedef struct skvq_attn {
+	uint32_t struct_size;
+	uint32_t layer;
+	uint32_t position; /* of the first query row                                            */
+	uint32_t n_rows;
+	uint32_t q_type;        /* SKVQ_F32, SKVQ_F16, SKVQ_BF16                                */
+	uint32_t sliding_limit; /* a row sees the last so many tokens, itself included; 0 = all */
+	uint32_t ith;           /* this caller's share of the work: 0 <= ith < nth. The callers */
+	uint32_t nth;           /* write disjoint outputs; no order between them is needed      */
+	float scale;            /* usually 1/sqrt(head_dim_k)                                   */
+	float softcap;          /* 0 = none                                                     */
+	const void *q;          /* [n_rows][n_q_heads][head_dim_k]                              */
+	int64_t q_row_stride;   /* bytes                                                        */
+	int64_t q_head_stride;
+	float *out;             /* [n_rows][n_q_heads][head_dim_v], float32                     */
+	int64_t out_row_stride; /* bytes                                                        */
+	int64_t out_head_stride;
+	float *lse;             /* [n_rows][n_q_heads] contiguous, or NULL                      */
+} skvq_attn;
+
+/* Copies tokens back out, decoded, in the engine's own channel order. */
+typedef struct skvq_export {
+	uint32_t struct_size;
+	uint32_t layer;
+	uint32_t position;
+	uint32_t n_tokens;
+	uint32_t type; /* of both outputs                                                       */
+	uint32_t reserved;
+	void *k; /* NULL: not wanted                                                            */
+	void *v;
+	int64_t k_token_stride; /* bytes                                                        */
+	int64_t k_head_stride;
+	int64_t v_token_stride;
+	int64_t v_head_stride;
+} skvq_export;
+
+/* Counters of a session since open(). Filled up to struct_size. */
+typedef struct skvq_stats {
+	uint32_t struct_size;
+	uint32_t daemon;         /* as in skvq_seq_info                                         */
+	uint64_t boot_id;
+	uint64_t tokens_asked;   /* prompt tokens handed to seq_open                            */
+	uint64_t tokens_matched;
+	uint64_t tokens_committed;
+	uint64_t pages_published;
+	uint64_t pages_deduplicated; /* published, but an equal page was there                  */
+	uint64_t publish_refused;
+	uint64_t reconnects;
+} skvq_stats;
+
+/* Static, const, never freed. Entries beyond struct_size do not exist; entries may be NULL. */
+typedef struct skvq_api {
+	uint32_t struct_size;
+	uint32_t abi_minor; /* for messages only                                                */
+
+	/* [control] Opens a session. socket NULL: embedded, no daemon, private pages. The engine
+	 * struct is copied. A daemon that cannot be reached is -SKVQ_ENODAEMON; falling back to
+	 * embedded is the engine's decision. On failure *ret_session is untouched; err_name() and
+	 * the log callback tell why. */
+	int32_t (*open)(const skvq_engine *engine, const char *socket, skvq_session **ret_session);
+	/* [control] Ends everything of the session. NULL is a no-op. */
+	void (*close)(skvq_session *session);
+
+	/* [control] Registers identity, geometry and profile. The desc and all it points to are
+	 * copied. Free with model_unregister (close does it too). */
+	int32_t (*model_register)(skvq_session *session, const skvq_model_desc *desc,
+	                          skvq_model **ret_model);
+	/* [control] -SKVQ_ESTATE while sequences of the model are open. NULL is a no-op. */
+	int32_t (*model_unregister)(skvq_model *model);
+
+	/* [control] Opens a sequence; the daemon pins the longest chain of shared pages that is a
+	 * prefix of desc->tokens and leaves at least the window to compute. Returns the number of
+	 * tokens matched: the engine computes and appends the rest, from that position on. */
+	int32_t (*seq_open)(skvq_model *model, const skvq_seq_desc *desc, skvq_seq **ret_seq);
+	/* [control] Non-blocking. Takes in what the daemon has answered (published pages, restores)
+	 * and returns 1 when nothing is outstanding, else 0. */
+	int32_t (*seq_poll)(skvq_seq *seq);
+	/* [any] A descriptor that becomes readable when seq_poll has something to do; owned by the
+	 * session, never close it. -SKVQ_ESTATE in embedded mode. */
+	int32_t (*session_fd)(skvq_session *session);
+	/* [control] States the token ids of the next n_tokens positions, all of whose layers have
+	 * been appended. Encodes tiles that leave the window, hands full pages to the daemon
+	 * without waiting for it. -SKVQ_ESTATE if a layer is missing. */
+	int32_t (*seq_commit)(skvq_seq *seq, const int32_t *tokens, uint32_t n_tokens);
+	/* [control] A second sequence with the same past (copy-on-write). -SKVQ_ENOTSUP so far. */
+	int32_t (*seq_fork)(skvq_seq *seq, skvq_seq **ret_seq);
+	/* [control] Forgets tokens from n_tokens on. Appended and not committed tokens can always be
+	 * dropped (n_tokens == committed); below that -SKVQ_ENOTSUP so far. */
+	int32_t (*seq_truncate)(skvq_seq *seq, uint32_t n_tokens);
+	/* [control] Unpins and frees. NULL is a no-op. */
+	void (*seq_close)(skvq_seq *seq);
+	/* [control] Bit-exact freeze and thaw, FP16 window included. -SKVQ_ENOTSUP so far. */
+	int32_t (*seq_snapshot)(skvq_seq *seq, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes);
+	int32_t (*seq_resume)(skvq_model *model, const void *buf, uint64_t buf_bytes,
+	                      skvq_seq **ret_seq);
+	/* [control] */
+	int32_t (*seq_info)(skvq_seq *seq, skvq_seq_info *info);
+	/* [control] */
+	int32_t (*stats)(skvq_session *session, skvq_stats *stats);
+
+	/* [data] Different layers of a sequence may be appended at once; one layer by one thread at
+	 * a time. At most max_append tokens between two commits. */
+	int32_t (*append)(skvq_seq *seq, const skvq_kv *kv);
+	/* [data] One attn per sequence, all of the same model. Sequences that share pages may be
+	 * handed over together, so that shared pages can be read once. Any number of threads at
+	 * once, each with its own ith; after the append of the rows it sees, and not during a
+	 * [control] call on the sequence. */
+	int32_t (*attend)(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
+	/* [data] For engines that cannot attend in place. Lossy where the codec is. Named
+	 * export_kv because "export" is a keyword in C++20. */
+	int32_t (*export_kv)(skvq_seq *seq, const skvq_export *desc);
+
+	/* [any] Static string, e.g. "SKVQ_EPINS"; "unknown" for other numbers. */
+	const char *(*err_name)(int32_t err);
+	/* [control] What the last failed call of this session said; truncated to size, always
+	 * terminated. Returns its full length. */
+	int32_t (*last_error)(skvq_session *session, char *buf, uint64_t buf_bytes);
+	/* [any] Extensions by name and revision, e.g. "skvq.trim/1". NULL if unknown. */
+	const void *(*get_extension)(skvq_session *session, const char *id);
+} skvq_api;
+
+/* [any] The only exported symbol. NULL if this plugin does not serve that major version. */
+SKVQ_EXPORT const skvq_api *skvq_plugin_api(uint32_t major);
+
+typedef const skvq_api *(*skvq_plugin_api_fn)(uint32_t major); /* for dlsym */
+
+#if defined(__cplusplus)
+}
+#endif
+#endif /* SKVQ_PLUGIN_H */

@@ -1,0 +1,734 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The plugin through its one symbol, embedded: arguments, order of calls, attention against a
+ * double-precision oracle, the ways K and V may lie in memory, export, fork, reopening.
+ */
+#include <dlfcn.h>
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <skvq/plugin.h>
+
+static const skvq_api *api;
+
+/* A small model and its tokens, all in float32, rounded to binary16 where exactness is asked. */
+struct toy {
+	uint32_t layers, q_heads, kv_heads, dim, tokens;
+	uint32_t window, sinks, pairs, chunk;
+	const char *profile;
+	float *k, *v, *q; /* [layers][tokens][heads][dim] */
+	skvq_session *session;
+	skvq_model *model;
+	skvq_seq *seq;
+};
+
+static uint64_t rng = 88172645463325252u;
+
+static float normal(void)
+{
+	float sum = 0;
+
+	for (int i = 0; i < 4; i++) {
+		rng ^= rng << 13;
+		rng ^= rng >> 7;
+		rng ^= rng << 17;
+		sum += (float)(rng >> 40) / (float)(1 << 24) - 0.5f;
+	}
+	/* Multiples of 1/256 below 8 are exact in binary16. */
+	return roundf(sum * 1.7f * 256) / 256;
+}
+
+static size_t kv_at(const struct toy *t, uint32_t layer, uint32_t token, uint32_t head)
+{
+	return (((size_t)layer * t->tokens + token) * t->kv_heads + head) * t->dim;
+}
+
+static size_t q_at(const struct toy *t, uint32_t layer, uint32_t token, uint32_t head)
+{
+	return (((size_t)layer * t->tokens + token) * t->q_heads + head) * t->dim;
+}
+
+static skvq_model_desc desc_of(const struct toy *t)
+{
+	static const uint8_t digest[32] = {1, 2, 3};
+
+	return (skvq_model_desc){
+	    .struct_size = sizeof(skvq_model_desc),
+	    .weights_digest = digest,
+	    .tokenizer_digest = digest,
+	    .engine_numerics = "toy",
+	    .n_layer = t->layers,
+	    .n_q_heads = t->q_heads,
+	    .n_kv_heads = t->kv_heads,
+	    .head_dim_k = t->dim,
+	    .head_dim_v = t->dim,
+	    .rope_kind = SKVQ_ROPE_POST,
+	    .rope_pairs = t->pairs,
+	    .rope_theta = 10000,
+	    .profile = t->profile,
+	    .window = t->window,
+	    .sinks = t->sinks,
+	};
+}
+
+static void toy_open(struct toy *t)
+{
+	skvq_engine engine = {.struct_size = sizeof engine, .name = "toy"};
+	size_t n_kv = (size_t)t->layers * t->tokens * t->kv_heads * t->dim;
+	size_t n_q = (size_t)t->layers * t->tokens * t->q_heads * t->dim;
+
+	t->k = calloc(n_kv, sizeof *t->k);
+	t->v = calloc(n_kv, sizeof *t->v);
+	t->q = calloc(n_q, sizeof *t->q);
+	for (size_t i = 0; i < n_kv; i++) {
+		t->k[i] = normal();
+		t->v[i] = normal();
+	}
+	for (size_t i = 0; i < n_q; i++)
+		t->q[i] = normal();
+	assert_int_equal(api->open(&engine, NULL, &t->session), 0);
+	skvq_model_desc d = desc_of(t);
+	assert_int_equal(api->model_register(t->session, &d, &t->model), 0);
+	skvq_seq_desc sd = {.struct_size = sizeof sd, .max_tokens = t->tokens, .max_append = t->chunk};
+	assert_int_equal(api->seq_open(t->model, &sd, &t->seq), 0);
+}
+
+static void toy_close(struct toy *t)
+{
+	api->seq_close(t->seq);
+	assert_int_equal(api->model_unregister(t->model), 0);
+	api->close(t->session);
+	free(t->k);
+	free(t->v);
+	free(t->q);
+}
+
+static skvq_kv kv_of(const struct toy *t, uint32_t layer, uint32_t from, uint32_t n)
+{
+	int64_t head = (int64_t)(t->dim * sizeof(float));
+
+	return (skvq_kv){.struct_size = sizeof(skvq_kv),
+	                 .layer = layer,
+	                 .position = from,
+	                 .n_tokens = n,
+	                 .k = t->k + kv_at(t, layer, from, 0),
+	                 .v = t->v + kv_at(t, layer, from, 0),
+	                 .k_token_stride = head * t->kv_heads,
+	                 .k_head_stride = head,
+	                 .v_token_stride = head * t->kv_heads,
+	                 .v_head_stride = head};
+}
+
+static skvq_attn attn_of(const struct toy *t, uint32_t layer, uint32_t from, uint32_t n, float *out)
+{
+	int64_t head = (int64_t)(t->dim * sizeof(float));
+
+	return (skvq_attn){.struct_size = sizeof(skvq_attn),
+	                   .layer = layer,
+	                   .position = from,
+	                   .n_rows = n,
+	                   .nth = 1,
+	                   .scale = 1.0f / sqrtf((float)t->dim),
+	                   .q = t->q + q_at(t, layer, from, 0),
+	                   .q_row_stride = head * t->q_heads,
+	                   .q_head_stride = head,
+	                   .out = out,
+	                   .out_row_stride = head * t->q_heads,
+	                   .out_head_stride = head};
+}
+
+/* Appends and commits [from, to) in all layers; out of the last layer, if wanted. */
+static void feed(struct toy *t, uint32_t from, uint32_t to, float *out)
+{
+	int32_t ids[4096];
+
+	for (uint32_t layer = 0; layer < t->layers; layer++) {
+		skvq_kv kv = kv_of(t, layer, from, to - from);
+		assert_int_equal(api->append(t->seq, &kv), 0);
+		if (out && layer + 1 == t->layers) {
+			skvq_attn a = attn_of(t, layer, from, to - from, out);
+			assert_int_equal(api->attend(&t->seq, &a, 1), 0);
+		}
+	}
+	for (uint32_t i = from; i < to; i++)
+		ids[i - from] = (int32_t)i;
+	assert_int_equal(api->seq_commit(t->seq, ids, to - from), 0);
+}
+
+/* Exact attention of one row; log-sum-exp too. */
+static double oracle(const struct toy *t, uint32_t layer, uint32_t row, uint32_t h, uint32_t limit,
+                     double softcap, double *out)
+{
+	uint32_t kv = h / (t->q_heads / t->kv_heads);
+	uint32_t lo = limit && row + 1 > limit ? row + 1 - limit : 0;
+	double *p = calloc(row + 1, sizeof *p), max = -INFINITY, sum = 0;
+	const float *q = t->q + q_at(t, layer, row, h);
+
+	for (uint32_t i = lo; i <= row; i++) {
+		for (uint32_t d = 0; d < t->dim; d++)
+			p[i] += (double)q[d] * t->k[kv_at(t, layer, i, kv) + d];
+		p[i] /= sqrt(t->dim);
+		if (softcap > 0)
+			p[i] = softcap * tanh(p[i] / softcap);
+		max = p[i] > max ? p[i] : max;
+	}
+	for (uint32_t i = lo; i <= row; i++)
+		sum += p[i] = exp(p[i] - max);
+	for (uint32_t d = 0; d < t->dim; d++) {
+		out[d] = 0;
+		for (uint32_t i = lo; i <= row; i++)
+			out[d] += p[i] / sum * t->v[kv_at(t, layer, i, kv) + d];
+	}
+	free(p);
+	return max + log(sum);
+}
+
+static double worst_error(const struct toy *t, uint32_t layer, uint32_t from, uint32_t n,
+                          const float *out, uint32_t limit, double softcap)
+{
+	double worst = 0;
+
+	for (uint32_t r = 0; r < n; r++) {
+		for (uint32_t h = 0; h < t->q_heads; h++) {
+			double exact[256], diff = 0, norm = 0;
+
+			oracle(t, layer, from + r, h, limit, softcap, exact);
+			for (uint32_t d = 0; d < t->dim; d++) {
+				double e = out[((size_t)r * t->q_heads + h) * t->dim + d] - exact[d];
+				diff += e * e;
+				norm += exact[d] * exact[d];
+			}
+			worst = fmax(worst, sqrt(diff / (norm + 1e-12)));
+		}
+	}
+	return worst;
+}
+
+static struct toy toy_default(void)
+{
+	return (struct toy){.layers = 2,
+	                    .q_heads = 6,
+	                    .kv_heads = 2,
+	                    .dim = 64,
+	                    .tokens = 400,
+	                    .window = 32,
+	                    .sinks = 5,
+	                    .chunk = 96,
+	                    .profile = "fp16"};
+}
+
+static void attention_is_exact_with_fp16_pages(void **state)
+{
+	(void)state;
+	static const struct {
+		uint32_t dim, q_heads, kv_heads, window, sinks;
+	} shapes[] = {{64, 9, 3, 32, 5},  {128, 8, 1, 0, 0},  {256, 4, 1, 128, 5},
+	              {96, 4, 4, 16, 64}, {16, 40, 1, 48, 17}, {64, 2, 2, 1, 1}};
+
+	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+		struct toy t = toy_default();
+		t.dim = shapes[i].dim;
+		t.q_heads = shapes[i].q_heads;
+		t.kv_heads = shapes[i].kv_heads;
+		t.window = shapes[i].window;
+		t.sinks = shapes[i].sinks;
+		t.tokens = 300;
+		toy_open(&t);
+		float *out = calloc((size_t)t.chunk * t.q_heads * t.dim, sizeof *out);
+		uint32_t at = 0;
+		while (at < t.tokens) {
+			uint32_t n = at < 200 ? 50 : 1;
+			feed(&t, at, at + n, out);
+			double e = worst_error(&t, t.layers - 1, at, n, out, 0, 0);
+			if (!(e < 1e-4))
+				fail_msg("shape %zu, token %u: relative error %g", i, at, e);
+			at += n;
+		}
+		skvq_seq_info info = {.struct_size = sizeof info};
+		assert_int_equal(api->seq_info(t.seq, &info), 0);
+		assert_int_equal(info.n_tokens, 300);
+		assert_true(info.n_paged + t.window <= 300 && info.n_paged + t.window + 16 > 300);
+		free(out);
+		toy_close(&t);
+	}
+}
+
+static void codecs_err_within_their_bits(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *profile;
+		double bound;
+	} rows[] = {{"k8v8", .03}, {"k4v4", .3}, {"k3v2", .8}, {"k2v1.5", 1.2}, {"affine-k4v4-g32", .3},
+	            {"plain-k8v8-g64", .03}};
+
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		struct toy t = toy_default();
+		t.profile = rows[i].profile;
+		toy_open(&t);
+		float *out = calloc((size_t)t.chunk * t.q_heads * t.dim, sizeof *out);
+		for (uint32_t at = 0; at < 384; at += 96)
+			feed(&t, at, at + 96, NULL);
+		feed(&t, 384, 400, out);
+		double e = worst_error(&t, t.layers - 1, 384, 16, out, 0, 0);
+		if (!(e < rows[i].bound && e > 1e-6))
+			fail_msg("%s: relative error %g", rows[i].profile, e);
+		free(out);
+		toy_close(&t);
+	}
+}
+
+static void sliding_limit_softcap_and_lse(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+
+	toy_open(&t);
+	float *out = calloc((size_t)t.chunk * t.q_heads * t.dim, sizeof *out);
+	float lse[96 * 6];
+	for (uint32_t at = 0; at < 384; at += 96)
+		feed(&t, at, at + 96, NULL);
+	skvq_kv kv = kv_of(&t, 0, 384, 16);
+	assert_int_equal(api->append(t.seq, &kv), 0);
+	skvq_attn a = attn_of(&t, 0, 384, 16, out);
+	a.sliding_limit = 100;
+	a.softcap = 2;
+	a.lse = lse;
+	assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+	assert_true(worst_error(&t, 0, 384, 16, out, 100, 2) < 1e-4);
+	for (uint32_t r = 0; r < 16; r++)
+		for (uint32_t h = 0; h < 6; h++) {
+			double o[256];
+			double exact = oracle(&t, 0, 384 + r, h, 100, 2, o);
+			assert_true(fabs(lse[r * 6 + h] - exact) < 1e-4);
+		}
+	free(out);
+	toy_close(&t);
+}
+
+static void shares_of_the_work_add_up(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+
+	t.profile = "k2v1.5";
+	toy_open(&t);
+	size_t n = (size_t)t.chunk * t.q_heads * t.dim;
+	float *one = calloc(n, sizeof *one), *many = calloc(n, sizeof *many);
+	for (uint32_t at = 0; at < 288; at += 96)
+		feed(&t, at, at + 96, NULL);
+	feed(&t, 288, 384, one);
+	for (uint32_t ith = 0; ith < 5; ith++) {
+		skvq_attn a = attn_of(&t, 1, 288, 96, many);
+		a.ith = ith;
+		a.nth = 5;
+		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+	}
+	/* After the commit more tokens are in pages: compare with the same state. */
+	skvq_attn a = attn_of(&t, 1, 288, 96, one);
+	assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+	assert_memory_equal(one, many, n * sizeof *one);
+	free(one);
+	free(many);
+	toy_close(&t);
+}
+
+static void interleaved_pairs_are_the_same_model(void **state)
+{
+	(void)state;
+	struct toy a = toy_default(), b = toy_default();
+
+	a.profile = b.profile = "k2v2";
+	b.pairs = SKVQ_PAIRS_INTERLEAVED;
+	toy_open(&a);
+	toy_open(&b);
+	uint32_t half = a.dim / 2;
+	size_t rows = (size_t)a.layers * a.tokens * a.kv_heads;
+	for (size_t r = 0; r < rows; r++)
+		for (uint32_t i = 0; i < half; i++) {
+			b.k[r * a.dim + 2 * i] = a.k[r * a.dim + i];
+			b.k[r * a.dim + 2 * i + 1] = a.k[r * a.dim + half + i];
+		}
+	memcpy(b.v, a.v, rows * a.dim * sizeof *b.v);
+	rows = (size_t)a.layers * a.tokens * a.q_heads;
+	for (size_t r = 0; r < rows; r++)
+		for (uint32_t i = 0; i < half; i++) {
+			b.q[r * a.dim + 2 * i] = a.q[r * a.dim + i];
+			b.q[r * a.dim + 2 * i + 1] = a.q[r * a.dim + half + i];
+		}
+	size_t n = (size_t)a.chunk * a.q_heads * a.dim;
+	float *oa = calloc(n, sizeof *oa), *ob = calloc(n, sizeof *ob);
+	for (uint32_t at = 0; at < 384; at += 96) {
+		feed(&a, at, at + 96, oa);
+		feed(&b, at, at + 96, ob);
+		assert_memory_equal(oa, ob, n * sizeof *oa);
+	}
+	/* Export gives each engine its own order back. */
+	float ka[64], kb[64];
+	skvq_export e = {.struct_size = sizeof e, .position = 7, .n_tokens = 1, .k = ka,
+	                 .k_token_stride = 256, .k_head_stride = 0};
+	a.kv_heads = 1;
+	e.k_head_stride = 0;
+	assert_int_equal(api->export_kv(a.seq, &e), 0);
+	e.k = kb;
+	assert_int_equal(api->export_kv(b.seq, &e), 0);
+	for (uint32_t i = 0; i < half; i++) {
+		assert_true(ka[i] == kb[2 * i]);
+		assert_true(ka[half + i] == kb[2 * i + 1]);
+	}
+	a.kv_heads = 2;
+	free(oa);
+	free(ob);
+	toy_close(&a);
+	toy_close(&b);
+}
+
+static void types_and_strides(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+
+	t.layers = 1;
+	t.tokens = 96;
+	toy_open(&t);
+	/* Head-major bf16 values and padded, head-major f16 keys. Small integers are exact in both. */
+	static uint16_t k16[2][96][80], v16[2][96][64];
+	for (uint32_t h = 0; h < 2; h++)
+		for (uint32_t i = 0; i < 96; i++)
+			for (uint32_t d = 0; d < 64; d++) {
+				int x = (int)((i * 7 + d * 3 + h) % 5) - 2;
+				static const uint16_t f16[5] = {0xc000, 0xbc00, 0, 0x3c00, 0x4000};
+				static const uint16_t bf16[5] = {0xc000, 0xbf80, 0, 0x3f80, 0x4000};
+				k16[h][i][d] = f16[x + 2];
+				v16[h][i][d] = bf16[x + 2];
+				t.k[kv_at(&t, 0, i, h) + d] = (float)x;
+				t.v[kv_at(&t, 0, i, h) + d] = (float)x;
+			}
+	skvq_kv kv = {.struct_size = sizeof kv,
+	              .n_tokens = 96,
+	              .k_type = SKVQ_F16,
+	              .v_type = SKVQ_BF16,
+	              .k = k16,
+	              .v = v16,
+	              .k_token_stride = sizeof k16[0][0],
+	              .k_head_stride = sizeof k16[0],
+	              .v_token_stride = sizeof v16[0][0],
+	              .v_head_stride = sizeof v16[0]};
+	assert_int_equal(api->append(t.seq, &kv), 0);
+	float *out = calloc((size_t)96 * t.q_heads * t.dim, sizeof *out);
+	skvq_attn a = attn_of(&t, 0, 0, 96, out);
+	assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+	assert_true(worst_error(&t, 0, 0, 96, out, 0, 0) < 1e-5);
+
+	/* Export what went in, from sinks, pages and window alike, as bf16. */
+	int32_t ids[96] = {0};
+	assert_int_equal(api->seq_commit(t.seq, ids, 96), 0);
+	static uint16_t back[96][2][64];
+	skvq_export e = {.struct_size = sizeof e,
+	                 .n_tokens = 96,
+	                 .type = SKVQ_BF16,
+	                 .v = back,
+	                 .v_token_stride = sizeof back[0],
+	                 .v_head_stride = sizeof back[0][0]};
+	assert_int_equal(api->export_kv(t.seq, &e), 0);
+	for (uint32_t h = 0; h < 2; h++)
+		for (uint32_t i = 0; i < 96; i++)
+			assert_memory_equal(back[i][h], v16[h][i], sizeof back[i][h]);
+	free(out);
+	toy_close(&t);
+}
+
+/* Every refusal has its own code and a sentence that names the culprit. */
+static void expect(const struct toy *t, int32_t got, int32_t want, const char *word)
+{
+	char why[256] = "";
+
+	api->last_error(t->session, why, sizeof why);
+	if (got != want || !strstr(why, word))
+		fail_msg("got %s (%s), expected %s naming '%s'", api->err_name(got), why,
+		         api->err_name(want), word);
+}
+
+static void model_register_refuses(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	skvq_model *m = NULL;
+	static const uint8_t bits[4] = {20, 77, 20, 20};
+	uint16_t map[2 * 2 * 64] = {0};
+
+	toy_open(&t);
+#define REFUSED(code, word, ...)                                                                   \
+	do {                                                                                       \
+		skvq_model_desc d = desc_of(&t);                                                   \
+		__VA_ARGS__;                                                                       \
+		expect(&t, api->model_register(t.session, &d, &m), -(code), word);                 \
+		assert_null(m);                                                                    \
+	} while (0)
+	REFUSED(SKVQ_EIDENTITY, "weights_digest", d.weights_digest = NULL);
+	REFUSED(SKVQ_EIDENTITY, "tokenizer_digest", d.tokenizer_digest = NULL);
+	REFUSED(SKVQ_EIDENTITY, "engine_numerics", d.engine_numerics = "");
+	REFUSED(SKVQ_EIDENTITY, "rope_theta", d.rope_theta = 0);
+	REFUSED(SKVQ_EIDENTITY, "rope_theta", d.rope_theta = NAN);
+	REFUSED(SKVQ_EINVAL, "rope_kind", d.rope_kind = 9);
+	REFUSED(SKVQ_EINVAL, "rope_pairs", d.rope_pairs = 2);
+	REFUSED(SKVQ_ENOTSUP, "pre-RoPE", d.rope_kind = SKVQ_ROPE_PRE);
+	REFUSED(SKVQ_ENOTSUP, "calibration", d.calibration = map; d.calibration_bytes = 8);
+	REFUSED(SKVQ_EGEOMETRY, "query heads", d.n_q_heads = 5);
+	REFUSED(SKVQ_EGEOMETRY, "KV heads", d.n_kv_heads = 0);
+	REFUSED(SKVQ_EGEOMETRY, "head_dim", d.head_dim_k = 72);
+	REFUSED(SKVQ_EGEOMETRY, "head_dim", d.head_dim_v = 512);
+	REFUSED(SKVQ_EGEOMETRY, "layers", d.n_layer = 100000);
+	REFUSED(SKVQ_EGEOMETRY, "rope_dim", d.rope_dim = 100);
+	REFUSED(SKVQ_EPROFILE, "k9v9", d.profile = "k9v9");
+	REFUSED(SKVQ_ENOTSUP, "skvq-k2v2-g64", d.profile = "skvq-k2v2-g64");
+	REFUSED(SKVQ_EPROFILE, "SKVQ_BITS", d.bit_table = bits);
+	REFUSED(SKVQ_EINVAL, "window", d.window = 1000000);
+	REFUSED(SKVQ_EINVAL, "sinks", d.sinks = 65);
+	REFUSED(SKVQ_EINVAL, "clip", d.clip = 2);
+	REFUSED(SKVQ_EINVAL, "permutation", d.reorder_k = map);
+	REFUSED(SKVQ_EINVAL, "struct_size", d.struct_size = 2);
+	REFUSED(SKVQ_EINVAL, "flags", d.flags = 1);
+	toy_close(&t);
+}
+
+static void calls_out_of_order_are_refused(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	float out[6 * 64];
+	int32_t ids[400] = {0};
+
+	toy_open(&t);
+	skvq_kv kv = kv_of(&t, 0, 0, 10);
+	skvq_attn a = attn_of(&t, 0, 0, 1, out);
+	expect(&t, api->attend(&t.seq, &a, 1), -SKVQ_ERANGE, "0 tokens appended");
+	assert_int_equal(api->append(t.seq, &kv), 0);
+	expect(&t, api->append(t.seq, &kv), -SKVQ_ESTATE, "the next is 10");
+	expect(&t, api->seq_commit(t.seq, ids, 10), -SKVQ_ESTATE, "layer 1");
+	kv.layer = 2;
+	expect(&t, api->append(t.seq, &kv), -SKVQ_EGEOMETRY, "layer 2");
+	kv = kv_of(&t, 1, 0, 97);
+	expect(&t, api->append(t.seq, &kv), -SKVQ_ELIMIT, "max_append");
+	kv = kv_of(&t, 1, 0, 10);
+	kv.k = (const char *)kv.k + 1;
+	expect(&t, api->append(t.seq, &kv), -SKVQ_EMISALIGNED, "k is not aligned");
+	kv = kv_of(&t, 1, 0, 10);
+	kv.v = NULL;
+	expect(&t, api->append(t.seq, &kv), -SKVQ_EINVAL, "v is NULL");
+	kv = kv_of(&t, 1, 0, 10);
+	kv.v_type = 3;
+	expect(&t, api->append(t.seq, &kv), -SKVQ_EMISALIGNED, "unknown element type");
+	kv = kv_of(&t, 1, 0, 10);
+	assert_int_equal(api->append(t.seq, &kv), 0);
+	a = attn_of(&t, 0, 9, 2, out);
+	expect(&t, api->attend(&t.seq, &a, 1), -SKVQ_ERANGE, "10 tokens appended");
+	a = attn_of(&t, 0, 9, 1, out);
+	a.ith = 1;
+	expect(&t, api->attend(&t.seq, &a, 1), -SKVQ_EINVAL, "nth");
+	/* Uncommitted tokens can be dropped and appended again. */
+	assert_int_equal(api->seq_truncate(t.seq, 0), 0);
+	for (uint32_t at = 0; at < 384; at += 96)
+		feed(&t, at, at + 96, NULL);
+	expect(&t, api->seq_truncate(t.seq, 10), -SKVQ_ENOTSUP, "truncated");
+	expect(&t, api->seq_truncate(t.seq, 500), -SKVQ_ERANGE, "500");
+	feed(&t, 384, 400, NULL);
+	kv = kv_of(&t, 0, 0, 1);
+	kv.position = 400;
+	expect(&t, api->append(t.seq, &kv), -SKVQ_EFULL, "at most 400");
+	skvq_export e = {.struct_size = sizeof e, .position = 399, .n_tokens = 2};
+	expect(&t, api->export_kv(t.seq, &e), -SKVQ_ERANGE, "401");
+	assert_int_equal(api->model_unregister(t.model), -SKVQ_ESTATE);
+	skvq_seq *s2 = NULL;
+	skvq_seq_desc sd = {.struct_size = sizeof sd, .max_tokens = 10, .max_append = 20};
+	expect(&t, api->seq_open(t.model, &sd, &s2), -SKVQ_EINVAL, "max_append");
+	expect(&t, api->seq_fork(t.seq, &s2), -SKVQ_ENOTSUP, "seq_fork");
+	expect(&t, api->seq_snapshot(t.seq, NULL, 0, NULL), -SKVQ_ENOTSUP, "seq_snapshot");
+	expect(&t, api->seq_resume(t.model, NULL, 0, &s2), -SKVQ_ENOTSUP, "seq_resume");
+	assert_int_equal(api->session_fd(t.session), -SKVQ_ESTATE);
+	assert_null(api->get_extension(t.session, "skvq.nothing/1"));
+	toy_close(&t);
+}
+
+static void a_child_after_fork_is_refused(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+
+	toy_open(&t);
+	feed(&t, 0, 96, NULL);
+	pid_t pid = fork();
+	if (pid == 0) {
+		skvq_kv kv = kv_of(&t, 0, 96, 1);
+		skvq_seq_info info = {.struct_size = sizeof info};
+		int ok = api->append(t.seq, &kv) == -SKVQ_EFORKED &&
+		         api->seq_info(t.seq, &info) == -SKVQ_EFORKED &&
+		         api->seq_poll(t.seq) == -SKVQ_EFORKED;
+		_exit(ok ? 0 : 1);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	feed(&t, 96, 192, NULL);
+	toy_close(&t);
+}
+
+static void an_engine_with_shorter_structs_works(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	skvq_model *m = NULL;
+
+	toy_open(&t);
+	/* As an engine built before the last fields existed, with garbage behind its struct. */
+	struct {
+		skvq_model_desc d;
+	} old = {desc_of(&t)};
+	old.d.struct_size = offsetof(skvq_model_desc, bit_table);
+	memset((char *)&old.d + old.d.struct_size, 0xee, sizeof old.d - old.d.struct_size);
+	assert_int_equal(api->model_register(t.session, &old.d, &m), 0);
+	assert_int_equal(api->model_unregister(m), 0);
+	/* A caller's shorter info struct is filled that far and no further. */
+	skvq_seq_info info;
+	memset(&info, 0xee, sizeof info);
+	info.struct_size = offsetof(skvq_seq_info, n_paged);
+	assert_int_equal(api->seq_info(t.seq, &info), 0);
+	assert_int_equal(info.n_tokens, 0);
+	assert_int_equal(info.n_paged, 0xeeeeeeee);
+	toy_close(&t);
+}
+
+static void opening_refuses(void **state)
+{
+	(void)state;
+	skvq_engine e = {.struct_size = sizeof e};
+	skvq_session *s = NULL;
+	char long_path[200];
+
+	memset(long_path, 'x', sizeof long_path);
+	long_path[sizeof long_path - 1] = 0;
+	assert_int_equal(api->open(NULL, NULL, &s), -SKVQ_EINVAL);
+	assert_int_equal(api->open(&e, "/nonexistent/skvqd.sock", &s), -SKVQ_ENODAEMON);
+	assert_int_equal(api->open(&e, long_path, &s), -SKVQ_EPATH);
+	e.reserved = 1;
+	assert_int_equal(api->open(&e, NULL, &s), -SKVQ_EINVAL);
+	assert_null(s);
+	api->close(NULL);
+	api->seq_close(NULL);
+	assert_int_equal(api->model_unregister(NULL), 0);
+	assert_string_equal(api->err_name(-SKVQ_EPINS), "SKVQ_EPINS");
+	assert_string_equal(api->err_name(-999), "unknown");
+}
+
+struct reader {
+	struct toy *t;
+	uint32_t layer;
+	int failures;
+};
+
+static void *layer_thread(void *arg)
+{
+	struct reader *r = arg;
+	float out[6 * 64];
+
+	for (uint32_t i = 0; i < 40; i++) {
+		skvq_kv kv = kv_of(r->t, r->layer, 192 + i, 1);
+		skvq_attn a = attn_of(r->t, r->layer, 192 + i, 1, out);
+		r->failures += api->append(r->t->seq, &kv) != 0;
+		r->failures += api->attend(&r->t->seq, &a, 1) != 0;
+		r->failures += !(worst_error(r->t, r->layer, 192 + i, 1, out, 0, 0) < 1e-4);
+	}
+	return NULL;
+}
+
+/* [data] calls of different layers at once, as the thread classes allow; run under TSan too. */
+static void layers_in_parallel(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	struct reader readers[2];
+	pthread_t threads[2];
+
+	toy_open(&t);
+	feed(&t, 0, 96, NULL);
+	feed(&t, 96, 192, NULL);
+	for (uint32_t i = 0; i < 2; i++) {
+		readers[i] = (struct reader){.t = &t, .layer = i};
+		pthread_create(&threads[i], NULL, layer_thread, &readers[i]);
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(readers[i].failures, 0);
+	}
+	int32_t ids[40] = {0};
+	assert_int_equal(api->seq_commit(t.seq, ids, 40), 0);
+	toy_close(&t);
+}
+
+static void *load(void)
+{
+	void *so = dlopen(SKVQ_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
+	skvq_plugin_api_fn get;
+
+	if (!so) {
+		fprintf(stderr, "%s\n", dlerror());
+		exit(1);
+	}
+	*(void **)&get = dlsym(so, "skvq_plugin_api");
+	assert_non_null(get);
+	assert_null(get(SKVQ_ABI_MAJOR + 1));
+	assert_null(get(0));
+	api = get(SKVQ_ABI_MAJOR);
+	assert_non_null(api);
+	assert_int_equal(api->struct_size, sizeof(skvq_api));
+	return so;
+}
+
+static void unloads_and_loads_again(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	void *so = load();
+
+	toy_open(&t);
+	feed(&t, 0, 96, NULL);
+	/* close() ends what is still open. */
+	api->close(t.session);
+	free(t.k);
+	free(t.v);
+	free(t.q);
+	assert_int_equal(dlclose(so), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(unloads_and_loads_again),
+	    cmocka_unit_test(attention_is_exact_with_fp16_pages),
+	    cmocka_unit_test(codecs_err_within_their_bits),
+	    cmocka_unit_test(sliding_limit_softcap_and_lse),
+	    cmocka_unit_test(shares_of_the_work_add_up),
+	    cmocka_unit_test(interleaved_pairs_are_the_same_model),
+	    cmocka_unit_test(types_and_strides),
+	    cmocka_unit_test(model_register_refuses),
+	    cmocka_unit_test(calls_out_of_order_are_refused),
+	    cmocka_unit_test(a_child_after_fork_is_refused),
+	    cmocka_unit_test(an_engine_with_shorter_structs_works),
+	    cmocka_unit_test(opening_refuses),
+	    cmocka_unit_test(layers_in_parallel),
+	};
+
+	load();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
