@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * base/stats.h - counters, all in one table. Names are what StatusReply and metrics show; they are
+ * never renamed. Refusals are counted by error code beside them as "refused_<code>". Loop thread
+ * only: jobs report through their done().
+ */
+#ifndef SKVQD_BASE_STATS_H
+#define SKVQD_BASE_STATS_H
+
+#include <stdint.h>
+
+#define STATS_TABLE(X)                                                                             \
+	X(connections_accepted, "connections taken")                                               \
+	X(connections_refused, "connections turned away at connections_max")                       \
+	X(connections_piled_up, "connections closed because their replies were not read")          \
+	X(protocol_errors, "connections closed for a broken frame or descriptor count")            \
+	X(requests, "requests decoded")                                                            \
+	X(requests_refused, "requests answered with an error; by code in refused_*")               \
+	X(matches, "match requests served")                                                        \
+	X(matches_cut, "matches made shorter by pins_max or the frame bound")                      \
+	X(tokens_asked, "tokens given to match")                                                   \
+	X(tokens_matched, "tokens of the pages match pinned")                                      \
+	X(page_hits, "pages match pinned")                                                         \
+	X(publishes, "publish requests answered with a page")                                      \
+	X(publishes_existed, "of these, an equal page was there")                                  \
+	X(publishes_joined, "of these, an equal page was just being copied")                       \
+	X(bytes_copied, "bytes copied out of staging into pages")                                  \
+	X(page_check_failures, "copied pages that failed their check")                             \
+	X(evictions, "pages dropped to make room")                                                 \
+	X(bytes_evicted, "bytes of these pages")                                                   \
+	X(unpins, "pins given back by request")                                                    \
+	X(pins_dropped, "pins that ended with their connection")                                   \
+	X(stale_handles, "handles whose generation has passed")                                    \
+	X(namespaces_created, "namespaces made")                                                   \
+	X(namespaces_dropped, "namespaces dropped to make room for another")                       \
+	X(index_collisions, "pages with an equal hash that were not the page looked for")          \
+	X(holes_punched, "ranges given back that readers had faulted in")                          \
+	X(punch_failures, "ranges the kernel did not take back at once")
+
+#define STATS_ENUM_(name, help) STAT_##name,
+enum stats_id { STATS_TABLE(STATS_ENUM_) STAT_COUNT };
+#undef STATS_ENUM_
+
+#define STATS_CODES 96u /* of skvq/error.h */
+
+struct stats {
+	uint64_t n[STAT_COUNT];
+	uint64_t refused[STATS_CODES];
+};
+
+/* Counts a refusal with a positive or negative code. */
+void stats_refused(struct stats *stats, int code);
+
+/* "requests" etc. for i < STAT_COUNT, then "refused_einval"...: every name exactly once, NULL at
+ * the end. *ret_value is filled with each. For listing. */
+const char *stats_at(const struct stats *stats, uint32_t i, uint64_t *ret_value);
+
+/* "SKVQ_EPINS" for either sign, "SKVQ_OK" for 0, "unknown" else. */
+const char *err_name(int code);
+
+#endif /* SKVQD_BASE_STATS_H */

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Room under the cap: which pages may go, dropping them, and holes that readers filled.
+ */
+#include <assert.h>
+
+#include <skvq/error.h>
+
+#include "cache/cache.h"
+
+/* Punches of one cache_trim: about a millisecond of the loop. */
+#define TRIM_PUNCHES 256u
+/* Slots it looks at without finding anything to punch. */
+#define TRIM_SLOTS 65536u
+
+void cache_settle(struct cache *cache, struct page *page)
+{
+	bool may_go = page->state == PAGE_RESIDENT && page->pins == 0 && page->children == 0;
+
+	if (may_go == page->in_lru)
+		return;
+	if (may_go)
+		lru_add(&cache->lru, page);
+	else
+		lru_remove(&cache->lru, page);
+}
+
+void cache_drop(struct cache *cache, struct page *page)
+{
+	struct ns *ns = ns_of(page);
+	struct page *parent = page_parent(page);
+
+	assert(page->pins == 0 && page->children == 0);
+	lru_remove(&cache->lru, page);
+	index_remove(&ns->index, page);
+	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
+	if (arena_punch(&ns->arena, ns_page_offset(ns, page), page->bytes) < 0)
+		cache->stats->n[STAT_punch_failures]++;
+	ns->bytes -= page->bytes;
+	cache->bytes -= page->bytes;
+	cache->pages--;
+	page_move(page, PAGE_FREE);
+	if (parent) {
+		assert(parent->children > 0);
+		parent->children--;
+		cache_settle(cache, parent);
+	}
+}
+
+uint64_t cache_kernel_bytes(struct cache *cache)
+{
+	uint64_t sum = 0;
+
+	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		/* fstat of our own memfd does not fail; the last known value if it does. */
+		(void)arena_kernel_bytes(&ns->arena, &ns->kernel_bytes);
+		sum += ns->kernel_bytes;
+	}
+	return sum;
+}
+
+uint64_t cache_bytes_used(struct cache *cache)
+{
+	uint64_t sum = 0;
+
+	(void)cache_kernel_bytes(cache);
+	for (struct ns *ns = cache->namespaces; ns; ns = ns->next)
+		sum += ns->bytes > ns->kernel_bytes ? ns->bytes : ns->kernel_bytes;
+	return sum;
+}
+
+static void evict(struct cache *cache, struct page *page)
+{
+	ns_of(page)->evictions++;
+	cache->stats->n[STAT_evictions]++;
+	cache->stats->n[STAT_bytes_evicted] += page->bytes;
+	cache_drop(cache, page);
+}
+
+int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
+{
+	uint64_t max = cache->config.ram_max;
+	uint64_t used = cache_bytes_used(cache);
+
+	if (used > cache->bytes && used + bytes > max) {
+		cache_trim(cache);
+		used = cache_bytes_used(cache);
+	}
+	while (used + bytes > max) {
+		struct page *page = lru_oldest(&cache->lru);
+
+		if (!page)
+			return why_fail(why, SKVQ_ENOSPC,
+					"a page of %llu bytes does not fit: %llu of %llu bytes are "
+					"in use and every page is pinned or has pinned descendants",
+					(unsigned long long)bytes, (unsigned long long)used,
+					(unsigned long long)max);
+		evict(cache, page);
+		used = cache_bytes_used(cache);
+	}
+	return 0;
+}
+
+/* ---- holes that readers faulted in ---- */
+
+struct trim {
+	struct cache *cache;
+	struct ns *ns;
+	uint64_t from, to; /* a range to punch that may still grow */
+	uint32_t punches;
+};
+
+static void trim_flush(struct trim *t)
+{
+	if (t->from == t->to)
+		return;
+	if (arena_punch(&t->ns->arena, t->from, t->to - t->from) < 0)
+		t->cache->stats->n[STAT_punch_failures]++;
+	else
+		t->cache->stats->n[STAT_holes_punched]++;
+	t->punches++;
+	t->from = t->to = 0;
+}
+
+static void trim_range(struct trim *t, uint64_t from, uint64_t to)
+{
+	if (from >= to)
+		return;
+	if (t->to != from) {
+		trim_flush(t);
+		t->from = from;
+	}
+	t->to = to;
+}
+
+/* Goes round the slots from where it stopped last; what no page owns is punched. */
+static void trim_ns(struct trim *t)
+{
+	struct ns *ns = t->ns;
+	uint64_t slot_bytes = ns->layout.slot_bytes;
+	uint32_t end = ns->table.touched;
+	uint32_t at = ns->trim_slot < end ? ns->trim_slot : 0;
+
+	/* Never used: one range up to the end. */
+	if (end < ns->table.slots)
+		trim_range(t, end * slot_bytes, ns->arena.bytes);
+	trim_flush(t);
+	for (uint32_t seen = 0; seen < end && seen < TRIM_SLOTS; seen++) {
+		const struct page *page = &ns->table.pages[at];
+		uint64_t start = at * slot_bytes;
+		uint64_t used = page->state == PAGE_FREE ? 0 : page->bytes;
+
+		if (t->punches >= TRIM_PUNCHES)
+			break;
+		trim_range(t, start + used, start + slot_bytes);
+		if (++at == end) {
+			trim_flush(t); /* the next range starts at 0 */
+			at = 0;
+		}
+	}
+	trim_flush(t);
+	ns->trim_slot = at;
+}
+
+void cache_trim(struct cache *cache)
+{
+	struct trim t = {.cache = cache};
+
+	for (t.ns = cache->namespaces; t.ns; t.ns = t.ns->next) {
+		if (arena_kernel_bytes(&t.ns->arena, &t.ns->kernel_bytes) < 0)
+			continue;
+		if (t.ns->kernel_bytes > t.ns->bytes && t.punches < TRIM_PUNCHES)
+			trim_ns(&t);
+	}
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache/fill.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <skvq/error.h>
+
+#include "base/crc32c.h"
+
+static int copy_in(struct fill_task *task, uint8_t *page)
+{
+	uint64_t at = 0;
+
+	while (at < task->page_bytes) {
+		ssize_t n = pread(task->fd, page + at, (size_t)(task->page_bytes - at),
+				  (off_t)(task->fd_offset + at));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return why_fail_errno(&task->why, SKVQ_EIO,
+					      "reading the staging memfd at offset %llu",
+					      (unsigned long long)(task->fd_offset + at));
+		if (n == 0)
+			return why_fail(&task->why, SKVQ_ESHORT,
+					"the staging memfd ends at offset %llu inside a page",
+					(unsigned long long)(task->fd_offset + at));
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+/* The header is copied out, completed and copied back: nobody else writes it. */
+static void seal_header(struct fill_task *task, uint8_t *page)
+{
+	const struct skvq_layout *l = task->layout;
+	skvq_page_header h;
+
+	memcpy(&h, page, sizeof(h));
+	memcpy(h.identity, task->identity, sizeof(h.identity));
+	memcpy(h.parent, task->parent, sizeof(h.parent));
+	memcpy(h.digest, task->digest, sizeof(h.digest));
+	h.crc_base = crc32c(page + sizeof(h), l->base_bytes - sizeof(h));
+	if (l->refine_bytes)
+		h.crc_refine = crc32c(page + l->base_bytes, l->refine_bytes);
+	if (h.sidecar_bytes)
+		h.crc_sidecar = crc32c(page + l->base_bytes + l->refine_bytes, h.sidecar_bytes);
+	h.crc_header = 0;
+	h.crc_header = crc32c(&h, sizeof(h));
+	memcpy(page, &h, sizeof(h));
+}
+
+int fill_run(struct fill_task *task)
+{
+	uint8_t *page = task->arena->base + task->slot_offset;
+	char text[160] = "";
+	int err;
+
+	if (arena_commit(task->arena, task->slot_offset, task->page_bytes) < 0)
+		return why_fail_errno(&task->why, SKVQ_ENOMEM,
+				      "the kernel has no memory for a page of %llu bytes",
+				      (unsigned long long)task->page_bytes);
+	err = copy_in(task, page);
+	if (err < 0)
+		return err;
+	err = skvq_page_check(task->layout, task->position, task->tokens, page,
+			      (size_t)task->page_bytes, text, sizeof(text));
+	if (err < 0)
+		return why_fail(&task->why, -err, "page at position %u, staging offset %llu: %s",
+				task->position, (unsigned long long)task->fd_offset, text);
+	err = page_digest(task->identity, task->parent, task->position, task->tokens, task->digest);
+	if (err < 0)
+		return why_fail(&task->why, -err, "no memory for a page digest");
+	seal_header(task, page);
+	return 0;
+}

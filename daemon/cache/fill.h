@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/fill.h - copying a page out of a client's memfd into the arena, and believing none of it.
+ *
+ * Pure work for a worker thread: reads with pread, never maps the client's memory, checks the copy
+ * and not the original, then writes digests and CRCs. It touches the slot's bytes and its own
+ * struct, nothing else; the namespace is held by ns->fills.
+ */
+#ifndef SKVQD_CACHE_FILL_H
+#define SKVQD_CACHE_FILL_H
+
+#include <stdint.h>
+
+#include "base/why.h"
+#include "cache/identity.h"
+#include "mem/arena.h"
+
+struct fill_task {
+	const struct arena *arena;
+	const struct skvq_layout *layout;
+	uint64_t slot_offset;
+	uint64_t page_bytes;
+	uint32_t position;
+	int32_t tokens[SKVQ_PAGE_TOKENS];
+	uint8_t identity[IDENTITY_DIGEST];
+	uint8_t parent[IDENTITY_DIGEST]; /* zeros for a first page */
+	int fd;
+	uint64_t fd_offset;
+
+	uint8_t digest[IDENTITY_DIGEST]; /* results */
+	struct why why;
+};
+
+/* 0 and digest; or -SKVQ_ENOMEM, -SKVQ_EIO, -SKVQ_ESHORT, -SKVQ_ECORRUPT and why, and what was
+ * committed of the slot is left for the caller to punch. */
+int fill_run(struct fill_task *task);
+
+#endif /* SKVQD_CACHE_FILL_H */

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/ns.h - a namespace: one tenant, one identity, one arena, and the pages in it.
+ *
+ * This module makes and frees the thing; cache/cache.c says when. Loop thread only, except that
+ * jobs read layout, digest and arena, which do not change while ns->fills is not zero.
+ */
+#ifndef SKVQD_CACHE_NS_H
+#define SKVQD_CACHE_NS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "cache/identity.h"
+#include "cache/index.h"
+#include "mem/arena.h"
+#include "mem/page.h"
+
+#define NS_TENANT_MAX 63u
+#define NS_NAME_MAX   255u
+/* A page costs about half a KiB of ours beside its arena bytes; this bounds the table's address
+ * space (8 GiB) where pages are tiny and the RAM cap is huge. */
+#define NS_SLOTS_MAX (1u << 24)
+
+struct ns {
+	struct ns *next;
+	uint32_t id; /* on the wire; never reused by this process */
+	char tenant[NS_TENANT_MAX + 1];
+	char model_name[NS_NAME_MAX + 1]; /* for people, from the first opener */
+	struct identity identity;
+	uint32_t canon_bytes;
+	uint8_t canon[IDENTITY_CANON_MAX];
+	uint8_t digest[IDENTITY_DIGEST];
+	struct skvq_layout layout;
+	struct arena arena;
+	struct page_table table;
+	struct index index;
+	uint32_t openers;      /* connections */
+	uint32_t fills;        /* jobs that read this namespace */
+	uint64_t used;         /* stamp of the last open, match or publish */
+	uint64_t bytes;        /* committed to pages */
+	uint64_t kernel_bytes; /* st_blocks when last asked */
+	uint32_t trim_slot;    /* where cache/evict.c goes on looking for faulted-in holes */
+	uint64_t pins;
+	uint64_t tokens_asked, tokens_matched, page_hits, evictions;
+};
+
+/* What a namespace is made of; all borrowed for the call, collisions for its life. */
+struct ns_params {
+	const char *tenant;
+	const char *model_name;
+	const struct identity *identity;  /* checked */
+	const struct skvq_layout *layout; /* of this identity */
+	uint64_t ram_max;                 /* bytes of pages the arena must be able to hold */
+	index_hash_fn hash;               /* NULL: index_hash */
+	uint64_t *collisions;
+};
+
+/* -SKVQ_ENOSPC if not one first page fits under ram_max, -SKVQ_ENOMEM, -SKVQ_ESYS. */
+int ns_new(const struct ns_params *params, struct ns **ret, struct why *why);
+void ns_free(struct ns *ns); /* NULL is fine; no openers, no fills, no pins */
+
+/* Tenant and canonical bytes equal: the proof behind an equal digest. */
+bool ns_is(const struct ns *ns, const char *tenant, const uint8_t *canon, uint32_t canon_bytes);
+
+static inline struct ns *ns_of(const struct page *page)
+{
+	return container_of(page->table, struct ns, table);
+}
+
+static inline uint64_t ns_page_offset(const struct ns *ns, const struct page *page)
+{
+	return page->slot * ns->layout.slot_bytes;
+}
+
+#endif /* SKVQD_CACHE_NS_H */

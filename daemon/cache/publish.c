@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A page on its way in. Equal pages that arrive while one of them is being copied wait behind that
+ * copy; if the copy turns out bad, its publisher hears so and the next in line is copied instead,
+ * so that one client's bad bytes never fail another's good ones.
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <skvq/error.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "cache/cache.h"
+#include "cache/fill.h"
+
+struct fill {
+	struct job job;
+	struct cache *cache;
+	struct ns *ns;
+	struct page *page;
+	struct publish *head, *tail; /* head is the one being copied */
+	int result;
+	struct fill_task task; /* the worker's while the job runs */
+};
+
+static void fill_work(struct job *job)
+{
+	struct fill *fill = container_of(job, struct fill, job);
+
+	fill->result = fill_run(&fill->task);
+}
+
+/* Points the task at the head's bytes and hands it to a worker. */
+static int fill_start(struct fill *fill)
+{
+	fill->task.fd = fill->head->fd;
+	fill->task.fd_offset = fill->head->offset;
+	fill->task.why.text[0] = '\0';
+	return worker_submit(fill->cache->worker, &fill->job);
+}
+
+static struct publish *pop(struct fill *fill)
+{
+	struct publish *p = fill->head;
+
+	if (p)
+		fill->head = p->next;
+	return p;
+}
+
+static void append(struct fill *fill, struct publish *p)
+{
+	p->next = NULL;
+	if (fill->head)
+		fill->tail->next = p;
+	else
+		fill->head = p;
+	fill->tail = p;
+}
+
+/* Undoes begin_fill, whether a copy ran or not. */
+static void fill_abandon(struct fill *fill)
+{
+	fill->ns->fills--;
+	fill->page->fill = NULL;
+	cache_drop(fill->cache, fill->page);
+	free(fill);
+}
+
+static void finish_one(struct publish *p, int error, const char *why)
+{
+	if (error < 0 && p->pins)
+		pins_unreserve(p->pins, 1);
+	p->done(p, error, why);
+}
+
+static void fill_succeeded(struct fill *fill)
+{
+	struct cache *cache = fill->cache;
+	struct stats *stats = cache->stats;
+	struct page *page = fill->page;
+	struct publish *p;
+
+	memcpy(page->digest, fill->task.digest, sizeof(page->digest));
+	page->fill = NULL;
+	page->stamp = ++cache->stamp;
+	page->born_ms = page->used_ms = clock_ms();
+	page_move(page, PAGE_RESIDENT);
+	stats->n[STAT_bytes_copied] += page->bytes;
+	fill->ns->fills--;
+	fill->ns->used = cache->stamp;
+	/* All pins before the first answer: an answer may end a connection. */
+	for (p = fill->head; p; p = p->next) {
+		p->page = page;
+		p->existed = p != fill->head;
+		if (p->pins)
+			cache_pin(cache, p->pins, page);
+		stats->n[STAT_publishes]++;
+		stats->n[STAT_publishes_joined] += p->existed;
+	}
+	cache_settle(cache, page);
+	while ((p = pop(fill)))
+		finish_one(p, 0, NULL);
+	free(fill);
+}
+
+static void fill_failed(struct fill *fill)
+{
+	struct publish *p = pop(fill);
+	struct why why = fill->task.why;
+	int err = fill->result;
+
+	if (err == -SKVQ_ECORRUPT)
+		fill->cache->stats->n[STAT_page_check_failures]++;
+	finish_one(p, err, why.text);
+	if (fill->head) {
+		err = fill_start(fill);
+		if (!err)
+			return;
+		while ((p = pop(fill)))
+			finish_one(p, err, "the copy queue (workers queue_max) is full");
+	}
+	fill_abandon(fill);
+}
+
+static void fill_done(struct job *job)
+{
+	struct fill *fill = container_of(job, struct fill, job);
+
+	if (job->cancelled)
+		fill->result = why_fail(&fill->task.why, SKVQ_EAGAIN, "the daemon ends");
+	if (fill->result < 0)
+		fill_failed(fill);
+	else
+		fill_succeeded(fill);
+}
+
+/* Takes a slot for the page, accounts for it and puts it into the index, all before the copy: an
+ * equal page that comes meanwhile must find this one. NULL if there is no slot. */
+static struct page *take_page(struct cache *cache, const struct publish *p, struct page *parent,
+			      uint64_t bytes)
+{
+	struct ns *ns = p->ns;
+	struct page *page = page_table_take(&ns->table);
+
+	if (!page)
+		return NULL;
+	page->position = p->position;
+	page->bytes = bytes;
+	memcpy(page->tokens, p->tokens, sizeof(page->tokens));
+	page->born_ms = page->used_ms = clock_ms();
+	if (parent) {
+		page->parent = parent->slot;
+		parent->children++;
+		cache_settle(cache, parent);
+	}
+	index_insert(&ns->index, page);
+	ns->bytes += bytes;
+	cache->bytes += bytes;
+	cache->pages++;
+	return page;
+}
+
+static int begin_fill(struct cache *cache, struct publish *p, struct page *parent, uint64_t bytes,
+		      struct why *why)
+{
+	struct ns *ns = p->ns;
+	struct fill *fill;
+	int err;
+
+	/* The parent is pinned by this client, so making room cannot take it. */
+	err = cache_make_room(cache, bytes, why);
+	if (err < 0)
+		return err;
+	fill = calloc(1, sizeof(*fill));
+	if (!fill)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
+	fill->page = take_page(cache, p, parent, bytes);
+	if (!fill->page) {
+		free(fill);
+		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
+				ns->table.slots, ns->id);
+	}
+	fill->page->fill = fill;
+	fill->job.run = fill_work;
+	fill->job.done = fill_done;
+	fill->cache = cache;
+	fill->ns = ns;
+	fill->task.arena = &ns->arena;
+	fill->task.layout = &ns->layout;
+	fill->task.slot_offset = ns_page_offset(ns, fill->page);
+	fill->task.page_bytes = bytes;
+	fill->task.position = p->position;
+	memcpy(fill->task.tokens, p->tokens, sizeof(fill->task.tokens));
+	memcpy(fill->task.identity, ns->digest, sizeof(fill->task.identity));
+	if (parent)
+		memcpy(fill->task.parent, parent->digest, sizeof(fill->task.parent));
+	ns->fills++;
+	append(fill, p);
+	err = fill_start(fill);
+	if (err < 0) {
+		fill_abandon(fill);
+		return why_fail(why, -err, "the copy queue (workers queue_max) is full");
+	}
+	return 0;
+}
+
+/* The parent must be pinned by the publisher: it has it, so it may build on it, and it stays. */
+static int check_parent(struct cache *cache, const struct publish *p, struct page **ret_parent,
+			struct why *why)
+{
+	struct page *parent;
+
+	*ret_parent = NULL;
+	if (p->has_parent != (p->position > 0))
+		return why_fail(why, SKVQ_EINVAL, "position %u %s a parent page", p->position,
+				p->has_parent ? "has not" : "needs");
+	if (!p->has_parent)
+		return 0;
+	parent = page_table_get(&p->ns->table, p->parent);
+	if (!parent) {
+		cache->stats->n[STAT_stale_handles]++;
+		return why_fail(why, SKVQ_ESTALE,
+				"parent slot %u generation %u of namespace %u is gone",
+				p->parent.slot, p->parent.generation, p->ns->id);
+	}
+	if (!pins_count(p->pins, parent))
+		return why_fail(why, SKVQ_ESTALE,
+				"parent slot %u generation %u of namespace %u is not pinned by "
+				"this connection",
+				p->parent.slot, p->parent.generation, p->ns->id);
+	if (parent->position != p->position - SKVQ_PAGE_TOKENS)
+		return why_fail(why, SKVQ_EINVAL,
+				"parent slot %u is at position %u, not right before %u",
+				p->parent.slot, parent->position, p->position);
+	*ret_parent = parent;
+	return 0;
+}
+
+static int check_staging(const struct publish *p, uint64_t bytes, struct why *why)
+{
+	struct stat st;
+	uint64_t end;
+
+	if (p->offset % SKVQ_SECTION_ALIGN)
+		return why_fail(why, SKVQ_EINVAL, "staging offset %llu is not a multiple of %u",
+				(unsigned long long)p->offset, SKVQ_SECTION_ALIGN);
+	if (fstat(p->fd, &st) < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "fstat of the staging memfd");
+	if (!checked_add(p->offset, bytes, &end) || end > (uint64_t)st.st_size)
+		return why_fail(why, SKVQ_ESHORT,
+				"the staging memfd has %llu bytes, a page of %llu at offset %llu "
+				"does not fit",
+				(unsigned long long)st.st_size, (unsigned long long)bytes,
+				(unsigned long long)p->offset);
+	return 0;
+}
+
+int cache_publish(struct cache *cache, struct publish *p, struct why *why)
+{
+	struct ns *ns = p->ns;
+	struct page *parent, *page;
+	uint64_t bytes;
+	int err;
+
+	if (p->position % SKVQ_PAGE_TOKENS || p->position > INT32_MAX - SKVQ_PAGE_TOKENS)
+		return why_fail(why, SKVQ_EINVAL, "position %u is not a multiple of %u in range",
+				p->position, SKVQ_PAGE_TOKENS);
+	bytes = skvq_layout_page_bytes(&ns->layout, p->position);
+	err = check_parent(cache, p, &parent, why);
+	if (!err)
+		err = check_staging(p, bytes, why);
+	if (!err)
+		err = pins_reserve(p->pins, 1, why);
+	if (err < 0)
+		return err;
+	page = index_find(&ns->index, &ns->table, parent, p->tokens);
+	if (page && page->fill) {
+		append(page->fill, p);
+		return 0;
+	}
+	if (page) {
+		assert(page_readable(page));
+		ns->used = ++cache->stamp;
+		cache_pin(cache, p->pins, page);
+		p->page = page;
+		p->existed = true;
+		cache->stats->n[STAT_publishes]++;
+		cache->stats->n[STAT_publishes_existed]++;
+		return 1;
+	}
+	err = begin_fill(cache, p, parent, bytes, why);
+	if (err < 0)
+		pins_unreserve(p->pins, 1);
+	return err;
+}
+
+void cache_publish_orphan(struct publish *p)
+{
+	pins_unreserve(p->pins, 1);
+	p->pins = NULL;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config.h - everything an operator may set, and every bound the daemon keeps, in one table.
+ *
+ * A value comes from its default, then the config file (INI, parsed by libinih), then the command
+ * line, whatever their order there. config.c's table holds key, flag, default, range and reason;
+ * --print-config writes it back as a file that can be used as it is.
+ */
+#ifndef SKVQD_CONFIG_H
+#define SKVQD_CONFIG_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/why.h"
+
+#define CONFIG_PATH_MAX   4095
+#define CONFIG_TENANT_MAX 63
+
+struct config {
+	char socket_path[CONFIG_PATH_MAX + 1]; /* too long for a socket is told by the listener */
+	char tenant[CONFIG_TENANT_MAX + 1];
+	uint64_t socket_mode;
+	uint64_t ram_max; /* bytes */
+	uint64_t connections_max;
+	uint64_t pins_max;
+	uint64_t requests_max;
+	uint64_t staging_max;
+	uint64_t namespaces_max;
+	uint64_t frame_max;   /* bytes */
+	uint64_t backlog_max; /* bytes */
+	uint64_t threads;
+	uint64_t queue_max;
+	uint64_t log_level; /* enum log_level */
+};
+
+/* What the command line asks for. */
+enum config_action {
+	CONFIG_RUN,
+	CONFIG_CHECK,
+	CONFIG_PRINT,
+	CONFIG_CAPABILITIES,
+	CONFIG_HELP,
+	CONFIG_VERSION,
+};
+
+void config_defaults(struct config *config);
+/* 0, or -SKVQ_EINVAL with "file:line: ..." in why, -SKVQ_EIO if it cannot be read. */
+int config_file(struct config *config, const char *path, struct why *why);
+/* One "section.key" to a value in text. -SKVQ_EINVAL naming what would be allowed. */
+int config_set(struct config *config, const char *section, const char *key, const char *value,
+	       struct why *why);
+/* Defaults, file, flags. -SKVQ_EINVAL, -SKVQ_EIO. */
+int config_args(struct config *config, int argc, char **argv, enum config_action *ret_action,
+		struct why *why);
+/* What only the whole can tell. -SKVQ_EINVAL. */
+int config_check(const struct config *config, struct why *why);
+
+void config_print(const struct config *config, FILE *to);
+void config_help(FILE *to);
+
+/* Descriptors the daemon may come to hold under this config. */
+uint64_t config_fds(const struct config *config);
+
+#endif /* SKVQD_CONFIG_H */

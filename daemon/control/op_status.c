@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* status, namespace_list, page_list, pin_list: what skvqctl shows. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <skvq/error.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "control/dispatch.h"
+
+/* Slots one page_list looks at: mostly free tables must not hold up the loop. */
+#define SCAN_SLOTS 65536u
+
+#define COUNTERS_MAX (STAT_COUNT + STATS_CODES)
+
+int op_status(const struct request *rq, struct why *why)
+{
+	struct control *control = rq->session->control;
+	struct cache *cache = control->cache;
+	Skvq__Wire__Counter counters[COUNTERS_MAX], *at[COUNTERS_MAX];
+	Skvq__Wire__StatusReply body = SKVQ__WIRE__STATUS_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	const char *name;
+
+	(void)why;
+	body.version = (char *)(uintptr_t)control->config.version;
+	body.socket = (char *)(uintptr_t)control->config.socket;
+	body.pid = (uint64_t)getpid();
+	body.uptime_ms = clock_ms() - control->started_ms;
+	body.connections = control->n_sessions;
+	body.connections_max = control->config.connections_max;
+	body.namespaces = cache->n_namespaces;
+	body.pages = cache->pages;
+	body.bytes_resident = cache->bytes;
+	body.bytes_kernel = cache_kernel_bytes(cache);
+	body.bytes_max = cache->config.ram_max;
+	body.pins = cache->pins;
+	for (uint32_t i = 0; i < COUNTERS_MAX; i++) {
+		uint64_t value;
+
+		name = stats_at(control->stats, i, &value);
+		if (!name)
+			break;
+		skvq__wire__counter__init(&counters[i]);
+		counters[i].name = (char *)(uintptr_t)name;
+		counters[i].value = value;
+		at[i] = &counters[i];
+		body.n_counters = i + 1;
+	}
+	body.counters = at;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_STATUS;
+	reply.status = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+static void fill_namespace(const struct ns *ns, Skvq__Wire__NamespaceInfo *m)
+{
+	skvq__wire__namespace_info__init(m);
+	m->ns = ns->id;
+	m->tenant = (char *)(uintptr_t)ns->tenant;
+	m->identity_digest.len = IDENTITY_DIGEST;
+	m->identity_digest.data = (uint8_t *)(uintptr_t)ns->digest;
+	m->model_name = (char *)(uintptr_t)ns->model_name;
+	m->profile = (char *)(uintptr_t)ns->identity.profile;
+	m->engine_numerics = (char *)(uintptr_t)ns->identity.engine_numerics;
+	m->n_layer = ns->identity.n_layer;
+	m->n_kv_heads = ns->identity.n_kv_heads;
+	m->head_dim_k = ns->identity.head_dim_k;
+	m->head_dim_v = ns->identity.head_dim_v;
+	m->page_bytes = ns->layout.base_bytes;
+	m->pages = ns->table.live;
+	m->bytes = ns->bytes;
+	m->pins = ns->pins;
+	m->tokens_asked = ns->tokens_asked;
+	m->tokens_matched = ns->tokens_matched;
+	m->page_hits = ns->page_hits;
+	m->evictions = ns->evictions;
+}
+
+int op_namespace_list(const struct request *rq, struct why *why)
+{
+	struct cache *cache = rq->session->control->cache;
+	uint32_t n = cache->n_namespaces, i = 0;
+	CLEANUP_FREE Skvq__Wire__NamespaceInfo *infos = calloc(n + 1, sizeof(*infos));
+	CLEANUP_FREE Skvq__Wire__NamespaceInfo **at = calloc(n + 1, sizeof(*at));
+	Skvq__Wire__NamespaceListReply body = SKVQ__WIRE__NAMESPACE_LIST_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+
+	if (!infos || !at)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u namespaces", n);
+	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next, i++) {
+		fill_namespace(ns, &infos[i]);
+		at[i] = &infos[i];
+	}
+	body.n_namespaces = i;
+	body.namespaces = at;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_NAMESPACE_LIST;
+	reply.namespace_list = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+/* A page in a list and the refs its message points at. */
+struct page_row {
+	Skvq__Wire__PageInfo info;
+	Skvq__Wire__PageRef page, parent;
+};
+
+static void fill_ref(Skvq__Wire__PageRef *m, const struct page *page)
+{
+	skvq__wire__page_ref__init(m);
+	m->slot = page->slot;
+	m->generation = page->generation;
+}
+
+static void fill_row(const struct page *page, uint64_t now_ms, struct page_row *row)
+{
+	const struct page *parent = page_parent(page);
+
+	skvq__wire__page_info__init(&row->info);
+	fill_ref(&row->page, page);
+	row->info.page = &row->page;
+	if (parent) {
+		fill_ref(&row->parent, parent);
+		row->info.parent = &row->parent;
+	}
+	row->info.position = page->position;
+	row->info.state = (char *)(uintptr_t)page_state_name((enum page_state)page->state);
+	row->info.pins = page->pins;
+	row->info.children = page->children;
+	row->info.bytes = page->bytes;
+	row->info.hits = page->hits;
+	row->info.age_ms = now_ms - page->born_ms;
+	row->info.idle_ms = now_ms - page->used_ms;
+}
+
+int op_page_list(const struct request *rq, struct why *why)
+{
+	const Skvq__Wire__PageList *m = rq->msg->page_list;
+	struct ns *ns = cache_ns_by_id(rq->session->control->cache, m->ns);
+	uint32_t max = m->max && m->max < WIRE_PAGE_LIST_MAX ? m->max : WIRE_PAGE_LIST_MAX;
+	CLEANUP_FREE struct page_row *rows = calloc(max, sizeof(*rows));
+	CLEANUP_FREE Skvq__Wire__PageInfo **at = calloc(max, sizeof(*at));
+	Skvq__Wire__PageListReply body = SKVQ__WIRE__PAGE_LIST_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	uint64_t now_ms = clock_ms();
+	uint32_t slot = m->first_slot, n = 0, scanned = 0;
+
+	if (!ns)
+		return why_fail(why, SKVQ_EINVAL, "there is no namespace %u", m->ns);
+	if (!rows || !at)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u pages", max);
+	for (; slot < ns->table.touched && n < max && scanned < SCAN_SLOTS; slot++, scanned++) {
+		const struct page *page = &ns->table.pages[slot];
+
+		if (page->state == PAGE_FREE)
+			continue;
+		fill_row(page, now_ms, &rows[n]);
+		at[n] = &rows[n].info;
+		n++;
+	}
+	body.n_pages = n;
+	body.pages = at;
+	body.next_slot = slot < ns->table.touched ? slot : 0;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_PAGE_LIST;
+	reply.page_list = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+int op_pin_list(const struct request *rq, struct why *why)
+{
+	struct control *control = rq->session->control;
+	uint32_t n = control->n_sessions, i = 0;
+	CLEANUP_FREE Skvq__Wire__PinInfo *infos = calloc(n + 1, sizeof(*infos));
+	CLEANUP_FREE Skvq__Wire__PinInfo **at = calloc(n + 1, sizeof(*at));
+	Skvq__Wire__PinListReply body = SKVQ__WIRE__PIN_LIST_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	uint64_t now_ms = clock_ms();
+
+	if (!infos || !at)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u connections", n);
+	for (const struct session *s = control->sessions; s; s = s->next, i++) {
+		skvq__wire__pin_info__init(&infos[i]);
+		infos[i].connection = s->id;
+		infos[i].pid = s->peer.pid;
+		infos[i].uid = s->peer.uid;
+		infos[i].gid = s->peer.gid;
+		infos[i].name = (char *)(uintptr_t)s->name;
+		infos[i].pins = s->pins.total;
+		infos[i].pages = s->pins.pages;
+		infos[i].bytes = s->pins.bytes;
+		infos[i].age_ms = now_ms - s->born_ms;
+		at[i] = &infos[i];
+	}
+	body.n_pins = i;
+	body.pins = at;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_PIN_LIST;
+	reply.pin_list = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/session.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <skvq/error.h>
+
+#include "base/clock.h"
+
+/* ---- stagings ---- */
+
+struct staging *staging_ref(struct staging *staging)
+{
+	staging->refs++;
+	return staging;
+}
+
+void staging_unref(struct staging *staging)
+{
+	if (!staging || --staging->refs)
+		return;
+	closer_close(staging->closer, staging->fd);
+	free(staging);
+}
+
+/* Room for one more pointer in a small array. */
+static int grow(void *at, uint32_t n, uint32_t *cap)
+{
+	void **array = at, *bigger;
+	uint32_t want = *cap ? *cap * 2 : 4;
+
+	if (n < *cap)
+		return 0;
+	bigger = realloc(*array, want * sizeof(void *));
+	if (!bigger)
+		return -SKVQ_ENOMEM;
+	*array = bigger;
+	*cap = want;
+	return 0;
+}
+
+int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struct why *why)
+{
+	struct staging *staging;
+	uint32_t max = session->control->config.staging_max;
+
+	if (session->n_stagings >= max)
+		return why_fail(why, SKVQ_ELIMIT, "this connection has %u stagings (staging_max)",
+				max);
+	staging = malloc(sizeof(*staging));
+	if (!staging || grow(&session->stagings, session->n_stagings, &session->stagings_cap) < 0) {
+		free(staging);
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a staging entry");
+	}
+	*staging = (struct staging){
+	    .id = ++session->last_staging, .refs = 1, .fd = fd, .closer = session->control->closer};
+	session->stagings[session->n_stagings++] = staging;
+	*ret_id = staging->id;
+	return 0;
+}
+
+struct staging *session_staging(const struct session *session, uint32_t id, struct why *why)
+{
+	for (uint32_t i = 0; i < session->n_stagings; i++) {
+		if (session->stagings[i]->id == id)
+			return session->stagings[i];
+	}
+	(void)why_fail(why, SKVQ_EINVAL, "staging %u is not one of this connection's", id);
+	return NULL;
+}
+
+void session_drop_staging(struct session *session, struct staging *staging)
+{
+	for (uint32_t i = 0; i < session->n_stagings; i++) {
+		if (session->stagings[i] != staging)
+			continue;
+		session->stagings[i] = session->stagings[--session->n_stagings];
+		staging_unref(staging);
+		return;
+	}
+	assert(!"a staging of another session");
+}
+
+/* ---- namespaces ---- */
+
+struct ns *session_ns(const struct session *session, uint32_t id, struct why *why)
+{
+	for (uint32_t i = 0; i < session->n_open; i++) {
+		if (session->open[i]->id == id)
+			return session->open[i];
+	}
+	(void)why_fail(why, SKVQ_EINVAL, "namespace %u is not open on this connection", id);
+	return NULL;
+}
+
+int session_open_ns(struct session *session, struct ns *ns)
+{
+	struct cache *cache = session->control->cache;
+
+	if (session_ns(session, ns->id, NULL)) {
+		cache_ns_close(cache, ns);
+		return 0;
+	}
+	if (grow(&session->open, session->n_open, &session->open_cap) < 0) {
+		cache_ns_close(cache, ns);
+		return -SKVQ_ENOMEM;
+	}
+	session->open[session->n_open++] = ns;
+	return 0;
+}
+
+/* ---- publishes ---- */
+
+void session_link_publish(struct session *session, struct publish_op *op)
+{
+	op->session = session;
+	op->prev = NULL;
+	op->next = session->publishes;
+	if (op->next)
+		op->next->prev = op;
+	session->publishes = op;
+	session->n_inflight++;
+}
+
+void session_unlink_publish(struct publish_op *op)
+{
+	struct session *session = op->session;
+
+	if (!session)
+		return;
+	if (op->prev)
+		op->prev->next = op->next;
+	else
+		session->publishes = op->next;
+	if (op->next)
+		op->next->prev = op->prev;
+	op->session = NULL;
+	assert(session->n_inflight > 0);
+	session->n_inflight--;
+}
+
+/* ---- life ---- */
+
+struct session *session_new(struct control *control, int fd, const struct conn_ops *ops)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	socklen_t len = sizeof(s->peer);
+
+	if (!s) {
+		(void)close(fd);
+		return NULL;
+	}
+	s->control = control;
+	s->born_ms = clock_ms();
+	pins_init(&s->pins, control->config.pins_max);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &s->peer, &len) < 0)
+		s->peer = (struct ucred){.pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1};
+	if (conn_init(&s->conn, control->loop, control->closer, fd, ops, &control->config.conn) <
+	    0) {
+		free(s);
+		return NULL;
+	}
+	return s;
+}
+
+void session_free(struct session *s)
+{
+	struct cache *cache = s->control->cache;
+
+	/* Reserved places first: then what is left of the pins is what the client really held. */
+	while (s->publishes) {
+		struct publish_op *op = s->publishes;
+
+		cache_publish_orphan(&op->p);
+		session_unlink_publish(op);
+	}
+	s->control->stats->n[STAT_pins_dropped] += cache_unpin_all(cache, &s->pins);
+	pins_fini(&s->pins);
+	for (uint32_t i = 0; i < s->n_stagings; i++)
+		staging_unref(s->stagings[i]);
+	free(s->stagings);
+	for (uint32_t i = 0; i < s->n_open; i++)
+		cache_ns_close(cache, s->open[i]);
+	free(s->open);
+	conn_fini(&s->conn);
+	free(s);
+}

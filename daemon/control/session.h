@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * control/session.h - what one client has: its connection, pins, stagings, open namespaces and
+ * requests in flight. Everything here ends with the socket. For control/ alone. Loop thread only.
+ */
+#ifndef SKVQD_CONTROL_SESSION_H
+#define SKVQD_CONTROL_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "cache/cache.h"
+#include "control/conn.h"
+#include "control/control.h"
+
+#define SESSION_NAME_MAX 63u
+
+/* A client's memfd. Counted: a publish in flight still reads one that was dropped. */
+struct staging {
+	uint32_t id;
+	uint32_t refs;
+	int fd;
+	struct closer *closer;
+};
+
+struct staging *staging_ref(struct staging *staging);
+void staging_unref(struct staging *staging); /* closes with the last */
+
+/* A publish in flight. Outlives its session. */
+struct publish_op {
+	struct publish p;
+	struct session *session; /* NULL: the client is gone */
+	struct publish_op *prev, *next;
+	uint64_t id; /* of the request */
+	struct staging *staging;
+};
+
+struct session {
+	struct conn conn;
+	struct control *control;
+	struct session *prev, *next;
+	uint64_t id;
+	uint64_t born_ms;
+	struct ucred peer;
+	bool hello;
+	char name[SESSION_NAME_MAX + 1]; /* printable ASCII */
+	struct pins pins;
+	struct ns **open; /* namespaces this client has open */
+	uint32_t n_open, open_cap;
+	struct staging **stagings;
+	uint32_t n_stagings, stagings_cap;
+	uint32_t last_staging;
+	struct publish_op *publishes;
+	uint32_t n_inflight;
+};
+
+/* Takes fd in any case. NULL: no memory, or epoll refused. */
+struct session *session_new(struct control *control, int fd, const struct conn_ops *ops);
+/* Unpins, closes and frees everything. */
+void session_free(struct session *session);
+
+/* Counts the namespace as open, once. -SKVQ_ENOMEM. Takes over the caller's opener in any case. */
+int session_open_ns(struct session *session, struct ns *ns);
+/* A namespace this client has open, else NULL with -SKVQ_EINVAL's sentence in why. */
+struct ns *session_ns(const struct session *session, uint32_t id, struct why *why);
+
+/* Takes fd on success. -SKVQ_ELIMIT, -SKVQ_ENOMEM. */
+int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struct why *why);
+/* NULL with a sentence if there is none. */
+struct staging *session_staging(const struct session *session, uint32_t id, struct why *why);
+void session_drop_staging(struct session *session, struct staging *staging);
+
+void session_link_publish(struct session *session, struct publish_op *op);
+void session_unlink_publish(struct publish_op *op);
+
+#endif /* SKVQD_CONTROL_SESSION_H */

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mem/page.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <skvq/error.h>
+
+#define TO(state) (1u << PAGE_##state)
+
+/* Every legal transition. Anything else is a bug. */
+static const struct {
+	const char *name;
+	uint32_t to;
+} states[PAGE_STATES] = {
+    [PAGE_FREE] = {"free", TO(FILLING)},
+    [PAGE_FILLING] = {"filling", TO(RESIDENT) | TO(FREE)},
+    [PAGE_RESIDENT] = {"resident", TO(RESIDENT_STORED) | TO(FREE)},
+    [PAGE_RESIDENT_STORED] = {"resident+stored", TO(RESIDENT) | TO(STORED) | TO(FREE)},
+    [PAGE_STORED] = {"stored", TO(RESTORING) | TO(FREE)},
+    [PAGE_RESTORING] = {"restoring", TO(RESIDENT_STORED) | TO(STORED) | TO(FREE)},
+};
+
+bool page_legal(enum page_state from, enum page_state to)
+{
+	return from < PAGE_STATES && to < PAGE_STATES && (states[from].to >> to & 1u);
+}
+
+const char *page_state_name(enum page_state state)
+{
+	assert(state < PAGE_STATES);
+	return states[state].name;
+}
+
+void page_move(struct page *page, enum page_state to)
+{
+	struct page_table *table = page->table;
+
+	assert(page_legal((enum page_state)page->state, to));
+	page->state = (uint8_t)to;
+	if (to != PAGE_FREE) {
+		/* A page without its RAM cannot be held by anyone. */
+		assert(to != PAGE_STORED || page->pins == 0);
+		return;
+	}
+	assert(page->pins == 0 && page->children == 0 && !page->in_lru);
+	page->generation++;
+	if (page->generation == 0)
+		page->generation = 1;
+	page->free_next = table->free_head;
+	table->free_head = page->slot;
+	assert(table->live > 0);
+	table->live--;
+}
+
+int page_table_init(struct page_table *table, uint32_t slots)
+{
+	assert(slots >= 1 && slots < PAGE_NONE);
+	memset(table, 0, sizeof(*table));
+	table->pages = calloc(slots, sizeof(*table->pages));
+	if (!table->pages)
+		return -SKVQ_ENOMEM;
+	table->slots = slots;
+	table->free_head = PAGE_NONE;
+	return 0;
+}
+
+void page_table_fini(struct page_table *table)
+{
+	free(table->pages);
+	memset(table, 0, sizeof(*table));
+}
+
+struct page *page_table_take(struct page_table *table)
+{
+	struct page *page;
+	uint32_t slot, generation;
+
+	if (table->free_head != PAGE_NONE) {
+		slot = table->free_head;
+		page = &table->pages[slot];
+		table->free_head = page->free_next;
+		generation = page->generation;
+	} else if (table->touched < table->slots) {
+		slot = table->touched++;
+		page = &table->pages[slot];
+		generation = 1;
+	} else {
+		return NULL;
+	}
+	assert(page->state == PAGE_FREE);
+	memset(page, 0, sizeof(*page));
+	page->table = table;
+	page->slot = slot;
+	page->generation = generation;
+	page->parent = PAGE_NONE;
+	page->free_next = PAGE_NONE;
+	table->live++;
+	page_move(page, PAGE_FILLING);
+	return page;
+}
+
+struct page *page_table_get(const struct page_table *table, struct page_ref ref)
+{
+	struct page *page;
+
+	if (ref.slot >= table->touched || ref.generation == 0)
+		return NULL;
+	page = &table->pages[ref.slot];
+	if (page->state == PAGE_FREE || page->generation != ref.generation)
+		return NULL;
+	return page;
+}

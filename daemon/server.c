@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <skvq/error.h>
+
+#include "base/closer.h"
+#include "base/log.h"
+#include "base/worker.h"
+#include "cache/cache.h"
+#include "control/control.h"
+#include "control/listen.h"
+
+/* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
+#define TICK_SECONDS 1
+/* Clients taken from the backlog at one wakeup. */
+#define WAKE_ACCEPTS 16
+
+struct server {
+	struct loop loop;
+	struct listener listener;
+	struct loop_watch listen_watch, signal_watch, tick_watch;
+	struct worker worker;
+	struct closer *closer;
+	struct stats stats;
+	struct cache cache;
+	struct control control;
+	int signal; /* that ended us */
+};
+
+static void on_signal(void *ctx, uint32_t events)
+{
+	struct server *server = ctx;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(server->signal_watch.fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	server->signal = (int)info.ssi_signo;
+	loop_stop(&server->loop);
+}
+
+static void on_tick(void *ctx, uint32_t events)
+{
+	struct server *server = ctx;
+	uint64_t n;
+
+	(void)events;
+	if (read(server->tick_watch.fd, &n, sizeof(n)) < 0)
+		return;
+	cache_trim(&server->cache);
+	(void)loop_mod(&server->loop, &server->listen_watch, EPOLLIN);
+}
+
+static void on_listen(void *ctx, uint32_t events)
+{
+	struct server *server = ctx;
+
+	(void)events;
+	for (int i = 0; i < WAKE_ACCEPTS; i++) {
+		int fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0) {
+			control_accept(&server->control, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+			/* The backlog would wake us for ever: look again at the next tick. */
+			log_event(LOG_WARNING, "accept_paused", LOG_STR("error", strerror(errno)));
+			(void)loop_mod(&server->loop, &server->listen_watch, 0);
+		}
+		return;
+	}
+}
+
+/* As many descriptors as the config can need, if we may have them. */
+static void raise_nofile(const struct config *config)
+{
+	uint64_t need = config_fds(config);
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur >= need)
+		return;
+	lim.rlim_cur = lim.rlim_max < need ? lim.rlim_max : need;
+	if (setrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur < need)
+		log_event(LOG_WARNING, "few_descriptors", LOG_U64("limit", lim.rlim_cur),
+			  LOG_U64("needed", need));
+}
+
+static int add_signals(struct server *server)
+{
+	sigset_t set;
+
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigaddset(&set, SIGINT);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+		return -SKVQ_ESYS;
+	server->signal_watch =
+	    (struct loop_watch){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
+				.events = EPOLLIN,
+				.fn = on_signal,
+				.ctx = server};
+	if (server->signal_watch.fd < 0)
+		return -SKVQ_ESYS;
+	return loop_add(&server->loop, &server->signal_watch);
+}
+
+static int add_tick(struct server *server)
+{
+	struct itimerspec spec = {.it_interval.tv_sec = TICK_SECONDS,
+				  .it_value.tv_sec = TICK_SECONDS};
+
+	server->tick_watch =
+	    (struct loop_watch){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+				.events = EPOLLIN,
+				.fn = on_tick,
+				.ctx = server};
+	if (server->tick_watch.fd < 0 || timerfd_settime(server->tick_watch.fd, 0, &spec, NULL) < 0)
+		return -SKVQ_ESYS;
+	return loop_add(&server->loop, &server->tick_watch);
+}
+
+static int add_listener(struct server *server)
+{
+	server->listen_watch = (struct loop_watch){
+	    .fd = server->listener.fd, .events = EPOLLIN, .fn = on_listen, .ctx = server};
+	return loop_add(&server->loop, &server->listen_watch);
+}
+
+static void close_watch(struct server *server, struct loop_watch *watch)
+{
+	int fd = watch->fd;
+
+	loop_del(&server->loop, watch);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
+static struct control_config control_config(const struct config *config, const char *version)
+{
+	return (struct control_config){
+	    .conn = {.frame_max = (uint32_t)config->frame_max,
+		     .backlog_max = (uint32_t)config->backlog_max},
+	    .connections_max = (uint32_t)config->connections_max,
+	    .pins_max = (uint32_t)config->pins_max,
+	    .requests_max = (uint32_t)config->requests_max,
+	    .staging_max = (uint32_t)config->staging_max,
+	    .tenant = config->tenant,
+	    .socket = config->socket_path,
+	    .version = version,
+	};
+}
+
+/* Listening, with everything behind it ready; runs until the loop is stopped. */
+static int serve(struct server *server, const struct config *config, const char *version,
+		 struct why *why)
+{
+	struct cache_config cache_config = {.ram_max = config->ram_max,
+					    .namespaces_max = (uint32_t)config->namespaces_max};
+	struct control_config cc = control_config(config, version);
+	int err;
+
+	if (worker_init(&server->worker, &server->loop, (uint32_t)config->threads,
+			(uint32_t)config->queue_max) < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "starting %u worker threads",
+				      (unsigned)config->threads);
+	server->closer = closer_new();
+	if (!server->closer) {
+		worker_fini(&server->worker);
+		return why_fail_errno(why, SKVQ_ESYS, "starting the closer thread");
+	}
+	cache_init(&server->cache, &cache_config, &server->worker, &server->stats);
+	err = control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
+			   &server->stats);
+	if (!err)
+		err = add_listener(server);
+	if (err < 0)
+		(void)why_fail_errno(why, -err, "setting up \"%s\"", config->socket_path);
+	if (!err) {
+		log_event(LOG_INFO, "ready", LOG_STR("socket", config->socket_path),
+			  LOG_U64("pid", getpid()), LOG_U64("ram_max", config->ram_max),
+			  LOG_STR("tenant", config->tenant), LOG_STR("version", version));
+		err = loop_run(&server->loop);
+		if (err < 0)
+			(void)why_fail_errno(why, -err, "waiting for events");
+		log_event(LOG_INFO, "stopping",
+			  LOG_STR("signal", server->signal ? strsignal(server->signal) : "none"));
+		loop_del(&server->loop, &server->listen_watch);
+	}
+	/* No new clients, no clients, then the copies they left behind, then the pages. */
+	listener_fini(&server->listener);
+	control_fini(&server->control);
+	worker_fini(&server->worker);
+	closer_free(server->closer);
+	cache_fini(&server->cache);
+	return err;
+}
+
+int server_run(const struct config *config, const char *version, struct why *why)
+{
+	struct server *server = calloc(1, sizeof(*server));
+	int err;
+
+	if (!server)
+		return why_fail(why, SKVQ_ENOMEM, "no memory to start");
+	server->listener.fd = server->signal_watch.fd = server->tick_watch.fd = -1;
+	err = loop_init(&server->loop);
+	if (!err)
+		err = add_signals(server);
+	if (!err)
+		err = add_tick(server);
+	if (err < 0) {
+		(void)why_fail_errno(why, -err, "setting up the event loop");
+	} else {
+		raise_nofile(config);
+		err = listener_init(&server->listener, config->socket_path,
+				    (mode_t)config->socket_mode, why);
+		if (!err)
+			err = serve(server, config, version, why);
+		listener_fini(&server->listener);
+	}
+	close_watch(server, &server->signal_watch);
+	close_watch(server, &server->tick_watch);
+	loop_fini(&server->loop);
+	free(server);
+	return err;
+}

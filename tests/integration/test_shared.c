@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Real daemon, real plugin, one synthetic model: a run that shares pages equals a private one bit
+ * for bit, through publishing, attaching, the daemon's death and its return; nobody's death leaks
+ * pins, pages or descriptors; hitting the RAM cap and the pin bound stops nobody.
+ */
+#include <dlfcn.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <skvq/client.h>
+#include <skvq/plugin.h>
+
+#include "daemon.h"
+
+enum { LAYERS = 3, Q_HEADS = 6, KV_HEADS = 2, DIM = 64, TOKENS = 1200, CHUNK = 128 };
+
+static const skvq_api *api;
+static struct test_daemon daemon_;
+
+/* K, V and Q are functions of the token ids before them, as in a real model. */
+static uint32_t mix(uint32_t x)
+{
+	x ^= x >> 16;
+	x *= 0x7feb352du;
+	x ^= x >> 15;
+	x *= 0x846ca68bu;
+	return x ^ x >> 16;
+}
+
+static void fill(float *x, uint32_t n, uint32_t seed)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t r = mix(seed + i * 977u);
+		x[i] = ((float)(r & 0xffff) + (float)(r >> 16)) / 65536.0f * 2.4f - 2.4f;
+	}
+}
+
+struct run {
+	skvq_session *session;
+	skvq_model *model;
+	skvq_seq *seq;
+	int32_t tokens[TOKENS];
+	uint32_t history; /* hash of all tokens so far */
+	uint32_t at;
+	int32_t matched;
+};
+
+static void run_open_model(struct run *r, const char *socket, const char *numerics)
+{
+	static const uint8_t digest[32] = {7};
+	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
+	skvq_model_desc d = {.struct_size = sizeof d,
+	                     .weights_digest = digest,
+	                     .tokenizer_digest = digest,
+	                     .engine_numerics = numerics,
+	                     .model_name = "synthetic",
+	                     .n_layer = LAYERS,
+	                     .n_q_heads = Q_HEADS,
+	                     .n_kv_heads = KV_HEADS,
+	                     .head_dim_k = DIM,
+	                     .head_dim_v = DIM,
+	                     .rope_kind = SKVQ_ROPE_NONE,
+	                     .window = 64,
+	                     .sinks = 5};
+
+	assert_int_equal(api->open(&e, socket, &r->session), 0);
+	assert_int_equal(api->model_register(r->session, &d, &r->model), 0);
+}
+
+/* The first `shared` tokens are the same for every tail. */
+static void run_tokens(struct run *r, uint32_t shared, uint32_t tail)
+{
+	for (uint32_t i = 0; i < TOKENS; i++)
+		r->tokens[i] = (int32_t)(mix(i < shared ? i : i + tail * 100000u) % 49152);
+}
+
+static void run_open(struct run *r, const char *socket, uint32_t shared, uint32_t tail,
+                     uint32_t prompt, const char *numerics)
+{
+	memset(r, 0, sizeof *r);
+	run_open_model(r, socket, numerics);
+	run_tokens(r, shared, tail);
+	skvq_seq_desc d = {.struct_size = sizeof d,
+	                   .tokens = r->tokens,
+	                   .n_tokens = prompt,
+	                   .max_tokens = TOKENS,
+	                   .max_append = CHUNK};
+	r->matched = api->seq_open(r->model, &d, &r->seq);
+	assert_true(r->matched >= 0);
+	r->at = (uint32_t)r->matched;
+	for (uint32_t i = 0; i < r->at; i++)
+		r->history = mix(r->history ^ (uint32_t)r->tokens[i]);
+}
+
+static void run_close(struct run *r)
+{
+	api->seq_close(r->seq);
+	api->close(r->session);
+}
+
+/* One forward pass over the next n tokens; returns a hash of all attention output bits. */
+static uint64_t run_step(struct run *r, uint32_t n)
+{
+	static float k[CHUNK][KV_HEADS][DIM], v[CHUNK][KV_HEADS][DIM];
+	static float q[CHUNK][Q_HEADS][DIM], out[CHUNK][Q_HEADS][DIM];
+	uint64_t hash = 1469598103934665603u;
+	uint32_t history = r->history;
+
+	for (uint32_t layer = 0; layer < LAYERS; layer++) {
+		history = r->history;
+		for (uint32_t t = 0; t < n; t++) {
+			history = mix(history ^ (uint32_t)r->tokens[r->at + t]);
+			fill(&k[t][0][0], KV_HEADS * DIM, history + layer * 31);
+			fill(&v[t][0][0], KV_HEADS * DIM, history + layer * 37 + 1);
+			fill(&q[t][0][0], Q_HEADS * DIM, history + layer * 41 + 2);
+		}
+		skvq_kv kv = {.struct_size = sizeof kv,
+		              .layer = layer,
+		              .position = r->at,
+		              .n_tokens = n,
+		              .k = k,
+		              .v = v,
+		              .k_token_stride = sizeof k[0],
+		              .k_head_stride = sizeof k[0][0],
+		              .v_token_stride = sizeof v[0],
+		              .v_head_stride = sizeof v[0][0]};
+		assert_int_equal(api->append(r->seq, &kv), 0);
+		skvq_attn a = {.struct_size = sizeof a,
+		               .layer = layer,
+		               .position = r->at,
+		               .n_rows = n,
+		               .nth = 1,
+		               .scale = 0.125f,
+		               .q = q,
+		               .q_row_stride = sizeof q[0],
+		               .q_head_stride = sizeof q[0][0],
+		               .out = &out[0][0][0],
+		               .out_row_stride = sizeof out[0],
+		               .out_head_stride = sizeof out[0][0]};
+		assert_int_equal(api->attend(&r->seq, &a, 1), 0);
+		const uint8_t *p = (const uint8_t *)out;
+		for (size_t i = 0; i < n * sizeof out[0]; i++)
+			hash = (hash ^ p[i]) * 1099511628211u;
+	}
+	assert_int_equal(api->seq_commit(r->seq, r->tokens + r->at, n), 0);
+	r->history = history;
+	r->at += n;
+	return hash;
+}
+
+static void nap_ms(long ms)
+{
+	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+static skvq_seq_info info_of(struct run *r)
+{
+	skvq_seq_info info = {.struct_size = sizeof info};
+
+	assert_int_equal(api->seq_info(r->seq, &info), 0);
+	return info;
+}
+
+/* Polls until so many pages are shared; bounded. */
+static skvq_seq_info wait_shared(struct run *r, uint32_t pages)
+{
+	for (int i = 0; i < 1000; i++) {
+		assert_true(api->seq_poll(r->seq) >= 0);
+		skvq_seq_info info = info_of(r);
+		if (info.pages_shared >= pages)
+			return info;
+		nap_ms(5);
+	}
+	fail_msg("%u of %u pages shared after five seconds", info_of(r).pages_shared, pages);
+	return info_of(r);
+}
+
+static struct skvq_client *observer(void)
+{
+	struct skvq_client *c = NULL;
+	char why[SKVQ_CLIENT_WHY_BYTES];
+
+	if (skvq_client_connect(daemon_.socket, "observer", 5000, &c, why) < 0)
+		fail_msg("observer: %s", why);
+	return c;
+}
+
+static struct skvq_client_status status(void)
+{
+	struct skvq_client *c = observer();
+	struct skvq_client_status s;
+
+	assert_int_equal(skvq_client_status(c, &s), 0);
+	skvq_client_free(c);
+	return s;
+}
+
+static void start(void **state, const char *const *args)
+{
+	(void)state;
+	test_daemon_init(&daemon_);
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+}
+
+static int setup(void **state)
+{
+	start(state, NULL);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	test_daemon_fini(&daemon_);
+	return 0;
+}
+
+/* Cold with a daemon, whose pages move to the arena under way, against embedded. */
+static void publishing_changes_no_bit(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	assert_int_equal(a.matched, 0);
+	while (a.at < TOKENS) {
+		uint32_t n = a.at + CHUNK <= 1000 ? CHUNK : 1;
+		assert_true(run_step(&a, n) == run_step(&b, n));
+		if (a.at > 1000 && a.at % 40 == 0)
+			nap_ms(5); /* let some answers come in between */
+	}
+	skvq_seq_info i = wait_shared(&a, (TOKENS - 64) / 80);
+	assert_int_equal(i.pages_shared, (TOKENS - 64) / 80);
+	assert_int_equal(i.daemon, 1);
+	assert_int_equal(info_of(&b).pages_shared, 0);
+	/* Everything older than the window is shared: only the open page is local. */
+	assert_true(i.pages_local <= 1);
+	run_close(&a);
+	run_close(&b);
+	struct skvq_client_status s = status();
+	assert_int_equal(s.pages, (TOKENS - 64) / 80);
+	assert_int_equal(s.pins, 0);
+	assert_true(s.bytes_kernel >= s.bytes_resident);
+}
+
+/* An engine that attaches computes only the rest, and equals one that owns the same pages. */
+static void attaching_equals_owning(void **state)
+{
+	(void)state;
+	static struct run a, b, c;
+
+	run_open(&a, daemon_.socket, 1000, 1, 1000, "n1");
+	while (a.at < 1150)
+		run_step(&a, a.at + CHUNK <= 1000 ? CHUNK : 1);
+	wait_shared(&a, (1150 - 64) / 80);
+
+	/* b attaches while a lives; c after a is gone: both start from the same pages. */
+	run_open(&b, daemon_.socket, 1000, 2, 1040, "n1");
+	assert_int_equal(b.matched, (1040 - 64) / 80 * 80);
+	run_close(&a);
+	run_open(&c, daemon_.socket, 1000, 2, 1040, "n1");
+	assert_int_equal(c.matched, b.matched);
+	while (b.at < TOKENS) {
+		uint32_t n = b.at < 1040 ? 1040 - b.at < CHUNK ? 1040 - b.at : CHUNK : 1;
+		assert_true(run_step(&b, n) == run_step(&c, n));
+	}
+	/* Their new pages hold the same tokens: one of each pair was deduplicated. */
+	wait_shared(&b, (TOKENS - 64) / 80);
+	wait_shared(&c, (TOKENS - 64) / 80);
+	skvq_stats st = {.struct_size = sizeof st};
+	assert_int_equal(api->stats(c.session, &st), 0);
+	skvq_stats sb = {.struct_size = sizeof sb};
+	assert_int_equal(api->stats(b.session, &sb), 0);
+	assert_true(st.pages_deduplicated + sb.pages_deduplicated > 0);
+	run_close(&b);
+	run_close(&c);
+}
+
+static void another_identity_matches_nothing(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	for (int i = 0; i < 7; i++)
+		run_step(&a, CHUNK);
+	wait_shared(&a, 10);
+	run_open(&b, daemon_.socket, TOKENS, 0, 1000, "n2");
+	assert_int_equal(b.matched, 0);
+	run_close(&b);
+	/* The same identity with other tokens: none either. */
+	run_open(&b, daemon_.socket, 0, 77, 1000, "n1");
+	assert_int_equal(b.matched, 0);
+	run_close(&b);
+	run_close(&a);
+}
+
+/* kill -9 of the daemon mid-decode, and its return: no bit changes, pages are published again. */
+static void the_daemon_dies_and_comes_back(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	for (int i = 0; i < 6; i++)
+		assert_true(run_step(&a, CHUNK) == run_step(&b, CHUNK));
+	uint64_t boot = wait_shared(&a, 8).boot_id;
+	assert_true(WIFSIGNALED(test_daemon_stop(&daemon_, SIGKILL)));
+	for (int i = 0; i < 100; i++)
+		assert_true(run_step(&a, 1) == run_step(&b, 1));
+	assert_int_equal(info_of(&a).daemon, 2);
+
+	test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+	skvq_seq_info i = {0};
+	for (int n = 0; n < 1000; n++) {
+		assert_true(api->seq_poll(a.seq) >= 0);
+		i = info_of(&a);
+		if (i.daemon == 1 && i.pages_inflight == 0 && status().pages >= i.n_paged / 80)
+			break;
+		nap_ms(10);
+	}
+	assert_int_equal(i.daemon, 1);
+	assert_true(i.boot_id && i.boot_id != boot);
+	assert_int_equal(status().pages, i.n_paged / 80);
+	for (int n = 0; n < 100; n++)
+		assert_true(run_step(&a, 1) == run_step(&b, 1));
+	run_close(&a);
+
+	/* What the new daemon holds now serves others: equal to private pages, bit for bit. */
+	run_open(&a, daemon_.socket, TOKENS, 0, 900, "n1");
+	assert_int_equal(a.matched, 800);
+	run_close(&a);
+	run_close(&b);
+}
+
+/* kill -9 of an engine: its pins end, the pages stay, no descriptor is left. */
+static void an_engine_dies(void **state)
+{
+	(void)state;
+	static struct run a;
+	int fds_before = test_daemon_fds(&daemon_);
+
+	for (int round = 0; round < 3; round++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			memset(&a, 0, sizeof a);
+			run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+			while (a.at < TOKENS)
+				run_step(&a, a.at < 900 ? CHUNK : 1);
+			for (;;)
+				pause(); /* killed by now or in here */
+		}
+		/* Until it holds pins. */
+		bool seen = false;
+		for (int i = 0; i < 1000 && !seen; i++) {
+			nap_ms(5);
+			seen = status().pins > 0;
+		}
+		assert_true(seen);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		for (int i = 0; i < 1000 && status().pins > 0; i++)
+			nap_ms(5);
+		assert_int_equal(status().pins, 0);
+	}
+	assert_true(status().pages > 0);
+	/* One arena came with the first engine; nothing else may stay. */
+	for (int i = 0; i < 200 && test_daemon_fds(&daemon_) > fds_before + 2; i++)
+		nap_ms(5);
+	assert_true(test_daemon_fds(&daemon_) <= fds_before + 2);
+}
+
+/* Under a cap that holds few pages: unpinned ones make room, pinned ones refuse, decoding goes on. */
+static void the_ram_cap_holds(void **state)
+{
+	static struct run a, b;
+	const char *args[] = {"--ram-max", "1M", NULL};
+
+	(void)teardown(state);
+	start(state, args);
+	run_open(&a, daemon_.socket, 0, 1, 1000, "n1");
+	run_open(&b, NULL, 0, 1, 1000, "n1");
+	while (a.at < TOKENS) {
+		uint32_t n = a.at + CHUNK <= 1000 ? CHUNK : 1;
+		assert_true(run_step(&a, n) == run_step(&b, n));
+	}
+	for (int i = 0; i < 20; i++) {
+		assert_true(api->seq_poll(a.seq) >= 0);
+		nap_ms(5);
+	}
+	struct skvq_client_status s = status();
+	assert_true(s.bytes_resident <= s.bytes_max && s.bytes_kernel <= s.bytes_max);
+	run_close(&a);
+	run_close(&b);
+	/* Another document takes the place of the first one's pages. */
+	for (uint32_t tail = 2; tail < 6; tail++) {
+		run_open(&a, daemon_.socket, 0, tail, 1000, "n1");
+		while (a.at < 900)
+			run_step(&a, CHUNK);
+		run_close(&a);
+		s = status();
+		assert_true(s.pages > 0);
+		assert_true(s.bytes_resident <= s.bytes_max && s.bytes_kernel <= s.bytes_max);
+	}
+}
+
+/* More pins than allowed: the engine keeps its pages to itself and goes on. */
+static void the_pin_bound_holds(void **state)
+{
+	static struct run a, b;
+	const char *args[] = {"--pins-max", "4", NULL};
+
+	(void)teardown(state);
+	start(state, args);
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	while (a.at < TOKENS) {
+		uint32_t n = a.at + CHUNK <= 1000 ? CHUNK : 1;
+		assert_true(run_step(&a, n) == run_step(&b, n));
+	}
+	assert_true(status().pins <= 4);
+	assert_true(info_of(&a).pages_shared <= 4);
+	skvq_stats st = {.struct_size = sizeof st};
+	assert_int_equal(api->stats(a.session, &st), 0);
+	assert_true(st.publish_refused > 0);
+	run_close(&a);
+	run_close(&b);
+	assert_int_equal(status().pins, 0);
+}
+
+/* A daemon that is stopped (SIGSTOP) delays no step by more than the bounded wait. */
+static void a_hung_daemon_is_no_hung_engine(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	for (int i = 0; i < 3; i++)
+		assert_true(run_step(&a, CHUNK) == run_step(&b, CHUNK));
+	kill(daemon_.pid, SIGSTOP);
+	struct timespec t0, t1;
+	clock_gettime(CLOCK_MONOTONIC, &t0);
+	for (int i = 0; i < 200; i++)
+		assert_true(run_step(&a, 1) == run_step(&b, 1));
+	clock_gettime(CLOCK_MONOTONIC, &t1);
+	kill(daemon_.pid, SIGCONT);
+	assert_true(t1.tv_sec - t0.tv_sec < 30);
+	run_close(&a);
+	run_close(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(publishing_changes_no_bit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
+	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_daemon_dies_and_comes_back, setup, teardown),
+	    cmocka_unit_test_setup_teardown(an_engine_dies, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_ram_cap_holds, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_pin_bound_holds, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_hung_daemon_is_no_hung_engine, setup, teardown),
+	};
+	void *so = dlopen(SKVQ_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
+	skvq_plugin_api_fn get;
+
+	if (!so) {
+		fprintf(stderr, "%s\n", dlerror());
+		return 1;
+	}
+	*(void **)&get = dlsym(so, "skvq_plugin_api");
+	api = get(SKVQ_ABI_MAJOR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

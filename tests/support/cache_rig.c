@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "support/cache_rig.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <skvq/plugin.h>
+
+#include "support/page_maker.h"
+
+static void must(int err, const char *what)
+{
+	if (err >= 0)
+		return;
+	fprintf(stderr, "cache rig: %s: error %d\n", what, err);
+	abort();
+}
+
+void rig_identity(uint32_t seed, struct identity *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->has_weights = ret->has_tokenizer = true;
+	memset(ret->weights, 0x11, sizeof(ret->weights));
+	memcpy(ret->weights, &seed, sizeof(seed));
+	memset(ret->tokenizer, 0x22, sizeof(ret->tokenizer));
+	strcpy(ret->engine_numerics, "test-1");
+	strcpy(ret->profile, MAKER_PROFILE);
+	ret->n_layer = MAKER_LAYERS;
+	ret->n_q_heads = 1;
+	ret->n_kv_heads = 1;
+	ret->head_dim_k = ret->head_dim_v = MAKER_DIM;
+	ret->rope_kind = SKVQ_ROPE_POST;
+	ret->rope_theta = 10000.0;
+	ret->window = 128;
+	ret->sinks = MAKER_SINKS;
+	ret->n_bit_table = 2 * MAKER_LAYERS;
+	memset(ret->bit_table, SKVQ_BITS_4, ret->n_bit_table);
+	ret->page_version = SKVQ_PAGE_VERSION;
+}
+
+void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
+{
+	struct cache_config config = {.namespaces_max = 4, .hash = hash};
+	struct identity id;
+	struct why why;
+	size_t bytes;
+
+	memset(rig, 0, sizeof(*rig));
+	maker_layout(&rig->layout);
+	config.ram_max = (uint64_t)pages_max * skvq_layout_page_bytes(&rig->layout, 0);
+	must(loop_init(&rig->loop), "loop");
+	must(worker_init(&rig->worker, &rig->loop, 2, 64), "worker");
+	cache_init(&rig->cache, &config, &rig->worker, &rig->stats);
+	pins_init(&rig->pins, pins_max);
+	rig_identity(0, &id);
+	must(cache_ns_open(&rig->cache, "default", &id, "tiny", &rig->ns, &why), "namespace");
+	bytes = (size_t)(RIG_STAGING_PAGES * rig->layout.slot_bytes);
+	rig->staging = maker_memfd(bytes, F_SEAL_GROW | F_SEAL_SHRINK);
+	rig->staging_map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, rig->staging, 0);
+	must(rig->staging_map == MAP_FAILED ? -1 : 0, "staging");
+}
+
+void rig_fini(struct rig *rig)
+{
+	(void)cache_unpin_all(&rig->cache, &rig->pins);
+	worker_fini(&rig->worker);
+	cache_ns_close(&rig->cache, rig->ns);
+	cache_fini(&rig->cache);
+	pins_fini(&rig->pins);
+	loop_fini(&rig->loop);
+	munmap(rig->staging_map, (size_t)(RIG_STAGING_PAGES * rig->layout.slot_bytes));
+	close(rig->staging);
+}
+
+static void on_done(struct publish *p, int error, const char *why)
+{
+	struct rig_publish *rp = container_of(p, struct rig_publish, p);
+
+	rp->answers++;
+	rp->error = error;
+	if (error < 0)
+		(void)why_fail(&rp->why, -error, "%s", why);
+}
+
+void rig_prepare(struct rig *rig, struct rig_publish *rp, struct pins *pins, struct page *parent,
+		 uint32_t seed, uint32_t slot)
+{
+	memset(rp, 0, sizeof(*rp));
+	rp->p.ns = rig->ns;
+	rp->p.pins = pins;
+	rp->p.fd = rig->staging;
+	rp->p.offset = slot * rig->layout.slot_bytes;
+	rp->p.done = on_done;
+	if (parent) {
+		rp->p.has_parent = true;
+		rp->p.parent = page_ref(parent);
+		rp->p.position = parent->position + SKVQ_PAGE_TOKENS;
+	}
+	maker_tokens(seed, rp->p.position / SKVQ_PAGE_TOKENS, rp->p.tokens);
+	maker_page(&rig->layout, rp->p.position, rp->p.tokens, seed,
+		   rig->staging_map + rp->p.offset);
+}
+
+int rig_wait(struct rig *rig, struct rig_publish *rp)
+{
+	while (!rp->answers)
+		must(loop_step(&rig->loop, 20000), "loop_step");
+	return rp->error;
+}
+
+struct page *rig_publish(struct rig *rig, struct pins *pins, struct page *parent, uint32_t seed,
+			 int *ret_error)
+{
+	struct rig_publish rp;
+	struct why why;
+	int r;
+
+	rig_prepare(rig, &rp, pins, parent, seed, 0);
+	r = cache_publish(&rig->cache, &rp.p, &why);
+	if (r == 0)
+		r = rig_wait(rig, &rp);
+	if (ret_error)
+		*ret_error = r < 0 ? r : 0;
+	return r < 0 ? NULL : rp.p.page;
+}
+
+void rig_chain(struct rig *rig, struct pins *pins, uint32_t seed, uint32_t n, struct page **ret)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		int err;
+
+		ret[i] = rig_publish(rig, pins, i ? ret[i - 1] : NULL, seed, &err);
+		must(err, "publishing a chain");
+	}
+}
+
+void rig_tokens(uint32_t seed, uint32_t n_pages, int32_t *ret)
+{
+	for (uint32_t i = 0; i < n_pages; i++)
+		maker_tokens(seed, i, ret + (size_t)i * SKVQ_PAGE_TOKENS);
+}

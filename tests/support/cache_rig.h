@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * support/cache_rig.h - a cache with a real loop and real workers, one namespace open, and a
+ * staging memfd to publish from. One thread; answers are waited for by stepping the loop.
+ */
+#ifndef SKVQ_TEST_CACHE_RIG_H
+#define SKVQ_TEST_CACHE_RIG_H
+
+#include "cache/cache.h"
+
+#define RIG_STAGING_PAGES 64u
+
+struct rig {
+	struct loop loop;
+	struct worker worker;
+	struct stats stats;
+	struct cache cache;
+	struct ns *ns;
+	struct skvq_layout layout;
+	struct pins pins; /* of the one client most tests need */
+	int staging;
+	uint8_t *staging_map; /* slots of layout.slot_bytes */
+};
+
+/* A publish that remembers its answer. */
+struct rig_publish {
+	struct publish p;
+	int answers;
+	int error;
+	struct why why;
+};
+
+/* The cap is pages_max first pages' worth of bytes. hash NULL: the real one. */
+void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash);
+void rig_fini(struct rig *rig); /* pins of rig->pins are dropped, others must be gone */
+
+/* A checked identity that differs by seed; its layout is that of maker_layout. */
+void rig_identity(uint32_t seed, struct identity *ret);
+
+/* Writes a page into staging slot `slot` and fills in the request. parent NULL: a first page. */
+void rig_prepare(struct rig *rig, struct rig_publish *rp, struct pins *pins, struct page *parent,
+		 uint32_t seed, uint32_t slot);
+/* Steps the loop until the publish has its answer; returns its error. */
+int rig_wait(struct rig *rig, struct rig_publish *rp);
+/* prepare, publish and wait; the page is pinned once in pins. NULL with the error in *ret_error. */
+struct page *rig_publish(struct rig *rig, struct pins *pins, struct page *parent, uint32_t seed,
+			 int *ret_error);
+/* A chain of n pages, pinned once each. */
+void rig_chain(struct rig *rig, struct pins *pins, uint32_t seed, uint32_t n, struct page **ret);
+/* Tokens of such a chain. */
+void rig_tokens(uint32_t seed, uint32_t n_pages, int32_t *ret);
+
+#endif /* SKVQ_TEST_CACHE_RIG_H */

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# The daemon's modules, each through its public header. Included by CMakeLists.txt here.
+set(skvq_tests_dir ${CMAKE_CURRENT_LIST_DIR}/..)
+function(skvq_daemon_unit name)
+  list(TRANSFORM ARGN PREPEND ${skvq_tests_dir}/)
+  skvq_unit(test_daemon_${name} ${skvq_tests_dir}/unit/test_daemon_${name}.c ${ARGN}
+    LIBS skvq_daemon)
+  target_include_directories(test_daemon_${name} PRIVATE ${skvq_tests_dir} ${skvq_tests_dir}/unit)
+endfunction()
+
+skvq_daemon_unit(base)
+skvq_daemon_unit(arena)
+skvq_daemon_unit(page)
+skvq_daemon_unit(identity)
+skvq_daemon_unit(index)
+skvq_daemon_unit(cache support/cache_rig.c support/page_maker.c)
+skvq_daemon_unit(publish support/cache_rig.c support/page_maker.c)
+skvq_daemon_unit(config)
+skvq_daemon_unit(listen)
+skvq_daemon_unit(conn support/raw_client.c support/page_maker.c)
+skvq_daemon_unit(live support/raw_client.c support/page_maker.c support/daemon.c)
+target_compile_definitions(test_daemon_live PRIVATE SKVQD_PATH="$<TARGET_FILE:skvqd>")
+add_dependencies(test_daemon_live skvqd)

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* daemon/base: log lines, checked arithmetic, CRC-32C, counters, the loop and the worker pool. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "cmocka_all.h"
+
+#include <skvq/error.h>
+
+#include "base/checked.h"
+#include "base/cleanup.h"
+#include "base/closer.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/stats.h"
+#include "base/why.h"
+#include "base/worker.h"
+
+static void log_lines(void **state)
+{
+	const struct log_kv kv[] = {
+	    LOG_STR("socket", "/run/a.sock"), LOG_U64("n", 7), LOG_STR("name", "two words"), {0}};
+	const struct log_kv evil[] = {
+	    LOG_STR("name", "a\nevent=forged\x1b[2J\"\\"), LOG_STR("empty", ""), {0}};
+	char buf[256], tiny[16];
+
+	(void)state;
+	log_format(buf, sizeof(buf), LOG_INFO, "ready", kv);
+	assert_string_equal(buf,
+			    "level=info event=ready socket=/run/a.sock n=7 name=\"two words\"");
+	log_format(buf, sizeof(buf), LOG_WARNING, "x", evil);
+	assert_string_equal(buf, "level=warning event=x "
+				 "name=\"a\\x0aevent=forged\\x1b[2J\\\"\\\\\" empty=\"\"");
+	assert_int_equal(log_format(tiny, sizeof(tiny), LOG_INFO, "ready", kv), 15);
+	assert_string_equal(tiny, "level=info even");
+	assert_int_equal(log_level_parse("warning"), LOG_WARNING);
+	assert_int_equal(log_level_parse("loud"), -1);
+}
+
+static void arithmetic(void **state)
+{
+	uint64_t v = 42;
+
+	(void)state;
+	assert_true(checked_add(1, 2, &v) && v == 3);
+	assert_false(checked_add(UINT64_MAX, 1, &v));
+	assert_int_equal(v, 3);
+	assert_true(checked_mul(1 << 20, 1 << 20, &v) && v == UINT64_C(1) << 40);
+	assert_false(checked_mul(UINT64_C(1) << 32, UINT64_C(1) << 32, &v));
+	assert_true(checked_round_up(4097, 4096, &v) && v == 8192);
+	assert_true(checked_round_up(0, 4096, &v) && v == 0);
+	assert_false(checked_round_up(UINT64_MAX, 4096, &v));
+}
+
+static void crc(void **state)
+{
+	uint8_t zeros[32] = {0};
+
+	(void)state;
+	assert_int_equal(crc32c("123456789", 9), 0xe3069283);
+	assert_int_equal(crc32c(zeros, sizeof(zeros)), 0x8a9136aa); /* RFC 3720 B.4 */
+	assert_int_equal(crc32c("", 0), 0);
+}
+
+static void sentences(void **state)
+{
+	struct why why;
+
+	(void)state;
+	errno = ENOSPC;
+	assert_int_equal(why_fail_errno(&why, SKVQ_EIO, "writing %d", 3), -SKVQ_EIO);
+	assert_string_equal(why.text, "writing 3: No space left on device");
+	assert_int_equal(errno, ENOSPC);
+	assert_int_equal(why_fail(NULL, SKVQ_EINVAL, "nobody reads this"), -SKVQ_EINVAL);
+}
+
+static void counters(void **state)
+{
+	struct stats stats = {0};
+	uint64_t v;
+	uint32_t n = 0;
+
+	(void)state;
+	stats_refused(&stats, -SKVQ_EPINS);
+	stats_refused(&stats, SKVQ_EPINS);
+	stats_refused(&stats, 5000); /* not a code: counted, not indexed */
+	for (const char *name; (name = stats_at(&stats, n, &v)); n++) {
+		for (uint32_t i = 0; i < n; i++)
+			assert_string_not_equal(name, stats_at(&stats, i, &v));
+		(void)stats_at(&stats, n, &v);
+		if (!strcmp(name, "refused_epins"))
+			assert_int_equal(v, 2);
+		else if (!strcmp(name, "requests_refused"))
+			assert_int_equal(v, 3);
+		else
+			assert_int_equal(v, 0);
+	}
+	assert_true(n > STAT_COUNT);
+	assert_string_equal(err_name(-SKVQ_ENOSPC), "SKVQ_ENOSPC");
+	assert_string_equal(err_name(0), "SKVQ_OK");
+	assert_string_equal(err_name(77), "unknown");
+}
+
+/* ---- loop ---- */
+
+struct watcher {
+	struct loop *loop;
+	struct loop_watch watch;
+	struct watcher *victim; /* removed when this one is called */
+	int calls;
+};
+
+static void on_watch(void *ctx, uint32_t events)
+{
+	struct watcher *w = ctx;
+
+	assert_true(events & EPOLLIN);
+	w->calls++;
+	loop_del(w->loop, &w->watch);
+	if (w->victim)
+		loop_del(w->loop, &w->victim->watch);
+}
+
+static void loop_forgets_removed_watches(void **state)
+{
+	struct loop loop;
+	struct watcher a = {.loop = &loop}, b = {.loop = &loop};
+	int fd_a = eventfd(1, EFD_CLOEXEC), fd_b = eventfd(1, EFD_CLOEXEC);
+
+	(void)state;
+	assert_int_equal(loop_init(&loop), 0);
+	a.watch = (struct loop_watch){.fd = fd_a, .events = EPOLLIN, .fn = on_watch, .ctx = &a};
+	b.watch = (struct loop_watch){.fd = fd_b, .events = EPOLLIN, .fn = on_watch, .ctx = &b};
+	a.victim = &b;
+	b.victim = &a;
+	assert_int_equal(loop_add(&loop, &a.watch), 0);
+	assert_int_equal(loop_add(&loop, &b.watch), 0);
+	/* Both are ready in one batch; whoever runs removes the other. */
+	assert_int_equal(loop_step(&loop, 1000), 0);
+	assert_int_equal(a.calls + b.calls, 1);
+	assert_int_equal(loop_step(&loop, 0), 0);
+	assert_int_equal(a.calls + b.calls, 1);
+	loop_fini(&loop);
+	close(fd_a);
+	close(fd_b);
+}
+
+/* ---- worker ---- */
+
+struct test_job {
+	struct job job;
+	pthread_mutex_t *gate; /* run() passes through it */
+	pthread_t ran_on;
+	int runs, dones;
+};
+
+static void job_run(struct job *job)
+{
+	struct test_job *t = container_of(job, struct test_job, job);
+
+	if (t->gate) {
+		pthread_mutex_lock(t->gate);
+		pthread_mutex_unlock(t->gate);
+	}
+	t->ran_on = pthread_self();
+	t->runs++;
+}
+
+static void job_done(struct job *job)
+{
+	struct test_job *t = container_of(job, struct test_job, job);
+
+	assert_int_equal(t->runs, job->cancelled ? 0 : 1);
+	if (t->runs)
+		assert_false(pthread_equal(t->ran_on, pthread_self()));
+	t->dones++;
+}
+
+static void worker_bounds_its_queue(void **state)
+{
+	pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+	struct test_job jobs[8] = {0};
+	struct loop loop;
+	struct worker worker;
+	int taken = 0, done = 0;
+
+	(void)state;
+	assert_int_equal(loop_init(&loop), 0);
+	assert_int_equal(worker_init(&worker, &loop, 1, 2), 0);
+	pthread_mutex_lock(&gate);
+	for (int i = 0; i < 8; i++) {
+		jobs[i].job = (struct job){.run = job_run, .done = job_done};
+		jobs[i].gate = &gate;
+	}
+	/* One in the thread's hands (or not yet), two in the queue, and no more. */
+	while (taken < 8 && worker_submit(&worker, &jobs[taken].job) == 0)
+		taken++;
+	assert_in_range(taken, 2, 3);
+	assert_int_equal(worker_submit(&worker, &jobs[7].job), -SKVQ_EBUSY);
+	pthread_mutex_unlock(&gate);
+	while (done < taken) {
+		assert_int_equal(loop_step(&loop, 10000), 0);
+		for (int i = done = 0; i < taken; i++)
+			done += jobs[i].dones;
+	}
+	worker_fini(&worker);
+	loop_fini(&loop);
+	for (int i = 0; i < taken; i++)
+		assert_int_equal(jobs[i].dones, 1);
+	assert_int_equal(jobs[7].runs, 0);
+}
+
+static void worker_cancels_what_is_queued(void **state)
+{
+	struct test_job jobs[32] = {0};
+	struct loop loop;
+	struct worker worker;
+	int cancelled = 0;
+
+	(void)state;
+	assert_int_equal(loop_init(&loop), 0);
+	assert_int_equal(worker_init(&worker, &loop, 4, 32), 0);
+	for (int i = 0; i < 32; i++) {
+		jobs[i].job = (struct job){.run = job_run, .done = job_done};
+		assert_int_equal(worker_submit(&worker, &jobs[i].job), 0);
+	}
+	worker_fini(&worker);
+	loop_fini(&loop);
+	for (int i = 0; i < 32; i++) {
+		assert_int_equal(jobs[i].dones, 1);
+		assert_int_equal(jobs[i].runs + jobs[i].job.cancelled, 1);
+		cancelled += jobs[i].job.cancelled;
+	}
+	assert_in_range(cancelled, 0, 32);
+}
+
+/* ---- closer ---- */
+
+static void closer_closes(void **state)
+{
+	struct closer *closer = closer_new();
+	int fds[200];
+	int pipes[2];
+	char c;
+
+	(void)state;
+	assert_non_null(closer);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	for (int i = 0; i < 200; i++) {
+		fds[i] = fcntl(pipes[1], F_DUPFD_CLOEXEC, 3);
+		assert_true(fds[i] >= 0);
+	}
+	close(pipes[1]);
+	for (int i = 0; i < 200; i++)
+		closer_close(closer, fds[i]);
+	assert_int_equal(read(pipes[0], &c, 1), 0); /* the end: every writer is closed */
+	closer_free(closer);
+	closer_free(NULL);
+	closer_close(NULL, pipes[0]);
+	assert_int_equal(fcntl(pipes[0], F_GETFD), -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(log_lines),
+	    cmocka_unit_test(arithmetic),
+	    cmocka_unit_test(crc),
+	    cmocka_unit_test(sentences),
+	    cmocka_unit_test(counters),
+	    cmocka_unit_test(loop_forgets_removed_watches),
+	    cmocka_unit_test(worker_bounds_its_queue),
+	    cmocka_unit_test(worker_cancels_what_is_queued),
+	    cmocka_unit_test(closer_closes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
