@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command line of skvq-llama.
+#ifndef SKVQ_LLAMA_ARGS_H
+#define SKVQ_LLAMA_ARGS_H
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include <skvq/plugin.h>
+
+// A command line that makes no sense: exit status 2.
+struct UsageError : std::runtime_error {
+	using std::runtime_error::runtime_error;
+};
+
+enum class Mode { plain, embedded, shared };
+
+struct Args {
+	Mode mode = Mode::embedded;
+	std::string model, socket, profile, plugin;
+	std::string prompt, prompt_file;
+	std::string json, logits_out;
+	uint32_t window = SKVQ_DEFAULT, sinks = SKVQ_DEFAULT;
+	uint32_t n_predict = 64;
+	uint32_t n_threads = 0; // 0: one per processor
+	uint32_t n_ubatch = 512;
+	uint32_t step_delay_ms = 0;
+	uint32_t seed = 0;
+	double temperature = 0;
+	bool chat = false, compare_plain = false, fallback = false, verbose = false;
+	bool no_match = false, no_publish = false;
+	bool help = false, version = false;
+};
+
+// Throws UsageError.
+Args args_parse(int argc, char **argv);
+
+extern const char args_usage[];
+
+#endif

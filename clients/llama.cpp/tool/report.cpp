@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "report.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+#include <jansson.h>
+
+namespace {
+
+// Length of the well-formed UTF-8 sequence at text[i], 0 if there is none.
+size_t utf8_length(const std::string &text, size_t i)
+{
+	const auto at = [&](size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+	const auto tail = [&](size_t k) { return (at(k) & 0xc0u) == 0x80u; };
+	const unsigned lead = at(i), next = at(i + 1);
+	if (lead < 0x80)
+		return 1;
+	if (lead >= 0xc2 && lead <= 0xdf)
+		return tail(i + 1) ? 2 : 0;
+	if (lead >= 0xe0 && lead <= 0xef) {
+		const bool bad = (lead == 0xe0 && next < 0xa0) || (lead == 0xed && next > 0x9f);
+		return !bad && tail(i + 1) && tail(i + 2) ? 3 : 0;
+	}
+	if (lead >= 0xf0 && lead <= 0xf4) {
+		const bool bad = (lead == 0xf0 && next < 0x90) || (lead == 0xf4 && next > 0x8f);
+		return !bad && tail(i + 1) && tail(i + 2) && tail(i + 3) ? 4 : 0;
+	}
+	return 0;
+}
+
+// A token may end inside a character; JSON may not. Stray bytes become U+FFFD.
+std::string utf8(const std::string &text)
+{
+	std::string clean;
+	for (size_t i = 0; i < text.size();) {
+		const size_t n = utf8_length(text, i);
+		if (n)
+			clean.append(text, i, n);
+		else
+			clean += "\xef\xbf\xbd";
+		i += n ? n : 1;
+	}
+	return clean;
+}
+
+class Json
+{
+      public:
+	Json() : object_(json_object()) {}
+	void text(const char *key, const std::string &value)
+	{
+		const std::string clean = utf8(value);
+		set(key, json_stringn(clean.data(), clean.size()));
+	}
+	void whole(const char *key, uint64_t value)
+	{
+		set(key, json_integer(static_cast<json_int_t>(value)));
+	}
+	void real(const char *key, double value) { set(key, json_real(value)); }
+	void flag(const char *key, bool value) { set(key, json_boolean(value)); }
+	void list(const char *key, const std::vector<int32_t> &values)
+	{
+		json_t *array = json_array();
+		for (const int32_t value : values)
+			if (json_array_append_new(array, json_integer(value)) != 0)
+				throw std::runtime_error("out of memory while writing JSON");
+		set(key, array);
+	}
+	void write(FILE *file, const std::string &name) const
+	{
+		if (json_dumpf(object_.get(), file, JSON_INDENT(2)) != 0 || std::fputc('\n', file) == EOF ||
+		    std::fflush(file) != 0)
+			throw std::runtime_error("cannot write '" + name + "': " + std::strerror(errno));
+	}
+
+      private:
+	void set(const char *key, json_t *value)
+	{
+		if (json_object_set_new(object_.get(), key, value) != 0)
+			throw std::runtime_error(std::string("cannot write '") + key + "' as JSON");
+	}
+	struct Deleter {
+		void operator()(json_t *json) const { json_decref(json); }
+	};
+	std::unique_ptr<json_t, Deleter> object_;
+};
+
+const char *mib(uint64_t bytes, char (&buf)[32])
+{
+	std::snprintf(buf, sizeof buf, "%.2f MiB", static_cast<double>(bytes) / 1048576);
+	return buf;
+}
+
+} // namespace
+
+void report_text(const Result &result)
+{
+	char a[32], b[32], c[32], d[32];
+	std::fprintf(stderr,
+	             "\nprofile      %s, %s, daemon: %s\n"
+	             "prompt       %u tokens, %u of them matched in the cache\n"
+	             "first token  after %.3f s\n"
+	             "generated    %zu tokens%s, %.2f tokens/s\n"
+	             "K/V          %s local, %s shared; FP16 would take %s (and %s of cells in "
+	             "llama.cpp)\n",
+	             result.profile.c_str(), result.mode.c_str(), result.daemon.c_str(),
+	             result.prompt_tokens, result.matched_tokens, result.ttft_s, result.token_ids.size(),
+	             result.ended ? " and an end" : "", result.tokens_per_s,
+	             mib(result.kv_bytes_local, a), mib(result.kv_bytes_shared, b),
+	             mib(result.kv_bytes_fp16, c), mib(result.kv_bytes_engine, d));
+	if (result.bytes_per_token > 0)
+		std::fprintf(stderr, "per token    %.0f bytes beyond the window, %.0f in FP16: 1/%.2f\n",
+		             result.bytes_per_token, result.bytes_per_token_fp16,
+		             result.bytes_per_token_fp16 / result.bytes_per_token);
+	if (result.mode != "plain")
+		std::fprintf(stderr, "in plugin    %.3f s attention, %.3f s append, %.3f s commit\n",
+		             result.attend_s, result.append_s, result.commit_s);
+	if (result.compared)
+		std::fprintf(stderr,
+		             "plain        first token after %.3f s, %.2f tokens/s\n"
+		             "apart        KLD mean %.6f, max %.6f over %zu positions; top token the same "
+		             "in %.1f %%\n",
+		             result.ttft_plain_s, result.tokens_per_s_plain, result.divergence.mean(),
+		             result.divergence.max(), result.divergence.count(),
+		             100 * result.divergence.top1_same());
+}
+
+void report_json(const Result &result, const std::string &path)
+{
+	Json json;
+	json.text("mode", result.mode);
+	json.text("daemon", result.daemon);
+	json.text("profile", result.profile);
+	json.text("engine_numerics", result.numerics);
+	json.whole("prompt_tokens", result.prompt_tokens);
+	json.whole("matched_tokens", result.matched_tokens);
+	json.real("load_s", result.load_s);
+	json.real("ttft_s", result.ttft_s);
+	json.whole("tokens_generated", result.token_ids.size());
+	json.flag("ended", result.ended);
+	json.real("tokens_per_s", result.tokens_per_s);
+	json.real("attend_s", result.attend_s);
+	json.real("append_s", result.append_s);
+	json.real("commit_s", result.commit_s);
+	json.whole("kv_bytes_fp16", result.kv_bytes_fp16);
+	json.whole("kv_bytes_local", result.kv_bytes_local);
+	json.whole("kv_bytes_shared", result.kv_bytes_shared);
+	json.whole("kv_bytes_engine", result.kv_bytes_engine);
+	json.whole("paged_tokens", result.paged_tokens);
+	json.real("bytes_per_token", result.bytes_per_token);
+	json.real("bytes_per_token_fp16", result.bytes_per_token_fp16);
+	json.text("text", result.text);
+	json.list("token_ids", result.token_ids);
+	if (result.compared) {
+		json.real("kld_mean", result.divergence.mean());
+		json.real("kld_max", result.divergence.max());
+		json.real("top1_same", result.divergence.top1_same());
+		json.whole("kld_positions", result.divergence.count());
+		json.real("ttft_plain_s", result.ttft_plain_s);
+		json.real("tokens_per_s_plain", result.tokens_per_s_plain);
+		json.text("plain_text", result.plain_text);
+	}
+	if (path == "-") {
+		json.write(stdout, "stdout");
+		return;
+	}
+	std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "w"), std::fclose);
+	if (!file)
+		throw std::runtime_error("cannot write '" + path + "': " + std::strerror(errno));
+	json.write(file.get(), path);
+}

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""skvqctl as people and scripts meet it: exit status, words, JSON keys; with and without skvqd."""
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BIN = sys.argv.pop(1)
+VERBS = ["status", "ls", "pins", "ping"]
+
+STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
+               "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
+               "bytes_max", "pins", "counters"}
+NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_numerics",
+                  "n_layer", "n_kv_heads", "head_dim_k", "head_dim_v", "page_bytes",
+                  "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",
+                  "page_hits", "evictions"}
+PAGE_KEYS = {"slot", "generation", "parent_slot", "parent_generation", "position", "state",
+             "pins", "children", "bytes", "hits", "age_ms", "idle_ms"}
+PIN_KEYS = {"connection", "pid", "uid", "gid", "name", "pins", "pages", "bytes", "age_ms"}
+PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "rtt_min_us",
+             "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
+
+
+def ctl(*args, env=None):
+    environment = {k: v for k, v in os.environ.items() if k != "SKVQD_SOCKET"}
+    environment.update(env or {})
+    return subprocess.run([os.path.join(BIN, "skvqctl"), *args], capture_output=True, text=True,
+                          timeout=30, env=environment)
+
+
+class WithoutDaemon(unittest.TestCase):
+    def test_each_verb_says_which_socket_and_what_to_do(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "nobody.sock")
+            for verb in VERBS:
+                with self.subTest(verb=verb):
+                    result = ctl("--socket", path, verb)
+                    self.assertEqual((result.returncode, result.stdout), (1, ""))
+                    self.assertIn(path, result.stderr)
+                    self.assertIn("skvqd --socket", result.stderr)
+
+    def test_a_socket_file_nobody_listens_on_is_no_daemon(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "dead.sock")
+            dead = socket.socket(socket.AF_UNIX)
+            dead.bind(path)
+            dead.close()
+            result = ctl("ping", "--socket", path)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn(path, result.stderr)
+
+    def test_the_socket_comes_from_the_environment_unless_named(self):
+        self.assertIn("/nowhere/a", ctl("ping", env={"SKVQD_SOCKET": "/nowhere/a"}).stderr)
+        result = ctl("ping", "-s", "/nowhere/b", env={"SKVQD_SOCKET": "/nowhere/a"})
+        self.assertIn("/nowhere/b", result.stderr)
+        self.assertIn("/run/skvqd/skvqd.sock", ctl("ping", env={"SKVQD_SOCKET": ""}).stderr)
+
+    def test_a_path_too_long_for_a_socket_is_told(self):
+        result = ctl("ping", "--socket", "/tmp/" + "x" * 200)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("205", result.stderr)
+
+    def test_wrong_usage_is_status_2(self):
+        for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
+                     ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"]):
+            with self.subTest(args=args):
+                result = ctl(*args)
+                self.assertEqual((result.returncode, result.stdout), (2, ""))
+                self.assertTrue(result.stderr)
+
+    def test_help_is_on_stdout_and_names_the_json_keys(self):
+        keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
+                "ping": PING_KEYS}
+        self.assertEqual(ctl("--help").returncode, 0)
+        for verb in VERBS:
+            result = ctl(verb, "--help")
+            self.assertEqual((result.returncode, result.stderr), (0, ""))
+            self.assertIn(verb, ctl("--help").stdout)
+            for key in keys[verb]:
+                self.assertRegex(result.stdout, rf"\b{key}\b", f"{verb}: {key}")
+
+
+class WithDaemon(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.socket = os.path.join(cls.folder.name, "skvqd.sock")
+        cls.daemon = subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", cls.socket],
+                                      stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while ctl("ping", "--socket", cls.socket).returncode != 0:
+            if cls.daemon.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("skvqd did not start")
+            time.sleep(0.02)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.terminate()
+        cls.daemon.wait(timeout=10)
+        cls.folder.cleanup()
+
+    def json(self, *args):
+        result = ctl("--socket", self.socket, *args, "--json")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return json.loads(result.stdout)
+
+    def text(self, *args):
+        result = ctl("--socket", self.socket, *args)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return result.stdout
+
+    def publish(self, pages):
+        subprocess.run([os.path.join(BIN, "skvq-bench-publish"), "--socket", self.socket,
+                        "--pages", str(pages), "--layers", "1", "--kv-heads", "1",
+                        "--chains", "1"], check=True, capture_output=True, timeout=60)
+
+    def test_ping(self):
+        p = self.json("ping", "-c", "100", "--size", "64")
+        self.assertEqual(set(p), PING_KEYS)
+        self.assertEqual((p["count"], p["payload_bytes"]), (100, 64))
+        self.assertLessEqual(p["rtt_min_us"], p["rtt_p50_us"])
+        self.assertLessEqual(p["rtt_p50_us"], p["rtt_p99_us"])
+        self.assertLessEqual(p["rtt_p99_us"], p["rtt_max_us"])
+        self.assertIn("p99", self.text("ping", "-c", "10"))
+        self.text("ping", "--size", "65536")
+
+    def test_status(self):
+        s = self.json("status")
+        self.assertEqual(set(s), STATUS_KEYS)
+        self.assertEqual((s["pid"], s["socket"]), (self.daemon.pid, self.socket))
+        self.assertEqual(s["boot_id"], self.json("ping")["boot_id"])
+        self.assertIn(f"pid {self.daemon.pid}", self.text("status"))
+
+    def test_namespaces_and_their_pages(self):
+        before = {n["ns"] for n in self.json("ls")["namespaces"]}
+        self.publish(1500)  # more than one answer holds
+        namespaces = self.json("ls")["namespaces"]
+        new = [n for n in namespaces if n["ns"] not in before]
+        self.assertEqual(len(new), 1)
+        self.assertEqual(set(new[0]), NAMESPACE_KEYS)
+        self.assertEqual((new[0]["pages"], new[0]["model_name"]), (1500, "made-up"))
+        ns = str(new[0]["ns"])
+        pages = self.json("ls", "--pages", ns)["pages"]
+        self.assertEqual(len(pages), 1500)
+        self.assertEqual(set(pages[0]), PAGE_KEYS)
+        self.assertEqual(len({p["slot"] for p in pages}), 1500)
+        self.assertEqual(sum(p["parent_generation"] == 0 for p in pages), 1)
+        self.assertEqual(sum(p["bytes"] for p in pages), new[0]["bytes"])
+        self.assertIn("made-up", self.text("ls"))
+        self.assertEqual(len(self.text("ls", "-p", ns).splitlines()), 1501)
+
+    def test_a_namespace_that_is_not_there(self):
+        result = ctl("--socket", self.socket, "ls", "--pages", "4000000000")
+        self.assertEqual((result.returncode, result.stdout.strip()), (1, ""))
+        self.assertIn("4000000000", result.stderr)
+
+    def test_pins_and_a_hostile_name(self):
+        name = b"bad\x1b[31m\nname"
+        hello = b"\x08\x01\x22" + bytes([len(name)]) + name
+        request = b"\x08\x01\x52" + bytes([len(hello)]) + hello
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(self.socket)
+            s.sendall(struct.pack("<IHH", len(request), 0, 0x4b53) + request)
+            s.recv(1)
+            pins = self.json("pins")["pins"]
+            text = self.text("pins")
+        self.assertNotIn("\x1b", text)
+        mine = [p for p in pins if p["pid"] == os.getpid()]
+        self.assertEqual(len(mine), 1)
+        self.assertEqual(set(mine[0]), PIN_KEYS)
+        self.assertEqual((mine[0]["pins"], mine[0]["uid"]), (0, os.getuid()))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
