@@ -336,9 +336,9 @@ void SKVQ_TIER(attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc
 		if (!any)
 			continue;
 		if (vc->kind == SKVQ_CODEC_FP16) {
-			SKVQ_TIER(f16_to_f32)
-			((const uint16_t *)v_codes + (size_t)start * vc->dim, w.v,
-			 (size_t)LANES * vc->dim);
+			const uint16_t *v = (const uint16_t *)v_codes + (size_t)start * vc->dim;
+
+			SKVQ_TIER(f16_to_f32)(v, w.v, (size_t)LANES * vc->dim);
 			values_rows(s, &w, s->acc_stored);
 			continue;
 		}
@@ -362,9 +362,11 @@ void SKVQ_TIER(attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k
 		if (!span_visible(s, &n) ||
 		    !weigh_rows(s, s->q, k + at * k_stride, k_stride, &n, &w))
 			continue;
-		for (uint32_t t = 0; t < n.to; t++)
-			SKVQ_TIER(f16_to_f32)
-			(v + (at + t) * v_stride, w.v + (size_t)t * s->dim_v, s->dim_v);
+		for (uint32_t t = 0; t < n.to; t++) {
+			const uint16_t *row = v + (at + t) * v_stride;
+
+			SKVQ_TIER(f16_to_f32)(row, w.v + (size_t)t * s->dim_v, s->dim_v);
+		}
 		values_rows(s, &w, s->acc);
 	}
 }

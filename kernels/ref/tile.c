@@ -24,6 +24,7 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder,
 			    uint32_t tile, uint8_t *codes, uint8_t *params)
 {
 	uint8_t tile_codes[LANES * DIM_MAX];
+	uint16_t *halves = (uint16_t *)(codes + (size_t)tile * c->tile_bytes); /* FP16 only */
 	uint32_t dim = c->dim;
 
 	assert(tile < SKVQ_PAGE_TILES);
@@ -33,9 +34,7 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder,
 
 		SKVQ_TIER(to_stored)(c, reorder, row);
 		if (c->kind == SKVQ_CODEC_FP16)
-			SKVQ_TIER(f32_to_f16)
-			(row, (uint16_t *)(codes + (size_t)tile * c->tile_bytes) + (size_t)t * dim,
-			 dim);
+			SKVQ_TIER(f32_to_f16)(row, halves + (size_t)t * dim, dim);
 		else
 			SKVQ_TIER(quant)(c, row, tile * LANES + t, tile_codes + t * dim, params);
 	}
@@ -52,9 +51,9 @@ void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, co
 
 	assert(tile < SKVQ_PAGE_TILES);
 	if (c->kind == SKVQ_CODEC_FP16) {
-		SKVQ_TIER(f16_to_f32)
-		((const uint16_t *)(codes + (size_t)tile * c->tile_bytes), rows,
-		 (size_t)LANES * dim);
+		const uint16_t *halves = (const uint16_t *)(codes + (size_t)tile * c->tile_bytes);
+
+		SKVQ_TIER(f16_to_f32)(halves, rows, (size_t)LANES * dim);
 		return;
 	}
 	SKVQ_TIER(unpack)(c, codes, tile, levels);

@@ -134,14 +134,18 @@ static void bad_names(void **state)
 	    "kk2v2",
 	    "k-2v2",
 	    "\xff\xfe",
-	    "k2v2-"
-	    "g64aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 	};
 	static const char *const later[] = {"skvq",     "skvq-", "skvq-k2v2-g64", "auto-2.1",
 					    "auto-2.4", "auto-", "e2.1",          "e2.4"};
 
+	char name[SKVQ_PROFILE_NAME_MAX + 40];
+
 	(void)state;
 	refused(NULL, SKVQ_EPROFILE);
+	memset(name, '4', sizeof(name));
+	memcpy(name, "k2v2-g6", 7);
+	name[sizeof(name) - 1] = '\0';
+	refused(name, SKVQ_EPROFILE);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		refused(bad[i], SKVQ_EPROFILE);
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
