@@ -197,6 +197,7 @@ static int serve(struct server *server, const struct config *config, const char 
 			  LOG_STR("signal", server->signal ? strsignal(server->signal) : "none"));
 		loop_del(&server->loop, &server->listen_watch);
 	}
+	cache_close(&server->cache);
 	/* No new clients, no clients, then the copies they left behind, then the pages. */
 	listener_fini(&server->listener);
 	control_fini(&server->control);

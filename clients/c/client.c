@@ -3,10 +3,12 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -39,6 +41,25 @@ static int say_hello(struct skvq_client *c, const char *name)
 	return r;
 }
 
+/* The process that listens, if it can be named from here: not across pid namespaces, and not where
+ * the kernel is older than pidfd_open (5.3). */
+static int pidfd_of_peer(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof peer;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.pid <= 0)
+		return -1;
+	return (int)syscall(SYS_pidfd_open, peer.pid, 0);
+}
+
+bool skvq_client_daemon_gone(const struct skvq_client *c)
+{
+	struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
+
+	return c->pidfd >= 0 && poll(&p, 1, 0) == 1;
+}
+
 int skvq_client_connect(const char *path, const char *name, uint32_t timeout_ms,
                         struct skvq_client **ret, char *why)
 {
@@ -50,7 +71,7 @@ int skvq_client_connect(const char *path, const char *name, uint32_t timeout_ms,
 		snprintf(why, SKVQ_CLIENT_WHY_BYTES, "no memory for a connection");
 		return -SKVQ_ENOMEM;
 	}
-	c->fd = -1;
+	c->fd = c->pidfd = -1;
 	c->timeout_ms = timeout_ms;
 	if (!path || !*path) {
 		r = client_fail(c, SKVQ_EPATH, "the socket path is empty");
@@ -76,6 +97,7 @@ int skvq_client_connect(const char *path, const char *name, uint32_t timeout_ms,
 		                path, strerror(e));
 		goto fail;
 	}
+	c->pidfd = pidfd_of_peer(c->fd);
 	r = say_hello(c, name);
 	if (r < 0)
 		goto fail;
@@ -93,6 +115,8 @@ void skvq_client_free(struct skvq_client *c)
 		return;
 	if (c->fd >= 0)
 		close(c->fd);
+	if (c->pidfd >= 0)
+		close(c->pidfd);
 	while (c->n_fds > 0)
 		close(c->fds[--c->n_fds]);
 	free(c->in);

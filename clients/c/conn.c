@@ -41,9 +41,6 @@ int client_break(struct skvq_client *c, int err, const char *fmt, ...)
 	vsnprintf(c->why, sizeof c->why, fmt, ap);
 	va_end(ap);
 	c->broken = true;
-	if (c->fd >= 0)
-		close(c->fd);
-	c->fd = -1;
 	while (c->n_fds > 0)
 		close(c->fds[--c->n_fds]);
 	c->in_len = c->out_len = c->out_off = 0;

@@ -23,6 +23,7 @@ struct inflight {
 
 struct skvq_client {
 	int fd;
+	int pidfd; /* of the daemon; -1: not known */
 	bool broken;
 	uint32_t timeout_ms;
 	uint64_t next_id;
@@ -45,7 +46,8 @@ struct skvq_client {
 /* Sets why and returns -err. */
 int client_fail(struct skvq_client *c, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* The same, and the connection is closed: nothing more can be trusted on it. */
+/* The same, and the connection is broken: nothing more can be trusted on it. Its descriptor stays
+ * open until skvq_client_free, because the pins end with it. */
 int client_break(struct skvq_client *c, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

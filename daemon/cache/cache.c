@@ -46,8 +46,14 @@ static void ns_drop(struct cache *cache, struct ns *ns)
 	ns_free(ns);
 }
 
+void cache_close(struct cache *cache)
+{
+	cache->closing = true;
+}
+
 void cache_fini(struct cache *cache)
 {
+	cache->closing = true;
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
 	assert(cache->bytes == 0 && cache->pages == 0 && cache->lru.n == 0);

@@ -40,10 +40,15 @@ struct cache {
 	uint64_t bytes; /* sum of ns->bytes */
 	uint64_t pages;
 	uint64_t pins;
+	/* The daemon ends. Engines go on reading their mappings of the arenas, pinned or not any
+	 * more: from now on nothing is punched. */
+	bool closing;
 };
 
 void cache_init(struct cache *cache, const struct cache_config *config, struct worker *worker,
 		struct stats *stats);
+/* To be called before the first client is turned away by a daemon that ends. */
+void cache_close(struct cache *cache);
 /* Frees all namespaces. Nobody has one open and no publish is in flight. */
 void cache_fini(struct cache *cache);
 

@@ -34,7 +34,8 @@ void cache_drop(struct cache *cache, struct page *page)
 	lru_remove(&cache->lru, page);
 	index_remove(&ns->index, page);
 	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
-	if (arena_punch(&ns->arena, ns_page_offset(ns, page), page->bytes) < 0)
+	if (!cache->closing &&
+	    arena_punch(&ns->arena, ns_page_offset(ns, page), page->bytes) < 0)
 		cache->stats->n[STAT_punch_failures]++;
 	ns->bytes -= page->bytes;
 	cache->bytes -= page->bytes;

@@ -143,6 +143,26 @@ static void flush(struct conn *conn)
 	}
 }
 
+/* Shows the peer the end of file and keeps the connection until it closes its own side. */
+static void linger(struct conn *conn, const char *reason)
+{
+	if (!conn->ops->holds || !conn->ops->holds(conn)) {
+		die(conn, reason);
+		return;
+	}
+	conn->lingering = true;
+	while (conn->out_head) {
+		struct conn_out *out = conn->out_head;
+
+		conn->out_head = out->next;
+		conn_out_free(out);
+	}
+	conn->out_bytes = 0;
+	(void)shutdown(conn->fd, SHUT_WR);
+	if (loop_mod(conn->loop, &conn->watch, 0) < 0)
+		die(conn, "epoll refused");
+}
+
 static bool may_read(const struct conn *conn)
 {
 	return !conn->dead && !conn->ending && conn->out_bytes <= conn->limits.backlog_max;
@@ -162,7 +182,7 @@ static void update_events(struct conn *conn)
 
 void conn_send(struct conn *conn, struct conn_out *out)
 {
-	if (conn->dead) {
+	if (conn->dead || conn->lingering) {
 		conn_out_free(out);
 		return;
 	}
@@ -177,16 +197,27 @@ void conn_send(struct conn *conn, struct conn_out *out)
 		flush(conn);
 	if (conn->out_bytes > (size_t)conn->limits.backlog_max + conn->limits.frame_max) {
 		conn->piled_up = true;
-		die(conn, "replies are not read");
+		conn->ending = true;
+		linger(conn, "replies are not read");
 	}
 	update_events(conn);
 }
 
 void conn_end(struct conn *conn, const char *reason)
 {
+	if (conn->dead || conn->lingering)
+		return;
 	conn->ending = true;
-	/* A peer that neither behaves nor reads does not get to keep its pins: no waiting. */
 	flush(conn);
+	if (!conn->dead)
+		linger(conn, reason);
+}
+
+void conn_kill(struct conn *conn, const char *reason)
+{
+	conn->ending = true;
+	if (!conn->lingering)
+		flush(conn);
 	die(conn, reason);
 }
 

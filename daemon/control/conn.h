@@ -44,6 +44,10 @@ struct conn_ops {
 	/* Nothing more will come or go: called once. The callee must not call conn_fini before the
 	 * loop's after-hook, for conn functions may still be on the stack. */
 	void (*dead)(struct conn *conn, const char *reason);
+	/* Whether the peer may still be reading memory that it holds through this connection. Then
+	 * conn_end lets it linger: what the peer holds ends when the peer closes its socket, not
+	 * when we lose patience with it. NULL: never. */
+	bool (*holds)(const struct conn *conn);
 };
 
 struct conn_limits {
@@ -67,7 +71,8 @@ struct conn {
 	const struct conn_ops *ops;
 	struct conn_limits limits;
 	bool dead;
-	bool ending; /* broken or turned away: no more reading, close when flushed */
+	bool ending;    /* broken or turned away: no more reading, close when flushed */
+	bool lingering; /* told the end, waiting for the peer to close */
 	uint8_t header[CONN_HEADER_BYTES];
 	uint32_t header_have;
 	uint8_t *payload;
@@ -95,7 +100,9 @@ void conn_out_free(struct conn_out *out);
 
 /* Takes the frame; sends what goes at once and queues the rest. On a dead connection it is lost. */
 void conn_send(struct conn *conn, struct conn_out *out);
-/* Reads no more; dies as soon as everything sent so far has gone, or at once if it does not go. */
+/* Reads no more and sends what goes at once. Dies then, or lingers if the peer holds something. */
 void conn_end(struct conn *conn, const char *reason);
+/* The same without lingering, for a daemon that ends: its memory outlives it in the peer's mapping. */
+void conn_kill(struct conn *conn, const char *reason);
 
 #endif /* SKVQD_CONTROL_CONN_H */

@@ -55,8 +55,16 @@ static void on_dead(struct conn *conn, const char *reason)
 	control->n_sessions--;
 }
 
+static bool on_holds(const struct conn *conn)
+{
+	const struct session *s =
+	    container_of((struct conn *)(uintptr_t)conn, struct session, conn);
+
+	return s->pins.total > 0 || s->n_inflight > 0;
+}
+
 static const struct conn_ops session_ops = {
-    .frame = on_frame, .broken = on_broken, .dead = on_dead};
+    .frame = on_frame, .broken = on_broken, .dead = on_dead, .holds = on_holds};
 
 /* After each batch nobody is inside a dead session any more. */
 static void bury(void *ctx)
@@ -95,7 +103,7 @@ int control_init(struct control *control, const struct control_config *config, s
 void control_fini(struct control *control)
 {
 	while (control->sessions)
-		conn_end(&control->sessions->conn, "daemon ends");
+		conn_kill(&control->sessions->conn, "daemon ends");
 	bury(control);
 	control->loop->after = NULL;
 }

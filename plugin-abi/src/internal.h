@@ -40,6 +40,16 @@ struct publish_ticket {
 
 #define TICKETS_MAX 64
 
+/* A broken connection whose pins somebody may still need: while its descriptor is open, a daemon
+ * that lives keeps the pages of that epoch where they are. */
+struct lost_link {
+	struct lost_link *next;
+	struct skvq_client *client;
+	uint32_t epoch;
+	uint64_t since_ms;
+	bool gone; /* the daemon has ended: its pages are ours for as long as they are mapped */
+};
+
 struct skvq_session {
 	const volatile uint32_t *fork_guard; /* reads 0 in a child after fork() */
 	void *user;
@@ -49,7 +59,8 @@ struct skvq_session {
 	char *socket; /* NULL: embedded */
 	enum daemon_state daemon;
 	struct skvq_client *client; /* while attached */
-	uint32_t epoch;             /* counts attachments; pins of an older epoch are gone */
+	struct lost_link *lost;
+	uint32_t epoch;             /* counts attachments; pages of an older one are on a lost link */
 	uint64_t retry_at_ms;       /* when lost: not before */
 	uint32_t retry_ms;
 	const struct skvq_kernels *kernels;
@@ -164,6 +175,9 @@ int model_attach(struct skvq_model *m);
 /* Takes in answers and, when the daemon was lost, tries to find it again now and then. */
 void session_pump(struct skvq_session *s, uint32_t wait_ms);
 void session_lost(struct skvq_session *s);
+/* Copies the sequence's pages off links whose daemon may still live, and closes links that nobody
+ * needs any more. */
+void seq_rescue(struct skvq_seq *q);
 void arena_unref(struct arena_map *a);
 /* The page at ref, or NULL if it does not hold these 80 tokens at this position. */
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
@@ -173,6 +187,8 @@ const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, 
 /* Tells the daemon of the sequence's staging memfd: the one blocking step of publishing. */
 int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms);
 void publish_begin(struct skvq_seq *q);
+/* Copies a shared page of an older epoch back into staging. -SKVQ_ENOMEM leaves it shared. */
+int page_repatriate(struct skvq_seq *q, uint32_t i);
 /* Applies the mailbox to the sequence's pages. */
 void publish_take_mail(struct skvq_seq *q);
 void on_published(void *session, uint64_t id, int err, const char *detail,

@@ -17,8 +17,8 @@
 #define REFUSED_WAIT_MS 1000
 #define STAGING_TIMEOUT_MS 200 /* a commit may ask for it after a reattachment: wait little */
 
-/* Copies a page of a daemon that is gone back into staging, as the engine once wrote it. */
-static int page_repatriate(struct skvq_seq *q, uint32_t i)
+/* As the engine once wrote it: without the digests and CRCs that the daemon filled in. */
+int page_repatriate(struct skvq_seq *q, uint32_t i)
 {
 	const struct skvq_layout *l = &q->model->layout;
 	struct seq_page *p = &q->pages[i];

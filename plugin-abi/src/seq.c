@@ -197,6 +197,8 @@ static void seq_pump(struct skvq_seq *q, uint32_t wait_ms)
 {
 	session_pump(q->model->session, wait_ms);
 	publish_take_mail(q);
+	if (q->model->session->lost)
+		seq_rescue(q);
 	publish_begin(q);
 }
 
@@ -300,6 +302,7 @@ void api_seq_close(skvq_seq *q)
 			break;
 		}
 	}
+	/* Another sequence's control call closes a lost link that this one was the last to need. */
 	seq_free(q);
 }
 

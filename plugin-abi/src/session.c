@@ -11,6 +11,7 @@
 #define TIMEOUT_DEFAULT_MS 2000
 #define RETRY_FIRST_MS 50
 #define RETRY_LAST_MS 5000
+#define RESCUE_AFTER_MS 100     /* a dying daemon closes its sockets before its process has ended */
 #define REATTACH_TIMEOUT_MS 200 /* decoding goes on while the daemon is away: wait little */
 
 /* A page the kernel wipes in a child: cheaper to look at than getpid(), and no pid can be reused. */
@@ -87,6 +88,13 @@ void api_close(skvq_session *s)
 	}
 	/* In a child the socket is the parent's too; closing our copy harms nobody. */
 	skvq_client_free(s->client);
+	while (s->lost) {
+		struct lost_link *l = s->lost;
+
+		s->lost = l->next;
+		skvq_client_free(l->client);
+		free(l);
+	}
 	if (s->fork_guard && !child)
 		munmap((void *)(uintptr_t)s->fork_guard, (size_t)sysconf(_SC_PAGESIZE));
 	free(s->orphans);
@@ -147,7 +155,12 @@ void session_lost(struct skvq_session *s)
 		return;
 	log_event(s, SKVQ_LOG_WARNING, "daemon lost: %s; decoding goes on from mapped pages",
 	          skvq_client_why(s->client));
-	skvq_client_free(s->client);
+	struct lost_link *l = calloc(1, sizeof *l);
+	if (l) {
+		*l = (struct lost_link){
+		    .next = s->lost, .client = s->client, .epoch = s->epoch, .since_ms = now_ms()};
+		s->lost = l;
+	} /* else the descriptor is leaked rather than closed: the pages must stay */
 	s->client = NULL;
 	s->daemon = DAEMON_LOST;
 	s->retry_ms = RETRY_FIRST_MS;
@@ -163,6 +176,39 @@ void session_lost(struct skvq_session *s)
 		}
 	}
 	s->n_tickets = 0;
+}
+
+static bool epoch_in_use(const struct skvq_session *s, uint32_t epoch)
+{
+	for (const struct skvq_model *m = s->models; m; m = m->next)
+		for (const struct skvq_seq *q = m->seqs; q; q = q->next)
+			for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++)
+				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == epoch)
+					return true;
+	return false;
+}
+
+void seq_rescue(struct skvq_seq *q)
+{
+	struct skvq_session *s = q->model->session;
+
+	for (struct lost_link **at = &s->lost; *at;) {
+		struct lost_link *l = *at;
+
+		if (!l->gone && skvq_client_daemon_gone(l->client))
+			l->gone = true;
+		if (!l->gone && now_ms() - l->since_ms >= RESCUE_AFTER_MS)
+			for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++)
+				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == l->epoch)
+					(void)page_repatriate(q, i); /* no memory: next time */
+		if (l->gone || !epoch_in_use(s, l->epoch)) {
+			*at = l->next;
+			skvq_client_free(l->client);
+			free(l);
+		} else {
+			at = &l->next;
+		}
+	}
 }
 
 void session_pump(struct skvq_session *s, uint32_t wait_ms)

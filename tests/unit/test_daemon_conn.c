@@ -26,7 +26,7 @@ struct rig {
 	int frames, broken_code, deads;
 	uint32_t last_bytes, last_fds;
 	uint8_t last[FRAME_MAX];
-	bool keep_fd;
+	bool keep_fd, holds;
 	int kept;
 	char why[256], reason[64];
 };
@@ -67,7 +67,12 @@ static void on_dead(struct conn *conn, const char *reason)
 	snprintf(rig->reason, sizeof(rig->reason), "%s", reason);
 }
 
-static const struct conn_ops test_ops = {on_frame, on_broken, on_dead};
+static bool on_holds(const struct conn *conn)
+{
+	return rig_of((struct conn *)(uintptr_t)conn)->holds;
+}
+
+static const struct conn_ops test_ops = {on_frame, on_broken, on_dead, on_holds};
 
 static int open_fds(void)
 {
@@ -382,6 +387,41 @@ static void peer_that_vanishes(void **state)
 	assert_int_equal(rig->deads, 1);
 }
 
+/* What a peer holds ends when the peer closes, not when we lose patience with it. */
+static void peer_that_holds_memory_lingers(void **state)
+{
+	struct rig *rig = *state;
+	char byte;
+
+	rig->holds = true;
+	conn_end(&rig->conn, "protocol error");
+	for (int i = 0; i < 3; i++)
+		step(rig);
+	assert_int_equal(rig->deads, 0);
+	/* It sees the end of file, and nothing that comes later; what it sends is not read. */
+	send_reply(rig, 1000);
+	assert_int_equal(recv(rig->peer, &byte, 1, MSG_DONTWAIT), 0);
+	assert_int_equal(send(rig->peer, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL), 1);
+	step(rig);
+	assert_int_equal(rig->frames, 0);
+	assert_int_equal(rig->deads, 0);
+	close(rig->peer);
+	rig->peer = dup(0);
+	step(rig);
+	assert_int_equal(rig->deads, 1);
+}
+
+static void killing_waits_for_nobody(void **state)
+{
+	struct rig *rig = *state;
+
+	rig->holds = true;
+	conn_end(&rig->conn, "protocol error");
+	assert_int_equal(rig->deads, 0);
+	conn_kill(&rig->conn, "daemon ends");
+	assert_int_equal(rig->deads, 1);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -405,6 +445,8 @@ int main(void)
 	    T(slow_reader_is_read_no_more),
 	    T(hopeless_reader_is_closed),
 	    T(peer_that_vanishes),
+	    T(peer_that_holds_memory_lingers),
+	    T(killing_waits_for_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
