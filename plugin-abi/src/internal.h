@@ -132,6 +132,11 @@ struct skvq_seq {
 	uint16_t *sinks; /* (data) laid out like a page's sidecar; NULL without sinks */
 	size_t sinks_bytes;
 
+	/* (data) Partial results of attention that is split along the sequence, and how many of a
+	 * layer's head's parts are there. See attend.c. */
+	float *split;
+	atomic_uint *split_done; /* [n_layer * n_kv_heads] */
+
 	struct seq_page *pages; /* (data) [pages_max] */
 	uint32_t pages_max;
 	uint8_t *staging; /* own memfd, page i at i * slot_bytes */
@@ -198,6 +203,13 @@ void unpin_orphans(struct skvq_session *s);
 /* encode.c */
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
+
+/* attend.c */
+#define SPLIT_PARTS_MAX 8u
+/* Address space of a sequence's split scratch; memory only where it is used. */
+size_t split_bytes(const struct skvq_model *m);
+/* Forgets parts of an attention that was not finished: [data], with the layer's append. */
+void split_reset(skvq_seq *q, uint32_t layer);
 
 /* Addresses in the FP16 window and sinks; token by position, elements are binary16. */
 uint16_t *ring_k(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);

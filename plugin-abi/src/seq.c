@@ -55,6 +55,15 @@ static int window_new(struct skvq_seq *q)
 		return set_error(m->session, SKVQ_ENOMEM, "no memory for a window of %zu bytes",
 		                 q->ring_bytes);
 	q->ring = p;
+	p = mmap(NULL, split_bytes(m), PROT_READ | PROT_WRITE,
+	         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return set_error(m->session, SKVQ_ENOMEM, "no room for %zu bytes of scratch",
+		                 split_bytes(m));
+	q->split = p;
+	q->split_done = calloc((size_t)m->n_layer * m->n_kv_heads, sizeof *q->split_done);
+	if (!q->split_done)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a sequence");
 	q->sinks_bytes = (size_t)m->layout.layer_sidecar_bytes * m->n_layer;
 	if (m->sinks && !(q->sinks = calloc(1, q->sinks_bytes)))
 		return set_error(m->session, SKVQ_ENOMEM, "no memory for the sinks");
@@ -72,6 +81,9 @@ static void seq_free(struct skvq_seq *q)
 		close(q->staging_fd);
 	if (q->ring)
 		munmap(q->ring, q->ring_bytes);
+	if (q->split)
+		munmap(q->split, split_bytes(q->model));
+	free(q->split_done);
 	free(q->sinks);
 	free(q->pages);
 	free(q->tokens);

@@ -344,6 +344,77 @@ static void shares_of_the_work_add_up(void **state)
 	toy_close(&t);
 }
 
+struct share {
+	struct toy *t;
+	skvq_attn attn;
+	int32_t err;
+};
+
+static void *share_thread(void *arg)
+{
+	struct share *s = arg;
+
+	s->err = api->attend(&s->t->seq, &s->attn, 1);
+	return NULL;
+}
+
+/* A long sequence is cut into parts: right, and the same bits for any number of threads. */
+static void a_long_sequence_is_split(void **state)
+{
+	(void)state;
+	struct toy t = {.layers = 1, .q_heads = 6, .kv_heads = 3, .dim = 16, .tokens = 7000,
+	                .window = 32, .sinks = 5, .chunk = 1000, .profile = "fp16"};
+	float one[3 * 6 * 16], many[3 * 6 * 16], lse[3 * 6], lse_many[3 * 6];
+
+	toy_open(&t);
+	for (uint32_t at = 0; at < 6000; at += 1000)
+		feed(&t, at, at + 1000, NULL);
+	for (uint32_t at = 6000; at < 6600; at += 3) {
+		skvq_kv kv = kv_of(&t, 0, at, 3);
+		int32_t ids[3] = {0};
+
+		assert_int_equal(api->append(t.seq, &kv), 0);
+		skvq_attn a = attn_of(&t, 0, at, 3, one);
+		a.lse = lse;
+		if (at % 2)
+			a.sliding_limit = 4100;
+		/* A caller that gave up half-way before is no trouble. */
+		a.nth = 7;
+		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+		assert_int_equal(api->seq_truncate(t.seq, at), 0);
+		assert_int_equal(api->append(t.seq, &kv), 0);
+		a.nth = 1;
+		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+		if (at % 60 == 0 || at % 60 == 3) {
+			double e = worst_error(&t, 0, at, 3, one, a.sliding_limit, 0);
+			double o[256];
+			if (!(e < 1e-4))
+				fail_msg("token %u: relative error %g", at, e);
+			assert_true(fabs(lse[5] - oracle(&t, 0, at, 5, a.sliding_limit, 0, o)) < 1e-4);
+		}
+		enum { THREADS = 4 };
+		struct share shares[THREADS];
+		pthread_t threads[THREADS];
+		memset(many, 0, sizeof many);
+		for (uint32_t i = 0; i < THREADS; i++) {
+			shares[i] = (struct share){.t = &t, .attn = a};
+			shares[i].attn.ith = i;
+			shares[i].attn.nth = THREADS;
+			shares[i].attn.out = many;
+			shares[i].attn.lse = lse_many;
+			pthread_create(&threads[i], NULL, share_thread, &shares[i]);
+		}
+		for (uint32_t i = 0; i < THREADS; i++) {
+			pthread_join(threads[i], NULL);
+			assert_int_equal(shares[i].err, 0);
+		}
+		assert_memory_equal(one, many, sizeof one);
+		assert_memory_equal(lse, lse_many, sizeof lse);
+		assert_int_equal(api->seq_commit(t.seq, ids, 3), 0);
+	}
+	toy_close(&t);
+}
+
 static void interleaved_pairs_are_the_same_model(void **state)
 {
 	(void)state;
@@ -719,6 +790,7 @@ int main(void)
 	    cmocka_unit_test(codecs_err_within_their_bits),
 	    cmocka_unit_test(sliding_limit_softcap_and_lse),
 	    cmocka_unit_test(shares_of_the_work_add_up),
+	    cmocka_unit_test(a_long_sequence_is_split),
 	    cmocka_unit_test(interleaved_pairs_are_the_same_model),
 	    cmocka_unit_test(types_and_strides),
 	    cmocka_unit_test(model_register_refuses),

@@ -291,6 +291,66 @@ static void attaching_equals_owning(void **state)
 	run_close(&c);
 }
 
+/* Sequences with the same first pages, attended in one call: each gets what it would get alone. */
+static void a_batch_reads_shared_pages_once(void **state)
+{
+	(void)state;
+	enum { N = 4 };
+	static struct run first, r[N];
+	static float q[N][Q_HEADS][DIM], alone[N][Q_HEADS][DIM], batch[N][Q_HEADS][DIM];
+	skvq_seq *seqs[N];
+	skvq_attn attns[N];
+
+	run_open(&first, daemon_.socket, 1000, 1, 1000, "n1");
+	while (first.at < 1150)
+		run_step(&first, first.at + CHUNK <= 1000 ? CHUNK : 1);
+	wait_shared(&first, (1150 - 64) / 80);
+	/* One session, several sequences; tails of different lengths. */
+	memset(r, 0, sizeof r);
+	run_open_model(&r[0], daemon_.socket, "n1");
+	for (uint32_t i = 0; i < N; i++) {
+		r[i].session = r[0].session;
+		r[i].model = r[0].model;
+		run_tokens(&r[i], i == 3 ? 500 : 1000, 10 + i);
+		skvq_seq_desc d = {.struct_size = sizeof d, .tokens = r[i].tokens, .n_tokens = 1040,
+		                   .max_tokens = TOKENS, .max_append = CHUNK};
+		r[i].matched = api->seq_open(r[i].model, &d, &r[i].seq);
+		assert_int_equal(r[i].matched, i == 3 ? 480 : 960);
+		r[i].at = (uint32_t)r[i].matched;
+		for (uint32_t t = 0; t < 5 + 30 * i; t++)
+			run_step(&r[i], 1);
+		seqs[i] = r[i].seq;
+		fill(&q[i][0][0], Q_HEADS * DIM, 99 + i);
+		attns[i] = (skvq_attn){.struct_size = sizeof attns[i],
+		                       .layer = 1,
+		                       .position = r[i].at - 1,
+		                       .n_rows = 1,
+		                       .nth = 1,
+		                       .scale = 0.125f,
+		                       .q = q[i],
+		                       .q_head_stride = sizeof q[i][0],
+		                       .out = alone[i][0],
+		                       .out_head_stride = sizeof alone[i][0]};
+		assert_int_equal(api->attend(&seqs[i], &attns[i], 1), 0);
+		attns[i].out = batch[i][0];
+	}
+	assert_int_equal(api->attend(seqs, attns, N), 0);
+	for (uint32_t i = 0; i < N; i++)
+		for (uint32_t h = 0; h < Q_HEADS; h++)
+			for (uint32_t d = 0; d < DIM; d++)
+				assert_true(fabsf(alone[i][h][d] - batch[i][h][d]) < 1e-5f);
+	/* The same sequence twice in a call is allowed and computed apart. */
+	skvq_seq *twice[2] = {seqs[0], seqs[0]};
+	skvq_attn two[2] = {attns[0], attns[0]};
+	two[1].out = batch[1][0];
+	assert_int_equal(api->attend(twice, two, 2), 0);
+	assert_memory_equal(batch[0], batch[1], sizeof batch[0]);
+	for (uint32_t i = 0; i < N; i++)
+		api->seq_close(r[i].seq);
+	api->close(r[0].session);
+	run_close(&first);
+}
+
 static void another_identity_matches_nothing(void **state)
 {
 	(void)state;
@@ -506,6 +566,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(publishing_changes_no_bit, setup, teardown),
 	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_batch_reads_shared_pages_once, setup, teardown),
 	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_killed_and_comes_back, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_stopped_and_comes_back, setup,

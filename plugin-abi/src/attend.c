@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * attend(): which rows meet which pages, and who computes it.
+ *
+ * The unit of work is an item: one KV head, a block of query rows, a part of the sequence. The rows
+ * of several sequences that begin with the same shared pages form one block, so that those pages
+ * are read once for all of them. A block that stands alone (decoding) is cut into parts along the
+ * sequence, so that a few heads can still keep many threads busy; each part leaves its softmax
+ * state in scratch, and whoever finishes a head's last part merges them:
+ *
+ *   m = max m_i,  sum = sum_i exp(m_i - m) sum_i,  acc = sum_i exp(m_i - m) acc_i
+ *
+ * Nobody waits for anybody. The cut depends on the sequence alone and the merge runs in the order
+ * of the parts, so the result is the same bit for bit whatever ith and nth are.
+ */
+#include "internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "elems.h"
+
+/* Rows under one softmax at a time: as many as keep the four row arrays at 16 KiB each. */
+#define ROW_FLOATS 4096u
+#define GROUP_MAX 32u     /* sequences in one block */
+#define PART_PAGES_MIN 16u /* below 1,280 tokens a part is not worth its merge */
+
+/* Sequences whose rows share a block, or one sequence with any number of rows. */
+struct group {
+	uint32_t n;
+	const skvq_seq *seqs[GROUP_MAX];
+	skvq_attn attns[GROUP_MAX];
+	uint32_t rows;   /* of one KV head, all members */
+	uint32_t common; /* leading full pages that are the same memory for all members */
+	uint32_t pages;  /* of the longest member */
+	uint32_t block;  /* most rows at a time */
+	uint32_t parts, part_pages;
+};
+
+/* A block's rows and softmax state. Large: on the stack of attend_item. */
+struct block {
+	struct skvq_attn_state st;
+	float q[ROW_FLOATS], q_stored[ROW_FLOATS], acc[ROW_FLOATS], acc_stored[ROW_FLOATS];
+	float max[SKVQ_ATTN_ROWS_MAX], sum[SKVQ_ATTN_ROWS_MAX], lse[SKVQ_ATTN_ROWS_MAX];
+	uint32_t pos[SKVQ_ATTN_ROWS_MAX], lo[SKVQ_ATTN_ROWS_MAX];
+	float *out[SKVQ_ATTN_ROWS_MAX];
+	float *lse_out[SKVQ_ATTN_ROWS_MAX]; /* NULL where the engine wants none */
+	struct {
+		uint32_t first, n, lo, last; /* rows, and the tokens they see between them */
+	} member[GROUP_MAX];
+};
+
+struct item {
+	uint32_t head, first, n, part;
+};
+
+static uint32_t group_of(const struct skvq_model *m)
+{
+	return m->n_q_heads / m->n_kv_heads;
+}
+
+static uint32_t n_pages(const skvq_seq *q)
+{
+	return (q->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
+}
+
+/* --- scratch of split decoding ---------------------------------------------------------------- */
+
+/* One row's state of one part: max, sum, acc, acc_stored. */
+static size_t row_floats(const struct skvq_model *m)
+{
+	return 2 + 2 * (size_t)m->dim_v;
+}
+
+size_t split_bytes(const struct skvq_model *m)
+{
+	return (size_t)m->n_layer * m->n_kv_heads * SPLIT_PARTS_MAX * SKVQ_ATTN_ROWS_MAX *
+	       row_floats(m) * sizeof(float);
+}
+
+void split_reset(skvq_seq *q, uint32_t layer)
+{
+	for (uint32_t h = 0; h < q->model->n_kv_heads; h++)
+		atomic_store_explicit(&q->split_done[layer * q->model->n_kv_heads + h], 0,
+		                      memory_order_relaxed);
+}
+
+/* Packed by the rows in use, so that only what is used ever becomes memory. */
+static float *split_at(const skvq_seq *q, uint32_t layer, uint32_t head, uint32_t part,
+                       uint32_t row, const struct group *g)
+{
+	const struct skvq_model *m = q->model;
+	size_t layer_floats = (size_t)m->n_kv_heads * SPLIT_PARTS_MAX * SKVQ_ATTN_ROWS_MAX *
+	                      row_floats(m);
+	size_t at = ((size_t)head * g->parts + part) * g->rows + row;
+
+	return q->split + layer * layer_floats + at * row_floats(m);
+}
+
+static void part_save(const struct group *g, const struct block *b, const struct item *it)
+{
+	const skvq_seq *q = g->seqs[0];
+	uint32_t dim = q->model->dim_v;
+
+	for (uint32_t r = 0; r < it->n; r++) {
+		float *to = split_at(q, g->attns[0].layer, it->head, it->part, r, g);
+
+		to[0] = b->max[r];
+		to[1] = b->sum[r];
+		memcpy(to + 2, b->acc + (size_t)r * dim, dim * sizeof *to);
+		memcpy(to + 2 + dim, b->acc_stored + (size_t)r * dim, dim * sizeof *to);
+	}
+}
+
+static void parts_merge(const struct group *g, struct block *b, const struct item *it)
+{
+	const skvq_seq *q = g->seqs[0];
+	uint32_t dim = q->model->dim_v, layer = g->attns[0].layer;
+
+	for (uint32_t r = 0; r < it->n; r++) {
+		float *acc = b->acc + (size_t)r * dim, *acc_stored = b->acc_stored + (size_t)r * dim;
+		float max = -INFINITY, sum = 0;
+
+		memset(acc, 0, dim * sizeof *acc);
+		memset(acc_stored, 0, dim * sizeof *acc_stored);
+		for (uint32_t p = 0; p < g->parts; p++)
+			max = fmaxf(max, split_at(q, layer, it->head, p, r, g)[0]);
+		for (uint32_t p = 0; p < g->parts; p++) {
+			const float *from = split_at(q, layer, it->head, p, r, g);
+
+			if (!(from[1] > 0)) /* saw nothing; a max of -infinity would give NaN below */
+				continue;
+			float w = expf(from[0] - max);
+			sum += w * from[1];
+			for (uint32_t i = 0; i < dim; i++) {
+				acc[i] += w * from[2 + i];
+				acc_stored[i] += w * from[2 + dim + i];
+			}
+		}
+		b->max[r] = max;
+		b->sum[r] = sum;
+	}
+}
+
+/* --- one item --------------------------------------------------------------------------------- */
+
+/* Row r of a head: which member, token of its call, and query head it is. */
+static void load_rows(const struct group *g, const struct item *it, struct block *b)
+{
+	const struct skvq_model *m = g->seqs[0]->model;
+	const struct skvq_kernels *kn = m->session->kernels;
+	const struct skvq_codec *kc = &m->layout.layers[g->attns[0].layer].k;
+	const uint16_t *map_k =
+	    reorder_of(m, m->reorder_k, m->dim_k, g->attns[0].layer, it->head);
+	uint32_t heads = group_of(m), skip = it->first, at = 0;
+
+	for (uint32_t i = 0; i < g->n; i++) {
+		const skvq_attn *a = &g->attns[i];
+		uint32_t rows = a->n_rows * heads;
+
+		b->member[i].first = at;
+		b->member[i].lo = UINT32_MAX;
+		b->member[i].last = 0;
+		for (uint32_t r = skip; r < rows && at < it->n; r++, at++) {
+			uint32_t token = r / heads, q_head = it->head * heads + r % heads;
+			float *x = b->q + (size_t)at * m->dim_k;
+
+			load_row(kn,
+			         (const uint8_t *)a->q + (int64_t)token * a->q_row_stride +
+			             (int64_t)q_head * a->q_head_stride,
+			         a->q_type, x, m->dim_k);
+			to_canonical(m->pairs_half_dim, x);
+			for (uint32_t d = 0; d < m->dim_k; d++)
+				x[d] *= a->scale;
+			memcpy(b->q_stored + (size_t)at * m->dim_k, x, m->dim_k * sizeof *x);
+			kn->to_stored(kc, map_k, b->q_stored + (size_t)at * m->dim_k);
+			uint32_t pos = a->position + token;
+			uint32_t lo = a->sliding_limit && pos + 1 > a->sliding_limit
+			                  ? pos + 1 - a->sliding_limit
+			                  : 0;
+			b->pos[at] = pos;
+			b->lo[at] = lo;
+			if (lo < b->member[i].lo)
+				b->member[i].lo = lo;
+			b->member[i].last = pos;
+			b->out[at] =
+			    (float *)(void *)((uint8_t *)a->out + (int64_t)token * a->out_row_stride +
+			                      (int64_t)q_head * a->out_head_stride);
+			b->lse_out[at] = a->lse ? a->lse + (size_t)token * m->n_q_heads + q_head : NULL;
+		}
+		skip = skip > rows ? skip - rows : 0;
+		b->member[i].n = at - b->member[i].first;
+	}
+	b->st = (struct skvq_attn_state){.n_rows = it->n,
+	                                 .dim_k = m->dim_k,
+	                                 .dim_v = m->dim_v,
+	                                 .softcap = g->attns[0].softcap,
+	                                 .q = b->q,
+	                                 .q_stored = b->q_stored,
+	                                 .pos = b->pos,
+	                                 .lo = b->lo,
+	                                 .max = b->max,
+	                                 .sum = b->sum,
+	                                 .acc = b->acc,
+	                                 .acc_stored = b->acc_stored};
+}
+
+/* The member's rows as a state of their own, over the same arrays. */
+static struct skvq_attn_state member_state(const struct group *g, struct block *b, uint32_t i)
+{
+	struct skvq_attn_state st = b->st;
+	uint32_t first = b->member[i].first;
+
+	if (g->n == 1)
+		return st;
+	st.n_rows = b->member[i].n;
+	st.q += (size_t)first * st.dim_k;
+	st.q_stored += (size_t)first * st.dim_k;
+	st.pos += first;
+	st.lo += first;
+	st.max += first;
+	st.sum += first;
+	st.acc += (size_t)first * st.dim_v;
+	st.acc_stored += (size_t)first * st.dim_v;
+	return st;
+}
+
+static void attend_page(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
+                        uint32_t head, uint32_t i)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_layout *l = &m->layout;
+	const uint8_t *page = q->pages[i].data;
+	uint32_t at = i * SKVQ_PAGE_TOKENS;
+	uint32_t n = q->n_encoded - at < SKVQ_PAGE_TOKENS ? q->n_encoded - at : SKVQ_PAGE_TOKENS;
+	uint32_t first = at == 0 ? m->sinks : 0;
+
+	if (first < n)
+		m->session->kernels->attn_page(
+		    st, &l->layers[layer].k, &l->layers[layer].v,
+		    page + skvq_layout_k_codes(l, layer, head),
+		    page + skvq_layout_k_params(l, layer, head),
+		    page + skvq_layout_v_codes(l, layer, head),
+		    page + skvq_layout_v_params(l, layer, head), first, n, at);
+}
+
+static void attend_sinks(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
+                         uint32_t head, uint32_t lo, uint32_t last)
+{
+	const struct skvq_model *m = q->model;
+	uint32_t n = m->sinks < last + 1 ? m->sinks : last + 1;
+
+	if (n && lo < n)
+		m->session->kernels->attn_rows(st, sink_k(q, layer, head, 0), m->dim_k,
+		                               sink_v(q, layer, head, 0), m->dim_v, n, 0);
+}
+
+/* The window in at most two pieces: up to the ring's end, and from its start. */
+static void attend_window(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
+                          uint32_t head, uint32_t last)
+{
+	const struct skvq_model *m = q->model;
+	uint32_t from = q->n_encoded > m->sinks ? q->n_encoded : m->sinks;
+
+	while (from <= last) {
+		uint32_t n = last + 1 - from;
+		uint32_t to_end = q->ring_tokens - from % q->ring_tokens;
+
+		if (n > to_end)
+			n = to_end;
+		m->session->kernels->attn_rows(st, ring_k(q, layer, head, from), m->dim_k,
+		                               ring_v(q, layer, head, from), m->dim_v, n, from);
+		from += n;
+	}
+}
+
+static void attend_part(const struct group *g, struct block *b, const struct item *it)
+{
+	uint32_t layer = g->attns[0].layer;
+	uint32_t from = it->part * g->part_pages, to = from + g->part_pages;
+
+	if (to > g->pages || it->part + 1 == g->parts)
+		to = g->pages;
+	uint32_t common_to = to < g->common ? to : g->common;
+	uint32_t lo = UINT32_MAX, last = 0;
+	for (uint32_t i = 0; i < g->n; i++) {
+		lo = b->member[i].lo < lo ? b->member[i].lo : lo;
+		last = b->member[i].last > last ? b->member[i].last : last;
+	}
+	for (uint32_t i = from; i < common_to; i++)
+		if ((i + 1) * SKVQ_PAGE_TOKENS > lo && i * SKVQ_PAGE_TOKENS <= last)
+			attend_page(&b->st, g->seqs[0], layer, it->head, i);
+	for (uint32_t k = 0; k < g->n; k++) {
+		const skvq_seq *q = g->seqs[k];
+		struct skvq_attn_state st = member_state(g, b, k);
+		uint32_t end = n_pages(q) < to ? n_pages(q) : to;
+
+		if (!b->member[k].n)
+			continue;
+		for (uint32_t i = from > g->common ? from : g->common; i < end; i++)
+			if ((i + 1) * SKVQ_PAGE_TOKENS > b->member[k].lo &&
+			    i * SKVQ_PAGE_TOKENS <= b->member[k].last)
+				attend_page(&st, q, layer, it->head, i);
+		if (it->part == 0)
+			attend_sinks(&st, q, layer, it->head, b->member[k].lo, b->member[k].last);
+		if (it->part + 1 == g->parts)
+			attend_window(&st, q, layer, it->head, b->member[k].last);
+	}
+}
+
+static void attend_item(const struct group *g, const struct item *it)
+{
+	const struct skvq_model *m = g->seqs[0]->model;
+	const struct skvq_kernels *kn = m->session->kernels;
+	uint32_t layer = g->attns[0].layer;
+	struct block b;
+
+	load_rows(g, it, &b);
+	kn->attn_begin(&b.st);
+	attend_part(g, &b, it);
+	if (g->parts > 1) {
+		atomic_uint *done = &g->seqs[0]->split_done[layer * m->n_kv_heads + it->head];
+
+		part_save(g, &b, it);
+		/* acq_rel: who counts the last part must see what all others have saved. */
+		if (atomic_fetch_add_explicit(done, 1, memory_order_acq_rel) + 1 < g->parts)
+			return;
+		atomic_store_explicit(done, 0, memory_order_relaxed);
+		parts_merge(g, &b, it);
+	}
+	kn->attn_finish(&b.st, &m->layout.layers[layer].v,
+	                reorder_of(m, m->reorder_v, m->dim_v, layer, it->head), b.out, b.lse);
+	for (uint32_t r = 0; r < it->n; r++)
+		if (b.lse_out[r])
+			*b.lse_out[r] = b.lse[r];
+}
+
+/* --- the call --------------------------------------------------------------------------------- */
+
+static int check_attn(const skvq_seq *q, const skvq_attn *a)
+{
+	const struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	const char *fault;
+
+	if (a->layer >= m->n_layer)
+		return set_error(s, SKVQ_EGEOMETRY, "attend to layer %u of %u", a->layer, m->n_layer);
+	if (!a->nth || a->ith >= a->nth)
+		return set_error(s, SKVQ_EINVAL, "attend: ith %u of nth %u", a->ith, a->nth);
+	if ((fault = tensor_fault(a->q, a->q_type, a->q_row_stride, a->q_head_stride)))
+		return set_error(s, a->q ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "attend layer %u: q %s",
+		                 a->layer, fault);
+	if ((fault = tensor_fault(a->out, SKVQ_F32, a->out_row_stride, a->out_head_stride)))
+		return set_error(s, a->out ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "attend layer %u: out %s",
+		                 a->layer, fault);
+	if (!isfinite(a->scale) || !(a->softcap >= 0) || !isfinite(a->softcap))
+		return set_error(s, SKVQ_EINVAL, "attend layer %u: scale %g, softcap %g", a->layer,
+		                 (double)a->scale, (double)a->softcap);
+	uint32_t have = q->appended[a->layer];
+	if (a->position > have || a->n_rows > have - a->position)
+		return set_error(s, SKVQ_ERANGE, "attend layer %u: rows %u..%u, %u tokens appended",
+		                 a->layer, a->position, a->position + a->n_rows, have);
+	return 0;
+}
+
+static uint32_t common_pages(const skvq_seq *a, const skvq_seq *b, uint32_t most)
+{
+	uint32_t full = a->n_encoded < b->n_encoded ? a->n_encoded : b->n_encoded;
+	uint32_t n = 0;
+
+	full /= SKVQ_PAGE_TOKENS;
+	while (n < full && n < most && a->pages[n].data == b->pages[n].data)
+		n++;
+	return n;
+}
+
+/* Whether the attn's rows may join the group: the same pages first, the same arithmetic, and room.
+ * A sequence that is in the group already may not: its scratch and its rows would meet. */
+static bool joins(const struct group *g, const skvq_seq *q, const skvq_attn *a)
+{
+	const skvq_attn *first = &g->attns[0];
+
+	if (g->n == GROUP_MAX || !a->n_rows || !first->n_rows ||
+	    g->rows + a->n_rows * group_of(q->model) > g->block || a->layer != first->layer ||
+	    a->softcap != first->softcap || a->ith != first->ith || a->nth != first->nth)
+		return false;
+	for (uint32_t i = 0; i < g->n; i++)
+		if (g->seqs[i] == q)
+			return false;
+	return common_pages(g->seqs[0], q, 1) > 0;
+}
+
+/* Takes the next sequences that belong together. Returns how many, or what is wrong with one. */
+static int take_group(skvq_seq *const *seqs, const uint8_t **at, uint32_t left, struct group *g)
+{
+	const struct skvq_model *m = seqs[0]->model;
+	uint32_t dim = m->dim_k > m->dim_v ? m->dim_k : m->dim_v;
+
+	g->n = g->rows = g->pages = 0;
+	g->common = UINT32_MAX;
+	g->block = ROW_FLOATS / dim < SKVQ_ATTN_ROWS_MAX ? ROW_FLOATS / dim : SKVQ_ATTN_ROWS_MAX;
+	while (g->n < left && g->n < GROUP_MAX) {
+		skvq_seq *q = seqs[g->n];
+		skvq_attn *a = &g->attns[g->n];
+
+		if (!q)
+			return -SKVQ_EINVAL;
+		if (copy_in(a, sizeof *a, *at) < 0 || q->model != m)
+			return set_error(m->session, SKVQ_EINVAL, "attend: struct_size, or two models");
+		int r = check_attn(q, a);
+		if (r < 0)
+			return r;
+		if (g->n > 0 && !joins(g, q, a))
+			break;
+		g->seqs[g->n++] = q;
+		g->rows += a->n_rows * group_of(m);
+		g->common = common_pages(g->seqs[0], q, g->common);
+		g->pages = n_pages(q) > g->pages ? n_pages(q) : g->pages;
+		*at += ((const skvq_attn *)(const void *)*at)->struct_size;
+	}
+	g->parts = 1;
+	g->part_pages = g->pages;
+	if (g->rows <= g->block && g->pages >= 2 * PART_PAGES_MIN) {
+		g->part_pages = (g->pages + SPLIT_PARTS_MAX - 1) / SPLIT_PARTS_MAX;
+		if (g->part_pages < PART_PAGES_MIN)
+			g->part_pages = PART_PAGES_MIN;
+		g->parts = (g->pages + g->part_pages - 1) / g->part_pages;
+	}
+	return (int)g->n;
+}
+
+int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs)
+{
+	const uint8_t *at = (const uint8_t *)attns;
+	uint32_t counter = 0;
+
+	if (!seqs || !attns)
+		return -SKVQ_EINVAL;
+	for (uint32_t done = 0; done < n_seqs;) {
+		struct group g;
+
+		if (!seqs[done] || check_fork(seqs[done]->model->session) < 0)
+			return seqs[done] ? -SKVQ_EFORKED : -SKVQ_EINVAL;
+		if (seqs[done]->model != seqs[0]->model)
+			return set_error(seqs[0]->model->session, SKVQ_EINVAL, "attend: two models");
+		int n = take_group(seqs + done, &at, n_seqs - done, &g);
+		if (n < 0)
+			return n;
+		done += (uint32_t)n;
+		for (uint32_t first = 0; first < g.rows; first += g.block) {
+			for (uint32_t part = 0; part < g.parts; part++) {
+				for (uint32_t h = 0; h < g.seqs[0]->model->n_kv_heads; h++) {
+					if (counter++ % g.attns[0].nth != g.attns[0].ith)
+						continue;
+					struct item it = {
+					    .head = h,
+					    .first = first,
+					    .n = g.rows - first < g.block ? g.rows - first : g.block,
+					    .part = part};
+					attend_item(&g, &it);
+				}
+			}
+		}
+	}
+	return 0;
+}
