@@ -5,6 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define RELEASE_TOKENS 64u /* encoded since the last time: a few hundred madvise calls for them */
 
 /* Ring of one layer: for each head ring_tokens rows of K, then as many of V. */
 static uint16_t *ring_head(const struct skvq_seq *q, uint32_t layer, uint32_t head)
@@ -75,6 +79,47 @@ static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
 	k->encode_tile(c, reorder, rows, position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, codes, params);
 }
 
+/* Gives whole pages within bytes [from, to) of a mapping back to the system. */
+static void release(uint8_t *from, uint8_t *to)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t a = ((uintptr_t)from + page - 1) / page * page, b = (uintptr_t)to / page * page;
+
+	if (a < b)
+		(void)madvise((void *)a, b - a, MADV_DONTNEED);
+}
+
+/* Ring rows that hold no live token: those from the next one to be appended round to the oldest one
+ * that is not in a page. base is row 0 of one head's K or V. */
+static void release_rows(const struct skvq_seq *q, uint32_t layer, uint16_t *base, size_t row_bytes)
+{
+	uint8_t *ring = (uint8_t *)base;
+	uint32_t from = q->appended[layer] % q->ring_tokens, to = q->n_encoded % q->ring_tokens;
+
+	if (q->appended[layer] - q->n_encoded >= q->ring_tokens)
+		return; /* all live */
+	if (from < to || q->appended[layer] == q->n_encoded) {
+		release(ring + from * row_bytes, ring + (from < to ? to : q->ring_tokens) * row_bytes);
+	} else {
+		release(ring + from * row_bytes, ring + q->ring_tokens * row_bytes);
+		release(ring, ring + to * row_bytes);
+	}
+}
+
+/* A prompt's chunk needs a ring many times the window; while decoding it would only fill up with
+ * tokens that are in pages already. */
+static void ring_release(struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
+
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
+			release_rows(q, layer, ring_k(q, layer, h, 0), m->dim_k * sizeof(uint16_t));
+			release_rows(q, layer, ring_v(q, layer, h, 0), m->dim_v * sizeof(uint16_t));
+		}
+	q->ring_released = q->n_encoded;
+}
+
 int encode_tiles(struct skvq_seq *q)
 {
 	struct skvq_model *m = q->model;
@@ -110,5 +155,7 @@ int encode_tiles(struct skvq_seq *q)
 		}
 		q->n_encoded += SKVQ_TILE_TOKENS;
 	}
+	if (q->n_encoded - q->ring_released >= RELEASE_TOKENS)
+		ring_release(q);
 	return 0;
 }

@@ -128,7 +128,8 @@ struct skvq_seq {
 	/* (data) FP16 window: a ring of ring_tokens, per layer and head K then V. */
 	uint16_t *ring;
 	uint32_t ring_tokens;
-	size_t ring_bytes;
+	size_t ring_bytes;      /* of address space */
+	uint32_t ring_released; /* tokens before it hold no memory in the ring */
 	uint16_t *sinks; /* (data) laid out like a page's sidecar; NULL without sinks */
 	size_t sinks_bytes;
 

@@ -140,7 +140,7 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens)
 	if (m->sinks)
 		memcpy(q->sinks,
 		       q->pages[0].data + m->layout.base_bytes + m->layout.refine_bytes, q->sinks_bytes);
-	q->n_matched = q->n_encoded = q->n_tokens = n * SKVQ_PAGE_TOKENS;
+	q->n_matched = q->n_encoded = q->n_tokens = q->ring_released = n * SKVQ_PAGE_TOKENS;
 	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
 	for (uint32_t i = 0; i < m->n_layer; i++)
 		q->appended[i] = q->n_matched;
@@ -318,6 +318,17 @@ void api_seq_close(skvq_seq *q)
 	seq_free(q);
 }
 
+/* The ring's rows that are memory, to the page: what was appended since the last release, and the
+ * pages at both ends of each head's K and V. */
+static uint64_t window_bytes(const struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
+	uint64_t edges = (uint64_t)m->n_layer * m->n_kv_heads * 2 * (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t used = (uint64_t)(q->n_tokens - q->ring_released) * m->token_bytes_fp16 + edges;
+
+	return (used < q->ring_bytes ? used : q->ring_bytes) + (q->sinks ? q->sinks_bytes : 0);
+}
+
 int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 {
 	if (!q)
@@ -332,7 +343,7 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 	    .n_paged = q->n_encoded,
 	    .pages_inflight = q->publish_id ? q->publish_run : 0,
 	    .daemon = (uint32_t)s->daemon,
-	    .bytes_window = q->ring_bytes + (q->sinks ? q->sinks_bytes : 0),
+	    .bytes_window = window_bytes(q),
 	    .bytes_fp16 = (uint64_t)q->n_tokens * m->token_bytes_fp16,
 	    .boot_id = s->client ? skvq_client_hello(s->client)->boot_id : 0,
 	};
