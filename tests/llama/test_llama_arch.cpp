@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which GGUF files the llama.cpp client takes: one that it knows in all its parts, and nothing else.
+// Which GGUF files the llama.cpp client takes: one that it knows in all its parts, and nothing
+// else.
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -18,13 +19,20 @@
 
 #include "cmocka_cpp.h"
 
-namespace {
+namespace
+{
 
 struct GgufDeleter {
-	void operator()(gguf_context *gguf) const { gguf_free(gguf); }
+	void operator()(gguf_context *gguf) const
+	{
+		gguf_free(gguf);
+	}
 };
 struct GgmlDeleter {
-	void operator()(ggml_context *ctx) const { ggml_free(ctx); }
+	void operator()(ggml_context *ctx) const
+	{
+		ggml_free(ctx);
+	}
 };
 
 // A GGUF file of a small llama, changed by the test, on disk until the end of the test.
@@ -54,10 +62,16 @@ class File
 		close(fd);
 		assert_true(gguf_write_to_file(gguf.get(), path_, false));
 	}
-	~File() { unlink(path_); }
+	~File()
+	{
+		unlink(path_);
+	}
 	File(const File &) = delete;
 	File &operator=(const File &) = delete;
-	const char *path() const { return path_; }
+	const char *path() const
+	{
+		return path_;
+	}
 
       private:
 	char path_[32] = "/tmp/skvq-gguf-XXXXXX";
@@ -115,57 +129,66 @@ void names_rope_scaling(void **)
 		gguf_set_val_str(gguf, "llama.rope.scaling.type", "linear");
 		gguf_set_val_f32(gguf, "llama.rope.scaling.factor", 4.0f);
 	});
-	assert_string_equal(skvq::shape_from_gguf(linear.path()).rope_scaling.c_str(), "linear:4:0");
+	assert_string_equal(skvq::shape_from_gguf(linear.path()).rope_scaling.c_str(),
+			    "linear:4:0");
 	const File factors([](gguf_context *gguf, ggml_context *ctx) {
 		add_tensor(gguf, ctx, "rope_freqs.weight");
 	});
-	assert_string_equal(skvq::shape_from_gguf(factors.path()).rope_scaling.c_str(), "rope_freqs");
+	assert_string_equal(skvq::shape_from_gguf(factors.path()).rope_scaling.c_str(),
+			    "rope_freqs");
 }
 
 void refuses_other_architectures(void **)
 {
 	const File file([](gguf_context *, ggml_context *) {}, "gemma3");
 	expect_refused(file.path(), SKVQ_ENOTSUP,
-	               "architecture 'gemma3' is not supported yet (supported: llama)");
+		       "architecture 'gemma3' is not supported yet (supported: llama)");
 }
 
 void refuses_other_attention(void **)
 {
 	for (const char *key : {"llama.attention.sliding_window", "llama.attention.kv_lora_rank",
-	                        "llama.attention.indexer.top_k", "llama.rope.dimension_sections"})
-		refuse([=](gguf_context *gguf, ggml_context *) { gguf_set_val_u32(gguf, key, 16); }, key);
+				"llama.attention.indexer.top_k", "llama.rope.dimension_sections"})
+		refuse([=](gguf_context *gguf, ggml_context *) { gguf_set_val_u32(gguf, key, 16); },
+		       key);
 	for (const char *key : {"llama.attention.max_alibi_bias", "llama.attention.clamp_kqv",
-	                        "llama.attention.scale", "llama.attn_logit_softcapping"})
-		refuse([=](gguf_context *gguf, ggml_context *) { gguf_set_val_f32(gguf, key, 8); }, key);
+				"llama.attention.scale", "llama.attn_logit_softcapping"})
+		refuse([=](gguf_context *gguf, ggml_context *) { gguf_set_val_f32(gguf, key, 8); },
+		       key);
 	for (const char *name : {"blk.1.attn_qkv.weight", "blk.0.attn_q_norm.weight",
-	                         "blk.0.attn_sinks.weight", "blk.0.attn_kv_a_mqa.weight"})
-		refuse([=](gguf_context *gguf, ggml_context *ctx) { add_tensor(gguf, ctx, name); }, name);
+				 "blk.0.attn_sinks.weight", "blk.0.attn_kv_a_mqa.weight"})
+		refuse([=](gguf_context *gguf, ggml_context *ctx) { add_tensor(gguf, ctx, name); },
+		       name);
 }
 
 void refuses_other_geometry(void **)
 {
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_set_val_u32(gguf, "llama.attention.value_length", 64);
-	}, "keys have 32 channels and values 64");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_set_val_u32(gguf, "llama.rope.dimension_count", 16);
-	}, "RoPE turns 16 of 32");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_set_val_u32(gguf, "llama.attention.head_count_kv", 3);
-	}, "not a multiple");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		const uint32_t heads[2] = {2, 4};
-		gguf_set_arr_data(gguf, "llama.attention.head_count_kv", GGUF_TYPE_UINT32, heads, 2);
-	}, "differs by layer");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_remove_key(gguf, "llama.block_count");
-	}, "missing");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_set_val_str(gguf, "llama.rope.scaling.type", "longrope");
-	}, "'longrope' is not known");
-	refuse([](gguf_context *gguf, ggml_context *) {
-		gguf_set_val_u16(gguf, "split.count", 2);
-	}, "several files");
+	refuse([](gguf_context *gguf,
+		  ggml_context *) { gguf_set_val_u32(gguf, "llama.attention.value_length", 64); },
+	       "keys have 32 channels and values 64");
+	refuse([](gguf_context *gguf,
+		  ggml_context *) { gguf_set_val_u32(gguf, "llama.rope.dimension_count", 16); },
+	       "RoPE turns 16 of 32");
+	refuse([](gguf_context *gguf,
+		  ggml_context *) { gguf_set_val_u32(gguf, "llama.attention.head_count_kv", 3); },
+	       "not a multiple");
+	refuse(
+	    [](gguf_context *gguf, ggml_context *) {
+		    const uint32_t heads[2] = {2, 4};
+		    gguf_set_arr_data(gguf, "llama.attention.head_count_kv", GGUF_TYPE_UINT32,
+				      heads, 2);
+	    },
+	    "differs by layer");
+	refuse(
+	    [](gguf_context *gguf, ggml_context *) { gguf_remove_key(gguf, "llama.block_count"); },
+	    "missing");
+	refuse(
+	    [](gguf_context *gguf, ggml_context *) {
+		    gguf_set_val_str(gguf, "llama.rope.scaling.type", "longrope");
+	    },
+	    "'longrope' is not known");
+	refuse([](gguf_context *gguf, ggml_context *) { gguf_set_val_u16(gguf, "split.count", 2); },
+	       "several files");
 }
 
 void refuses_what_is_not_a_model(void **)

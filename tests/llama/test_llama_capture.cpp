@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The conversation between llama.cpp's graph and the plugin: what is handed over in the right order,
-// and that every other order, shape or kind of node fails the decode.
+// The conversation between llama.cpp's graph and the plugin: what is handed over in the right
+// order, and that every other order, shape or kind of node fails the decode.
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -18,7 +18,8 @@
 
 #include "cmocka_cpp.h"
 
-namespace {
+namespace
+{
 
 constexpr uint32_t n_layer = 2, n_q = 4, n_kv = 2, dim = 16, n_tokens = 3;
 
@@ -58,7 +59,7 @@ int32_t fake_attend(skvq_seq *const *, const skvq_attn *attn, uint32_t)
 	seen.rows = attn->n_rows;
 	for (uint32_t r = 0; r < attn->n_rows; ++r) {
 		float *row = reinterpret_cast<float *>(reinterpret_cast<char *>(attn->out) +
-		                                       r * attn->out_row_stride);
+						       r * attn->out_row_stride);
 		for (uint32_t i = 0; i < n_q * dim; ++i)
 			row[i] = static_cast<float>(r + 1);
 	}
@@ -71,13 +72,22 @@ const char *fake_err_name(int32_t)
 }
 
 struct ContextDeleter {
-	void operator()(ggml_context *ctx) const { ggml_free(ctx); }
+	void operator()(ggml_context *ctx) const
+	{
+		ggml_free(ctx);
+	}
 };
 struct BackendDeleter {
-	void operator()(ggml_backend *backend) const { ggml_backend_free(backend); }
+	void operator()(ggml_backend *backend) const
+	{
+		ggml_backend_free(backend);
+	}
 };
 struct BufferDeleter {
-	void operator()(ggml_backend_buffer *buffer) const { ggml_backend_buffer_free(buffer); }
+	void operator()(ggml_backend_buffer *buffer) const
+	{
+		ggml_backend_buffer_free(buffer);
+	}
 };
 
 // The nodes of n_layer layers as llama.cpp builds them, allocated but not computed, and a capture
@@ -87,7 +97,8 @@ struct Rig {
 	skvq::ModelShape shape;
 	skvq::Team team{1};
 	std::unique_ptr<skvq::Capture> capture;
-	std::unique_ptr<ggml_context, ContextDeleter> ctx{ggml_init({size_t{1} << 20, nullptr, true})};
+	std::unique_ptr<ggml_context, ContextDeleter> ctx{
+	    ggml_init({size_t{1} << 20, nullptr, true})};
 	std::unique_ptr<ggml_backend, BackendDeleter> backend{ggml_backend_cpu_init()};
 	std::unique_ptr<ggml_backend_buffer, BufferDeleter> buffer;
 	ggml_tensor *q[n_layer], *k[n_layer], *v[n_layer], *attention[n_layer], *out[n_layer];
@@ -127,8 +138,8 @@ struct Rig {
 		q[il] = ggml_rope(c, raw_q, pos, dim, 0);
 		k[il] = ggml_rope(c, raw_k, pos, dim, 0);
 		v[il] = ggml_reshape_3d(c, raw_v, dim, n_kv, n);
-		attention[il] = ggml_flash_attn_ext(c, ggml_permute(c, q[il], 0, 2, 1, 3), cells, cells,
-		                                    nullptr, 0.25f, 0.0f, 0.0f);
+		attention[il] = ggml_flash_attn_ext(c, ggml_permute(c, q[il], 0, 2, 1, 3), cells,
+						    cells, nullptr, 0.25f, 0.0f, 0.0f);
 		out[il] = ggml_reshape_2d(c, attention[il], dim * n_q, n);
 		ggml_format_name(q[il], "Qcur-%u", il);
 		ggml_format_name(k[il], "Kcur-%u", il);
@@ -158,7 +169,10 @@ struct Rig {
 		return true;
 	}
 
-	bool layer(uint32_t il) { return nodes({q[il], v[il], k[il], attention[il], out[il]}); }
+	bool layer(uint32_t il)
+	{
+		return nodes({q[il], v[il], k[il], attention[il], out[il]});
+	}
 
 	void begin(uint32_t first_output = 0)
 	{
@@ -251,7 +265,8 @@ void order_is_held(void **)
 	{
 		Rig rig;
 		rig.begin();
-		assert_false(rig.nodes({rig.q[0], rig.v[0], rig.attention[0], rig.out[0], rig.k[0]}));
+		assert_false(
+		    rig.nodes({rig.q[0], rig.v[0], rig.attention[0], rig.out[0], rig.k[0]}));
 		rig.expect_failed("before Q, K and V");
 	}
 	{
@@ -361,7 +376,8 @@ void team_runs_every_share_once(void **)
 		for (int round = 0; round < 20; ++round)
 			assert_true(team.run(
 			    [](void *user, uint32_t ith, uint32_t nth) {
-				    std::vector<int> &counts = *static_cast<std::vector<int> *>(user);
+				    std::vector<int> &counts =
+					*static_cast<std::vector<int> *>(user);
 				    for (uint32_t i = ith; i < counts.size(); i += nth)
 					    ++counts[i];
 			    },

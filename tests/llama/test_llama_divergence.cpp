@@ -7,7 +7,8 @@
 
 #include "cmocka_cpp.h"
 
-namespace {
+namespace
+{
 
 bool near(double a, double b)
 {

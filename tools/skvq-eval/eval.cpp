@@ -7,7 +7,8 @@
 
 using namespace skvq;
 
-namespace {
+namespace
+{
 
 struct Runner {
 	Score score;
@@ -16,7 +17,7 @@ struct Runner {
 
 // Positions [at, at + n) were computed by both: compare what they say comes next.
 void compare(Runner &runner, Engine &reference, const Plan &plan, uint32_t n_vocab, uint32_t at,
-             uint32_t n)
+	     uint32_t n)
 {
 	for (uint32_t row = 0; row < n; ++row) {
 		const uint32_t position = at + row;
@@ -30,7 +31,7 @@ void compare(Runner &runner, Engine &reference, const Plan &plan, uint32_t n_voc
 		if (position >= plan.n_prefill)
 			runner.score.decode.add(theirs, ours, n_vocab);
 		runner.score.nll += log_sum_exp(ours, n_vocab) -
-		                    static_cast<double>(ours[plan.tokens[position + 1]]);
+				    static_cast<double>(ours[plan.tokens[position + 1]]);
 	}
 }
 
@@ -71,7 +72,8 @@ std::vector<Score> evaluate(const Model &model, const Plan &plan, const std::vec
 
 	uint32_t at = 0;
 	while (at < n_tokens) {
-		const uint32_t n = at < plan.n_prefill ? std::min(plan.n_ubatch, plan.n_prefill - at) : 1;
+		const uint32_t n =
+		    at < plan.n_prefill ? std::min(plan.n_ubatch, plan.n_prefill - at) : 1;
 		step(runners, plan, model.n_vocab(), at, n);
 		at += n;
 	}
@@ -80,9 +82,11 @@ std::vector<Score> evaluate(const Model &model, const Plan &plan, const std::vec
 	for (Runner &runner : runners) {
 		if (const Client *client = dynamic_cast<const Client *>(runner.engine.get())) {
 			const skvq_llama_usage usage = client->usage();
-			const uint64_t pages = usage.bytes_local - usage.bytes_window + usage.bytes_shared;
+			const uint64_t pages =
+			    usage.bytes_local - usage.bytes_window + usage.bytes_shared;
 			if (usage.n_paged)
-				runner.score.bytes_per_token = static_cast<double>(pages) / usage.n_paged;
+				runner.score.bytes_per_token =
+				    static_cast<double>(pages) / usage.n_paged;
 		}
 		scores.push_back(std::move(runner.score));
 	}

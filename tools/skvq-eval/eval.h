@@ -35,6 +35,7 @@ struct Score {
 
 // The reference (stock llama.cpp, FP16 K/V, no flash attention) first, then the modes.
 // Throws std::runtime_error.
-std::vector<Score> evaluate(const skvq::Model &model, const Plan &plan, const std::vector<Mode> &modes);
+std::vector<Score> evaluate(const skvq::Model &model, const Plan &plan,
+			    const std::vector<Mode> &modes);
 
 #endif

@@ -13,7 +13,8 @@
 #include "eval.h"
 #include "report.h"
 
-namespace {
+namespace
+{
 
 constexpr int exit_failed = 1;
 constexpr int exit_usage = 2;
@@ -21,7 +22,8 @@ constexpr int exit_usage = 2;
 const char usage[] =
     "usage: skvq-eval --model FILE.gguf --text FILE --mode MODE [--mode MODE ...] [options]\n"
     "\n"
-    "Feeds a text to stock llama.cpp with FP16 K/V and no flash attention (the reference) and to each\n"
+    "Feeds a text to stock llama.cpp with FP16 K/V and no flash attention (the reference) and to "
+    "each\n"
     "mode, token for token, and compares the next-token distributions.\n"
     "\n"
     "modes\n"
@@ -52,20 +54,27 @@ uint32_t whole(const char *name, const char *text, uint32_t min, uint32_t max)
 	errno = 0;
 	const unsigned long value = std::strtoul(text, &end, 10);
 	if (errno || *text < '0' || *text > '9' || *end || value < min || value > max)
-		throw UsageError(std::string(name) + " takes a whole number from " + std::to_string(min) +
-		                 " to " + std::to_string(max) + ", not '" + text + "'");
+		throw UsageError(std::string(name) + " takes a whole number from " +
+				 std::to_string(min) + " to " + std::to_string(max) + ", not '" +
+				 text + "'");
 	return static_cast<uint32_t>(value);
 }
 
 Args parse(int argc, char **argv)
 {
 	const option options[] = {
-	    {"model", required_argument, nullptr, 'm'},   {"text", required_argument, nullptr, 't'},
-	    {"mode", required_argument, nullptr, 'M'},    {"tokens", required_argument, nullptr, 'n'},
-	    {"prefill", required_argument, nullptr, 'p'}, {"ubatch", required_argument, nullptr, 'u'},
-	    {"skip", required_argument, nullptr, 's'},    {"threads", required_argument, nullptr, 'T'},
-	    {"plugin", required_argument, nullptr, 'P'},  {"json", no_argument, nullptr, 'j'},
-	    {"verbose", no_argument, nullptr, 'v'},       {"help", no_argument, nullptr, 'h'},
+	    {"model", required_argument, nullptr, 'm'},
+	    {"text", required_argument, nullptr, 't'},
+	    {"mode", required_argument, nullptr, 'M'},
+	    {"tokens", required_argument, nullptr, 'n'},
+	    {"prefill", required_argument, nullptr, 'p'},
+	    {"ubatch", required_argument, nullptr, 'u'},
+	    {"skip", required_argument, nullptr, 's'},
+	    {"threads", required_argument, nullptr, 'T'},
+	    {"plugin", required_argument, nullptr, 'P'},
+	    {"json", no_argument, nullptr, 'j'},
+	    {"verbose", no_argument, nullptr, 'v'},
+	    {"help", no_argument, nullptr, 'h'},
 	    {nullptr, 0, nullptr, 0},
 	};
 	Args args;
@@ -76,21 +85,46 @@ Args parse(int argc, char **argv)
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, "h", options, nullptr)) != -1;) {
 		switch (c) {
-		case 'm': args.model = optarg; break;
-		case 't': args.text = optarg; break;
-		case 'M': args.modes.push_back(mode_parse(optarg)); break;
-		case 'n': args.n_tokens = whole("--tokens", optarg, 2, 1 << 20); break;
-		case 'p': args.plan.n_prefill = whole("--prefill", optarg, 0, 1 << 20); break;
-		case 'u': args.plan.n_ubatch = whole("--ubatch", optarg, 1, 4096); break;
-		case 's': args.plan.first_scored = whole("--skip", optarg, 0, 1 << 20); break;
-		case 'T': args.plan.n_threads = whole("--threads", optarg, 1, 512); break;
-		case 'P': args.plan.plugin = optarg; break;
-		case 'j': args.json = true; break;
-		case 'v': args.verbose = true; break;
-		case 'h': args.help = true; return args;
+		case 'm':
+			args.model = optarg;
+			break;
+		case 't':
+			args.text = optarg;
+			break;
+		case 'M':
+			args.modes.push_back(mode_parse(optarg));
+			break;
+		case 'n':
+			args.n_tokens = whole("--tokens", optarg, 2, 1 << 20);
+			break;
+		case 'p':
+			args.plan.n_prefill = whole("--prefill", optarg, 0, 1 << 20);
+			break;
+		case 'u':
+			args.plan.n_ubatch = whole("--ubatch", optarg, 1, 4096);
+			break;
+		case 's':
+			args.plan.first_scored = whole("--skip", optarg, 0, 1 << 20);
+			break;
+		case 'T':
+			args.plan.n_threads = whole("--threads", optarg, 1, 512);
+			break;
+		case 'P':
+			args.plan.plugin = optarg;
+			break;
+		case 'j':
+			args.json = true;
+			break;
+		case 'v':
+			args.verbose = true;
+			break;
+		case 'h':
+			args.help = true;
+			return args;
 		default:
-			throw UsageError(std::string("unknown option, or one without its value: '") +
-			                 argv[optind - 1] + "'");
+			throw UsageError(
+			    std::string("unknown option, or one without its value: '") +
+			    argv[optind - 1] + "'");
 		}
 	}
 	if (optind < argc)
@@ -108,13 +142,15 @@ std::vector<int32_t> read_tokens(const Args &args, const skvq::Model &model)
 {
 	const std::string text = skvq::read_file(args.text, "text");
 	if (args.n_tokens > model.n_ctx_train())
-		throw std::runtime_error("--tokens " + std::to_string(args.n_tokens) +
-		                         " is more than the " + std::to_string(model.n_ctx_train()) +
-		                         " tokens of context that '" + args.model + "' was trained for");
+		throw std::runtime_error(
+		    "--tokens " + std::to_string(args.n_tokens) + " is more than the " +
+		    std::to_string(model.n_ctx_train()) + " tokens of context that '" + args.model +
+		    "' was trained for");
 	std::vector<int32_t> tokens = model.tokenize(text, false);
 	if (tokens.size() < args.n_tokens)
-		throw std::runtime_error("text '" + args.text + "' has " + std::to_string(tokens.size()) +
-		                         " tokens, and --tokens asks for " + std::to_string(args.n_tokens));
+		throw std::runtime_error(
+		    "text '" + args.text + "' has " + std::to_string(tokens.size()) +
+		    " tokens, and --tokens asks for " + std::to_string(args.n_tokens));
 	tokens.resize(args.n_tokens);
 	return tokens;
 }
@@ -131,7 +167,7 @@ int main(int argc, char **argv)
 		}
 		skvq::llama_setup(args.verbose);
 		const bool for_client = std::any_of(args.modes.begin(), args.modes.end(),
-		                                    [](const Mode &mode) { return mode.ours; });
+						    [](const Mode &mode) { return mode.ours; });
 		const skvq::Model model(args.model, for_client);
 		args.plan.tokens = read_tokens(args, model);
 		const std::vector<Score> scores = evaluate(model, args.plan, args.modes);

@@ -5,7 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 
-namespace {
+namespace
+{
 
 uint32_t whole(const std::string &text, const std::string &value)
 {
@@ -13,7 +14,8 @@ uint32_t whole(const std::string &text, const std::string &value)
 	errno = 0;
 	const unsigned long number = std::strtoul(value.c_str(), &end, 10);
 	if (errno || value.empty() || value[0] < '0' || value[0] > '9' || *end || number > 1u << 20)
-		throw UsageError("'" + value + "' in mode '" + text + "' is not a number of tokens");
+		throw UsageError("'" + value + "' in mode '" + text +
+				 "' is not a number of tokens");
 	return static_cast<uint32_t>(number);
 }
 
@@ -33,7 +35,8 @@ Mode parse_ours(const std::string &text)
 		else if (part.compare(0, 6, "sinks=") == 0)
 			mode.sinks = whole(text, part.substr(6));
 		else
-			throw UsageError("'" + part + "' in mode '" + text + "' is neither window=N nor sinks=N");
+			throw UsageError("'" + part + "' in mode '" + text +
+					 "' is neither window=N nor sinks=N");
 	}
 	if (mode.profile.empty())
 		throw UsageError("mode '" + text + "' names no profile");
@@ -59,9 +62,9 @@ Mode mode_parse(const std::string &text)
 	return mode;
 }
 
-std::unique_ptr<skvq::Engine> mode_open(const Mode &mode, const skvq::Model &model, uint32_t n_tokens,
-                                        uint32_t n_ubatch, uint32_t n_threads,
-                                        const std::string &plugin)
+std::unique_ptr<skvq::Engine> mode_open(const Mode &mode, const skvq::Model &model,
+					uint32_t n_tokens, uint32_t n_ubatch, uint32_t n_threads,
+					const std::string &plugin)
 {
 	if (!mode.ours) {
 		skvq::PlainOptions options;

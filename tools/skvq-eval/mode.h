@@ -25,12 +25,13 @@ struct Mode {
 	uint32_t window = SKVQ_DEFAULT, sinks = SKVQ_DEFAULT;              // ours
 };
 
-// "plain-nofa", "plain-fa", "q8_0", "q4_0", "skvq:<profile>[,window=N][,sinks=N]". Throws UsageError.
+// "plain-nofa", "plain-fa", "q8_0", "q4_0", "skvq:<profile>[,window=N][,sinks=N]". Throws
+// UsageError.
 Mode mode_parse(const std::string &text);
 
 // An engine for n_tokens tokens that gives all logits of chunks of n_ubatch.
-std::unique_ptr<skvq::Engine> mode_open(const Mode &mode, const skvq::Model &model, uint32_t n_tokens,
-                                        uint32_t n_ubatch, uint32_t n_threads,
-                                        const std::string &plugin);
+std::unique_ptr<skvq::Engine> mode_open(const Mode &mode, const skvq::Model &model,
+					uint32_t n_tokens, uint32_t n_ubatch, uint32_t n_threads,
+					const std::string &plugin);
 
 #endif

@@ -10,24 +10,29 @@
 void report_text(const Plan &plan, const std::vector<Score> &scores)
 {
 	const Score &reference = scores.front();
-	std::printf("%zu tokens: %u in pieces of %u, the rest one by one; scored from position %u on (%zu)\n"
-	            "reference %s, perplexity %.4f; KLD in nats, KL(reference || mode)\n\n"
-	            "%-28s %10s %10s %10s %7s %9s %8s %9s %8s %8s\n",
-	            plan.tokens.size(), plan.n_prefill, plan.n_ubatch, plan.first_scored,
-	            reference.all.count(), reference.mode.c_str(), reference.perplexity(), "mode",
-	            "KLD mean", "KLD 99.9%", "decode", "top-1", "ppl", "ratio", "B/token", "prefill", "decode");
+	std::printf("%zu tokens: %u in pieces of %u, the rest one by one; scored from position %u "
+		    "on (%zu)\n"
+		    "reference %s, perplexity %.4f; KLD in nats, KL(reference || mode)\n\n"
+		    "%-28s %10s %10s %10s %7s %9s %8s %9s %8s %8s\n",
+		    plan.tokens.size(), plan.n_prefill, plan.n_ubatch, plan.first_scored,
+		    reference.all.count(), reference.mode.c_str(), reference.perplexity(), "mode",
+		    "KLD mean", "KLD 99.9%", "decode", "top-1", "ppl", "ratio", "B/token",
+		    "prefill", "decode");
 	for (const Score &score : scores)
 		std::printf("%-28s %10.6f %10.5f %10.6f %6.2f%% %9.4f %8.5f %9.0f %7.2fs %7.2fs\n",
-		            score.mode.c_str(), score.all.mean(), score.all.quantile(0.999),
-		            score.decode.mean(), 100 * score.all.top1_same(), score.perplexity(),
-		            score.perplexity() / reference.perplexity(), score.bytes_per_token,
-		            score.prefill_s, score.decode_s);
+			    score.mode.c_str(), score.all.mean(), score.all.quantile(0.999),
+			    score.decode.mean(), 100 * score.all.top1_same(), score.perplexity(),
+			    score.perplexity() / reference.perplexity(), score.bytes_per_token,
+			    score.prefill_s, score.decode_s);
 }
 
 void report_json(const Plan &plan, const std::vector<Score> &scores)
 {
 	struct Deleter {
-		void operator()(json_t *json) const { json_decref(json); }
+		void operator()(json_t *json) const
+		{
+			json_decref(json);
+		}
 	};
 	const std::unique_ptr<json_t, Deleter> object(json_object());
 	const auto set = [&](const std::string &key, json_t *value) {

@@ -12,24 +12,27 @@
 
 #include "error.h"
 
-namespace skvq {
+namespace skvq
+{
 
-namespace {
+namespace
+{
 
 // One entry per architecture whose graph was read and run. Checked with llama.cpp b11434.
 const Arch archs[] = {
     {
-        "llama",
-        SKVQ_PAIRS_INTERLEAVED,
-        {"Qcur", GGML_OP_ROPE},
-        {"Kcur", GGML_OP_ROPE},
-        {"Vcur", GGML_OP_RESHAPE},
-        {"kqv_out", GGML_OP_RESHAPE},
+	"llama",
+	SKVQ_PAIRS_INTERLEAVED,
+	{"Qcur", GGML_OP_ROPE},
+	{"Kcur", GGML_OP_ROPE},
+	{"Vcur", GGML_OP_RESHAPE},
+	{"kqv_out", GGML_OP_RESHAPE},
     },
 };
 
-// Metadata below "<arch>.attention.", "<arch>.rope." and "<arch>.attn_" that the tables above take into account.
-// Anything else there (ALiBi, clamping, soft caps, sliding windows, MLA ranks ...) is refused.
+// Metadata below "<arch>.attention.", "<arch>.rope." and "<arch>.attn_" that the tables above take
+// into account. Anything else there (ALiBi, clamping, soft caps, sliding windows, MLA ranks ...) is
+// refused.
 const char *const known_keys[] = {
     "attention.head_count",
     "attention.head_count_kv",
@@ -53,7 +56,10 @@ const char *const known_tensors[] = {
 };
 
 struct GgufDeleter {
-	void operator()(gguf_context *gguf) const { gguf_free(gguf); }
+	void operator()(gguf_context *gguf) const
+	{
+		gguf_free(gguf);
+	}
 };
 
 // A GGUF header with typed, checked access.
@@ -64,18 +70,24 @@ class Gguf
 	{
 		FILE *file = std::fopen(path.c_str(), "rb");
 		if (!file)
-			throw Error(SKVQ_EIO, "cannot open model '" + path + "': " + std::strerror(errno));
+			throw Error(SKVQ_EIO,
+				    "cannot open model '" + path + "': " + std::strerror(errno));
 		char magic[4];
 		const size_t got = std::fread(magic, 1, sizeof magic, file);
 		std::fclose(file);
 		if (got != sizeof magic || std::memcmp(magic, GGUF_MAGIC, sizeof magic) != 0)
 			throw Error(SKVQ_EINVAL, "'" + path + "' is not a GGUF file");
-		gguf_.reset(gguf_init_from_file(path.c_str(), {/*no_alloc*/ true, /*ctx*/ nullptr}));
+		gguf_.reset(
+		    gguf_init_from_file(path.c_str(), {/*no_alloc*/ true, /*ctx*/ nullptr}));
 		if (!gguf_)
-			throw Error(SKVQ_ECORRUPT, "the GGUF header of '" + path + "' cannot be read");
+			throw Error(SKVQ_ECORRUPT,
+				    "the GGUF header of '" + path + "' cannot be read");
 	}
 
-	const gguf_context *get() const { return gguf_.get(); }
+	const gguf_context *get() const
+	{
+		return gguf_.get();
+	}
 
 	std::string text(const std::string &key) const
 	{
@@ -147,8 +159,8 @@ const Arch *find_arch(const std::string &name)
 			return &arch;
 		supported += (supported.empty() ? "" : ", ") + std::string(arch.name);
 	}
-	throw Error(SKVQ_ENOTSUP, "architecture '" + name + "' is not supported yet (supported: " +
-	                              supported + ")");
+	throw Error(SKVQ_ENOTSUP, "architecture '" + name +
+				      "' is not supported yet (supported: " + supported + ")");
 }
 
 template <size_t n> bool listed(const char *const (&list)[n], const std::string &name)
@@ -176,7 +188,8 @@ void check_keys(const Gguf &gguf, const std::string &arch)
 		    !starts_with(tail, "attn_"))
 			continue;
 		if (!listed(known_keys, tail))
-			gguf.refuse("metadata '" + key + "' changes attention in a way this client does not know");
+			gguf.refuse("metadata '" + key +
+				    "' changes attention in a way this client does not know");
 	}
 	if (gguf.number("split.count", 1) > 1)
 		gguf.refuse("it is split over several files");
@@ -191,9 +204,11 @@ void check_tensors(const Gguf &gguf)
 		const size_t dot = name.find('.', 4);
 		const std::string tail = dot == std::string::npos ? "" : name.substr(dot + 1);
 		if (starts_with(tail, "attn_") && !listed(known_tensors, tail))
-			gguf.refuse("tensor '" + name + "' is not part of the attention this client knows");
+			gguf.refuse("tensor '" + name +
+				    "' is not part of the attention this client knows");
 		if (starts_with(tail, "rope_factors"))
-			gguf.refuse("tensor '" + name + "': long and short RoPE factors are not supported");
+			gguf.refuse("tensor '" + name +
+				    "': long and short RoPE factors are not supported");
 	}
 }
 
@@ -209,7 +224,7 @@ std::string rope_scaling(const Gguf &gguf, const std::string &arch)
 	if (!type.empty() && type != "none" && factor > 0.0) {
 		char buf[96];
 		std::snprintf(buf, sizeof buf, "%s:%.9g:%u", type.c_str(), factor,
-		              gguf.number(arch + ".rope.scaling.original_context_length", 0));
+			      gguf.number(arch + ".rope.scaling.original_context_length", 0));
 		text = buf;
 	} else if (factor > 0.0) {
 		char buf[96];
@@ -242,7 +257,8 @@ ModelShape shape_from_gguf(const std::string &path)
 	shape.n_q_heads = gguf.number(name + ".attention.head_count", 0);
 	shape.n_kv_heads = gguf.number(name + ".attention.head_count_kv", shape.n_q_heads);
 	const uint32_t n_embd = gguf.number(name + ".embedding_length", 0);
-	if (!shape.n_layer || !shape.n_ctx_train || !shape.n_q_heads || !shape.n_kv_heads || !n_embd)
+	if (!shape.n_layer || !shape.n_ctx_train || !shape.n_q_heads || !shape.n_kv_heads ||
+	    !n_embd)
 		gguf.refuse("its layer count, heads, width or context length is missing");
 	if (shape.n_q_heads % shape.n_kv_heads != 0)
 		gguf.refuse("its query heads are not a multiple of its K/V heads");
@@ -251,12 +267,12 @@ ModelShape shape_from_gguf(const std::string &path)
 	shape.head_dim = gguf.number(name + ".attention.key_length", by_width);
 	const uint32_t value_dim = gguf.number(name + ".attention.value_length", by_width);
 	if (value_dim != shape.head_dim)
-		gguf.refuse("keys have " + std::to_string(shape.head_dim) + " channels and values " +
-		            std::to_string(value_dim));
+		gguf.refuse("keys have " + std::to_string(shape.head_dim) +
+			    " channels and values " + std::to_string(value_dim));
 	const uint32_t rope_dim = gguf.number(name + ".rope.dimension_count", shape.head_dim);
 	if (rope_dim != shape.head_dim)
 		gguf.refuse("RoPE turns " + std::to_string(rope_dim) + " of " +
-		            std::to_string(shape.head_dim) + " channels");
+			    std::to_string(shape.head_dim) + " channels");
 	shape.rope_theta = gguf.real(name + ".rope.freq_base", 10000.0);
 	shape.rope_scaling = rope_scaling(gguf, name);
 	return shape;

@@ -11,7 +11,8 @@
 
 #include <ggml.h>
 
-namespace skvq {
+namespace skvq
+{
 
 // A graph node, recognised by its exact name "<prefix>-<layer>" and operation.
 struct NodeSpec {

@@ -7,9 +7,11 @@
 
 #include <ggml-backend.h>
 
-namespace skvq {
+namespace skvq
+{
 
-namespace {
+namespace
+{
 
 double now_s()
 {
@@ -70,7 +72,7 @@ bool Capture::finish()
 	if (!failed_ && layer_ != shape_.n_layer) {
 		failed_ = true;
 		error_ = "llama.cpp computed " + std::to_string(layer_) + " of " +
-		         std::to_string(shape_.n_layer) + " attention layers as expected";
+			 std::to_string(shape_.n_layer) + " attention layers as expected";
 	}
 	return !failed_;
 }
@@ -180,8 +182,8 @@ void Capture::restore_attention()
 	skipped_ = nullptr;
 }
 
-// The output must be a plain view of the flash attention node that was skipped, whose query is the one
-// we took.
+// The output must be a plain view of the flash attention node that was skipped, whose query is the
+// one we took.
 bool Capture::check_attention(const ggml_tensor *out, float *ret_scale)
 {
 	const ggml_tensor *attention = out->src[0];
@@ -273,7 +275,7 @@ bool Capture::fail(const ggml_tensor *tensor, const std::string &why)
 	if (!failed_) {
 		failed_ = true;
 		error_ = std::string("llama.cpp's node '") + tensor->name + "' (" +
-		         ggml_op_name(tensor->op) + ") was " + why;
+			 ggml_op_name(tensor->op) + ") was " + why;
 	}
 	return false;
 }

@@ -23,7 +23,8 @@
 #include "arch.h"
 #include "team.h"
 
-namespace skvq {
+namespace skvq
+{
 
 class Capture
 {
@@ -33,17 +34,26 @@ class Capture
 	// For llama_context_params.cb_eval; user is the Capture.
 	static bool callback(ggml_tensor *tensor, bool ask, void *user);
 
-	// The next decode computes n_tokens from position on, and of the last layer's rows only those
-	// from first_output on are looked at.
+	// The next decode computes n_tokens from position on, and of the last layer's rows only
+	// those from first_output on are looked at.
 	void begin(skvq_seq *seq, uint32_t position, uint32_t n_tokens, uint32_t first_output);
 
 	// Ends it. True if every layer was seen; else error() tells.
 	bool finish();
 
-	const std::string &error() const { return error_; }
+	const std::string &error() const
+	{
+		return error_;
+	}
 
-	double attend_s() const { return attend_s_; }
-	double append_s() const { return append_s_; }
+	double attend_s() const
+	{
+		return attend_s_;
+	}
+	double append_s() const
+	{
+		return append_s_;
+	}
 
       private:
 	enum class Role { none, q, k, v, out };
@@ -69,7 +79,7 @@ class Capture
 	uint32_t n_tokens_ = 0;
 	uint32_t first_output_ = 0;
 
-	uint32_t layer_ = 0; // the one under way
+	uint32_t layer_ = 0;             // the one under way
 	ggml_tensor *skipped_ = nullptr; // the attention node, while it is a no-op
 	const ggml_tensor *q_ = nullptr; // Q, K, V seen in this layer
 	bool seen_k_ = false, seen_v_ = false;

@@ -1,37 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <skvq/llama_client.h>
+#include "client.h"
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <exception>
-#include <memory>
-#include <new>
-#include <string>
 #include <thread>
-#include <vector>
 
-#include <llama.h>
-
-#include "arch.h"
-#include "capture.h"
 #include "error.h"
 #include "identity.h"
-#include "plugin.h"
-#include "team.h"
 
 using skvq::Error;
 
-namespace {
+namespace
+{
 
 constexpr const char *default_profile = "k2v1.5"; // the plugin's, too; it cannot be asked
 constexpr uint32_t default_ubatch = 512;
 constexpr uint32_t ubatch_max = 4096;
 constexpr uint32_t threads_max = 512; // as many as a ggml pool takes
-
-struct ContextDeleter {
-	void operator()(llama_context *ctx) const { llama_free(ctx); }
-};
 
 double now_s()
 {
@@ -39,67 +24,7 @@ double now_s()
 	return std::chrono::duration<double>(clock::now().time_since_epoch()).count();
 }
 
-// A caller's struct of any version as today's, absent fields zero.
-skvq_llama_options copy_options(const skvq_llama_options *options)
-{
-	skvq_llama_options copy{};
-	if (!options || options->struct_size < sizeof options->struct_size)
-		throw Error(SKVQ_EINVAL, "options without a struct_size");
-	std::memcpy(&copy, options, std::min<size_t>(options->struct_size, sizeof copy));
-	return copy;
-}
-
-void put_error(char *error, size_t error_bytes, const char *text)
-{
-	if (!error || !error_bytes)
-		return;
-	const size_t n = std::min(std::strlen(text), error_bytes - 1);
-	std::memcpy(error, text, n);
-	error[n] = '\0';
-}
-
-} // namespace
-
-// Members are destroyed from the last to the first: the context before the pool it runs on, all of
-// the plugin's objects before the plugin.
-struct skvq_llama {
-	skvq_llama(llama_model *model_, const std::string &gguf_path, const skvq_llama_options &opts);
-	~skvq_llama();
-	skvq_llama(const skvq_llama &) = delete;
-	skvq_llama &operator=(const skvq_llama &) = delete;
-
-	void open_session();
-	void register_model(llama_model *llama, const std::string &gguf_path);
-	void make_context(llama_model *llama);
-	uint32_t begin(const int32_t *tokens, uint32_t n_tokens);
-	void decode(const int32_t *tokens, uint32_t n_tokens, bool all_logits);
-	[[noreturn]] void plugin_failed(const std::string &what, int32_t rc);
-	static void log(void *user, int32_t level, const char *utf8);
-
-	skvq::ModelShape shape;
-	skvq_llama_options options; // its texts are in the strings below
-	std::string profile, socket, engine_name;
-	std::string numerics, error;
-	std::string refusal; // what the plugin said while there was no session to ask
-	skvq::Plugin plugin;
-	skvq::Team team;
-	skvq::Capture capture;
-	skvq_session *session = nullptr;
-	skvq_model *model = nullptr;
-	skvq_seq *seq = nullptr;
-	std::unique_ptr<llama_context, ContextDeleter> context;
-
-	std::vector<int32_t> batch_pos, batch_n_seq;
-	std::vector<int32_t *> batch_seq;
-	std::vector<int8_t> batch_logits;
-	int32_t seq_id = 0;
-	uint32_t position = 0;
-	uint32_t n_matched = 0;
-	bool fell_back = false;
-	double commit_s = 0;
-};
-
-static skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelShape &shape)
+skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelShape &shape)
 {
 	if (!options.n_ubatch)
 		options.n_ubatch = default_ubatch;
@@ -109,23 +34,26 @@ static skvq_llama_options with_defaults(skvq_llama_options options, const skvq::
 		options.max_tokens = shape.n_ctx_train;
 	if (options.n_ubatch > ubatch_max)
 		throw Error(SKVQ_EINVAL, "a ubatch of " + std::to_string(options.n_ubatch) +
-		                             " tokens is above the limit of " +
-		                             std::to_string(ubatch_max));
+					     " tokens is above the limit of " +
+					     std::to_string(ubatch_max));
 	if (options.n_threads > threads_max)
 		throw Error(SKVQ_EINVAL, std::to_string(options.n_threads) +
-		                             " threads are above the limit of " +
-		                             std::to_string(threads_max));
+					     " threads are above the limit of " +
+					     std::to_string(threads_max));
 	if (options.max_tokens > shape.n_ctx_train)
-		throw Error(SKVQ_EINVAL, "a sequence of " + std::to_string(options.max_tokens) +
-		                             " tokens is longer than the model's trained context of " +
-		                             std::to_string(shape.n_ctx_train));
+		throw Error(SKVQ_EINVAL,
+			    "a sequence of " + std::to_string(options.max_tokens) +
+				" tokens is longer than the model's trained context of " +
+				std::to_string(shape.n_ctx_train));
 	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH))
 		throw Error(SKVQ_EINVAL, "an unknown flag in the options");
 	return options;
 }
 
+} // namespace
+
 skvq_llama::skvq_llama(llama_model *model_, const std::string &gguf_path,
-                       const skvq_llama_options &opts)
+		       const skvq_llama_options &opts)
     : shape(skvq::shape_from_gguf(gguf_path)), options(with_defaults(opts, shape)),
       profile(opts.profile ? opts.profile : default_profile),
       socket(opts.socket ? opts.socket : ""),
@@ -153,7 +81,8 @@ void skvq_llama::plugin_failed(const std::string &what, int32_t rc)
 	if (session)
 		(void)plugin->last_error(session, detail, sizeof detail);
 	const std::string why = detail[0] ? detail : refusal;
-	throw Error(-rc, what + (why.empty() ? "" : ": " + why) + " (" + plugin->err_name(rc) + ")");
+	throw Error(-rc,
+		    what + (why.empty() ? "" : ": " + why) + " (" + plugin->err_name(rc) + ")");
 }
 
 // Why open() failed is told to the log alone; it belongs into the error, once.
@@ -183,9 +112,9 @@ void skvq_llama::open_session()
 	}
 	if (rc < 0)
 		plugin_failed(!path    ? "the skvq plugin cannot open a session"
-		              : nobody ? "no skvqd can be reached at '" + socket + "'"
-		                       : "the skvqd at '" + socket + "' cannot be used",
-		              rc);
+			      : nobody ? "no skvqd can be reached at '" + socket + "'"
+				       : "the skvqd at '" + socket + "' cannot be used",
+			      rc);
 }
 
 void skvq_llama::register_model(llama_model *llama, const std::string &gguf_path)
@@ -220,9 +149,19 @@ void skvq_llama::make_context(llama_model *llama)
 {
 	if (llama_model_n_swa(llama) > 0 || llama_model_has_encoder(llama) ||
 	    llama_model_is_recurrent(llama) || llama_model_is_hybrid(llama))
-		throw Error(SKVQ_ENOTSUP, "the model has sliding-window, recurrent or encoder layers, "
-		                          "which this client does not support");
-	// No cell outlives a decode, so one ubatch of them is enough; llama.cpp rounds up by itself.
+		throw Error(SKVQ_ENOTSUP,
+			    "the model has sliding-window, recurrent or encoder layers, "
+			    "which this client does not support");
+	const auto same = [](int32_t theirs, uint32_t ours) {
+		return theirs >= 0 && static_cast<uint32_t>(theirs) == ours;
+	};
+	if (!same(llama_model_n_layer(llama), shape.n_layer) ||
+	    !same(llama_model_n_head(llama), shape.n_q_heads) ||
+	    !same(llama_model_n_head_kv(llama), shape.n_kv_heads))
+		throw Error(SKVQ_EINVAL,
+			    "the model was not loaded from the GGUF file named with it");
+	// No cell outlives a decode, so one ubatch of them is enough; llama.cpp rounds up by
+	// itself.
 	llama_context_params params = llama_context_default_params();
 	params.n_ctx = options.n_ubatch;
 	params.n_batch = options.n_ubatch;
@@ -240,11 +179,12 @@ void skvq_llama::make_context(llama_model *llama)
 	context.reset(llama_init_from_model(llama, params));
 	if (!context)
 		throw Error(SKVQ_ENOMEM, "llama.cpp cannot make a context of " +
-		                             std::to_string(options.n_ubatch) + " tokens");
+					     std::to_string(options.n_ubatch) + " tokens");
 	if (llama_n_ubatch(context.get()) != options.n_ubatch)
 		throw Error(SKVQ_EINVAL, "llama.cpp makes the ubatch " +
-		                             std::to_string(llama_n_ubatch(context.get())) +
-		                             " tokens instead of " + std::to_string(options.n_ubatch));
+					     std::to_string(llama_n_ubatch(context.get())) +
+					     " tokens instead of " +
+					     std::to_string(options.n_ubatch));
 	llama_attach_threadpool(context.get(), team.pool(), team.pool());
 
 	batch_pos.resize(options.n_ubatch);
@@ -257,8 +197,8 @@ uint32_t skvq_llama::begin(const int32_t *tokens, uint32_t n_tokens)
 {
 	if (n_tokens > options.max_tokens)
 		throw Error(SKVQ_EFULL, "a prompt of " + std::to_string(n_tokens) +
-		                            " tokens does not fit a sequence of " +
-		                            std::to_string(options.max_tokens));
+					    " tokens does not fit a sequence of " +
+					    std::to_string(options.max_tokens));
 	plugin->seq_close(seq);
 	seq = nullptr;
 	position = n_matched = 0;
@@ -266,7 +206,7 @@ uint32_t skvq_llama::begin(const int32_t *tokens, uint32_t n_tokens)
 	skvq_seq_desc desc{};
 	desc.struct_size = sizeof desc;
 	desc.flags = (options.flags & SKVQ_LLAMA_NO_MATCH ? SKVQ_SEQ_NO_MATCH : 0) |
-	             (options.flags & SKVQ_LLAMA_NO_PUBLISH ? SKVQ_SEQ_NO_PUBLISH : 0);
+		     (options.flags & SKVQ_LLAMA_NO_PUBLISH ? SKVQ_SEQ_NO_PUBLISH : 0);
 	desc.tokens = tokens;
 	desc.n_tokens = n_tokens;
 	desc.max_tokens = options.max_tokens;
@@ -285,12 +225,12 @@ void skvq_llama::decode(const int32_t *tokens, uint32_t n_tokens, bool all_logit
 		throw Error(SKVQ_ESTATE, "no sequence is open");
 	if (!n_tokens || n_tokens > options.n_ubatch)
 		throw Error(SKVQ_EINVAL, "a decode takes 1 to " + std::to_string(options.n_ubatch) +
-		                             " tokens, not " + std::to_string(n_tokens));
+					     " tokens, not " + std::to_string(n_tokens));
 	if (all_logits && !options.all_logits)
 		throw Error(SKVQ_EINVAL, "all_logits was not asked for when the client was opened");
 	if (n_tokens > options.max_tokens - position)
 		throw Error(SKVQ_EFULL, "the sequence is full: it takes " +
-		                            std::to_string(options.max_tokens) + " tokens");
+					    std::to_string(options.max_tokens) + " tokens");
 	for (uint32_t i = 0; i < n_tokens; ++i) {
 		batch_pos[i] = static_cast<int32_t>(position + i);
 		batch_logits[i] = all_logits || i + 1 == n_tokens;
@@ -322,164 +262,3 @@ void skvq_llama::decode(const int32_t *tokens, uint32_t n_tokens, bool all_logit
 		plugin_failed("the skvq plugin cannot commit", committed);
 	position += n_tokens;
 }
-
-// The C interface: no exception leaves it.
-
-template <typename F> static int32_t guarded(std::string &error, F &&body)
-{
-	try {
-		return body();
-	} catch (const Error &e) {
-		error = e.what();
-		return -e.code;
-	} catch (const std::bad_alloc &) {
-		error = "out of memory";
-		return -SKVQ_ENOMEM;
-	} catch (const std::exception &e) {
-		error = e.what();
-		return -SKVQ_ESYS;
-	}
-}
-
-extern "C" {
-
-int32_t skvq_llama_check_model(const char *gguf_path, char *error, size_t error_bytes)
-{
-	std::string text;
-	const int32_t rc = guarded(text, [&] {
-		(void)skvq::shape_from_gguf(gguf_path);
-		return 0;
-	});
-	put_error(error, error_bytes, text.c_str());
-	return rc;
-}
-
-int32_t skvq_llama_open(llama_model *model, const char *gguf_path,
-                        const skvq_llama_options *options, skvq_llama **ret, char *error,
-                        size_t error_bytes)
-{
-	std::string text;
-	const int32_t rc = guarded(text, [&] {
-		*ret = new skvq_llama(model, gguf_path, copy_options(options));
-		return 0;
-	});
-	put_error(error, error_bytes, text.c_str());
-	return rc;
-}
-
-void skvq_llama_close(skvq_llama *client)
-{
-	delete client;
-}
-
-int32_t skvq_llama_begin(skvq_llama *client, const int32_t *tokens, uint32_t n_tokens)
-{
-	return guarded(client->error, [&] {
-		return static_cast<int32_t>(client->begin(tokens, n_tokens));
-	});
-}
-
-int32_t skvq_llama_decode(skvq_llama *client, const int32_t *tokens, uint32_t n_tokens,
-                          int32_t all_logits)
-{
-	return guarded(client->error, [&] {
-		client->decode(tokens, n_tokens, all_logits != 0);
-		return 0;
-	});
-}
-
-int32_t skvq_llama_prefill(skvq_llama *client, const int32_t *tokens, uint32_t n_tokens)
-{
-	return guarded(client->error, [&] {
-		const uint32_t n_ubatch = client->options.n_ubatch;
-		for (uint32_t done = 0; done < n_tokens;) {
-			const uint32_t room = n_ubatch - client->position % n_ubatch;
-			const uint32_t n = std::min(room, n_tokens - done);
-			client->decode(tokens + done, n, false);
-			done += n;
-		}
-		return 0;
-	});
-}
-
-const float *skvq_llama_logits(const skvq_llama *client, int32_t row)
-{
-	return llama_get_logits_ith(client->context.get(), row);
-}
-
-int32_t skvq_llama_poll(skvq_llama *client)
-{
-	return guarded(client->error, [&] {
-		const int32_t rc = client->seq ? client->plugin->seq_poll(client->seq) : 1;
-		if (rc < 0)
-			client->plugin_failed("the skvq plugin cannot be polled", rc);
-		return rc;
-	});
-}
-
-int32_t skvq_llama_usage_get(skvq_llama *client, skvq_llama_usage *usage)
-{
-	return guarded(client->error, [&] {
-		if (!client->seq)
-			throw Error(SKVQ_ESTATE, "no sequence is open");
-		skvq_seq_info info{};
-		info.struct_size = sizeof info;
-		const int32_t rc = client->plugin->seq_info(client->seq, &info);
-		if (rc < 0)
-			client->plugin_failed("the skvq plugin tells nothing of the sequence", rc);
-		skvq_llama_usage all{};
-		all.struct_size = usage->struct_size;
-		all.n_tokens = info.n_tokens;
-		all.n_matched = client->n_matched;
-		all.daemon = info.daemon;
-		all.bytes_fp16 = info.bytes_fp16;
-		all.bytes_local = info.bytes_local + info.bytes_window;
-		all.bytes_shared = info.bytes_shared;
-		all.bytes_window = info.bytes_window;
-		all.bytes_engine = uint64_t{llama_n_ctx(client->context.get())} * client->shape.n_layer *
-		                   client->shape.n_kv_heads * client->shape.head_dim * 2 * 2;
-		all.n_paged = info.n_paged;
-		all.attend_s = client->capture.attend_s();
-		all.append_s = client->capture.append_s();
-		all.commit_s = client->commit_s;
-		std::memcpy(usage, &all, std::min<size_t>(usage->struct_size, sizeof all));
-		return 0;
-	});
-}
-
-llama_context *skvq_llama_context(skvq_llama *client)
-{
-	return client->context.get();
-}
-
-uint32_t skvq_llama_position(const skvq_llama *client)
-{
-	return client->position;
-}
-
-uint32_t skvq_llama_ubatch(const skvq_llama *client)
-{
-	return client->options.n_ubatch;
-}
-
-const char *skvq_llama_profile(const skvq_llama *client)
-{
-	return client->profile.c_str();
-}
-
-int32_t skvq_llama_fell_back(const skvq_llama *client)
-{
-	return client->fell_back;
-}
-
-const char *skvq_llama_numerics(const skvq_llama *client)
-{
-	return client->numerics.c_str();
-}
-
-const char *skvq_llama_error(const skvq_llama *client)
-{
-	return client->error.c_str();
-}
-
-} // extern "C"

@@ -12,7 +12,8 @@
 
 #include <skvq/error.h>
 
-namespace skvq {
+namespace skvq
+{
 
 struct Error : std::runtime_error {
 	Error(int32_t error_code, const std::string &what)

@@ -14,9 +14,11 @@
 
 #include "error.h"
 
-namespace skvq {
+namespace skvq
+{
 
-namespace {
+namespace
+{
 
 class Sha256
 {
@@ -34,7 +36,10 @@ class Sha256
 	}
 
 	// Texts and numbers are framed, so that no two lists of them hash alike.
-	void number(uint64_t value) { bytes(&value, sizeof value); }
+	void number(uint64_t value)
+	{
+		bytes(&value, sizeof value);
+	}
 	void text(const char *text)
 	{
 		const size_t size = text ? std::strlen(text) : 0;
@@ -46,14 +51,18 @@ class Sha256
 	{
 		Digest digest;
 		unsigned size = 0;
-		if (EVP_DigestFinal_ex(ctx_.get(), digest.data(), &size) != 1 || size != digest.size())
+		if (EVP_DigestFinal_ex(ctx_.get(), digest.data(), &size) != 1 ||
+		    size != digest.size())
 			throw Error(SKVQ_ESYS, "libcrypto failed while hashing");
 		return digest;
 	}
 
       private:
 	struct Deleter {
-		void operator()(EVP_MD_CTX *ctx) const { EVP_MD_CTX_free(ctx); }
+		void operator()(EVP_MD_CTX *ctx) const
+		{
+			EVP_MD_CTX_free(ctx);
+		}
 	};
 	std::unique_ptr<EVP_MD_CTX, Deleter> ctx_;
 };

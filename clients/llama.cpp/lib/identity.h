@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What makes K/V bytes of this engine reusable by another process: digests of the weights and of the
-// tokenizer, and a tag for how llama.cpp computes.
+// What makes K/V bytes of this engine reusable by another process: digests of the weights and of
+// the tokenizer, and a tag for how llama.cpp computes.
 #ifndef SKVQ_LLAMA_IDENTITY_H
 #define SKVQ_LLAMA_IDENTITY_H
 
@@ -11,7 +11,8 @@
 
 #include <llama.h>
 
-namespace skvq {
+namespace skvq
+{
 
 using Digest = std::array<uint8_t, 32>;
 

@@ -10,9 +10,11 @@
 
 #include "error.h"
 
-namespace skvq {
+namespace skvq
+{
 
-namespace {
+namespace
+{
 
 std::string default_path()
 {
@@ -32,10 +34,10 @@ constexpr size_t table_bytes_needed = offsetof(skvq_api, last_error) + sizeof(vo
 
 bool complete(const skvq_api &api)
 {
-	return api.struct_size >= table_bytes_needed && api.open && api.close && api.model_register &&
-	       api.model_unregister && api.seq_open && api.seq_poll && api.seq_commit &&
-	       api.seq_truncate && api.seq_close && api.seq_info && api.append && api.attend &&
-	       api.err_name && api.last_error;
+	return api.struct_size >= table_bytes_needed && api.open && api.close &&
+	       api.model_register && api.model_unregister && api.seq_open && api.seq_poll &&
+	       api.seq_commit && api.seq_truncate && api.seq_close && api.seq_info && api.append &&
+	       api.attend && api.err_name && api.last_error;
 }
 
 } // namespace
@@ -46,15 +48,15 @@ Plugin::Plugin(const char *path)
 	handle_ = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
 	if (!handle_) {
 		const char *why = dlerror();
-		throw Error(SKVQ_ESYS, "cannot load the skvq plugin: " + std::string(why ? why : file));
+		throw Error(SKVQ_ESYS,
+			    "cannot load the skvq plugin: " + std::string(why ? why : file));
 	}
-	const auto entry =
-	    reinterpret_cast<skvq_plugin_api_fn>(dlsym(handle_, "skvq_plugin_api"));
+	const auto entry = reinterpret_cast<skvq_plugin_api_fn>(dlsym(handle_, "skvq_plugin_api"));
 	api_ = entry ? entry(SKVQ_ABI_MAJOR) : nullptr;
 	if (!api_ || !complete(*api_)) {
 		dlclose(handle_);
 		throw Error(SKVQ_EVERSION, "'" + file + "' is not an skvq plugin of ABI version " +
-		                               std::to_string(SKVQ_ABI_MAJOR));
+					       std::to_string(SKVQ_ABI_MAJOR));
 	}
 }
 

@@ -8,7 +8,8 @@
 
 #include <skvq/plugin.h>
 
-namespace skvq {
+namespace skvq
+{
 
 class Plugin
 {
@@ -20,8 +21,14 @@ class Plugin
 	Plugin(const Plugin &) = delete;
 	Plugin &operator=(const Plugin &) = delete;
 
-	const skvq_api *operator->() const { return api_; }
-	const skvq_api *get() const { return api_; }
+	const skvq_api *operator->() const
+	{
+		return api_;
+	}
+	const skvq_api *get() const
+	{
+		return api_;
+	}
 
       private:
 	void *handle_ = nullptr;

@@ -3,7 +3,8 @@
 
 #include "error.h"
 
-namespace skvq {
+namespace skvq
+{
 
 Team::Team(uint32_t n_threads)
 {
@@ -16,16 +17,16 @@ Team::Team(uint32_t n_threads)
 	ctx_.reset(ggml_init(memory));
 	if (!ctx_)
 		throw Error(SKVQ_ENOMEM, "ggml cannot take memory for a graph of one node");
-	ggml_tensor *tensor = ggml_custom_4d(ctx_.get(), GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, node,
-	                                     GGML_N_TASKS_MAX, this);
+	ggml_tensor *tensor = ggml_custom_4d(ctx_.get(), GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0,
+					     node, GGML_N_TASKS_MAX, this);
 	graph_ = ggml_new_graph_custom(ctx_.get(), n_nodes, false);
 	ggml_build_forward_expand(graph_, tensor);
 
 	ggml_threadpool_params params = ggml_threadpool_params_default(static_cast<int>(n_threads));
 	pool_ = ggml_threadpool_new(&params);
 	if (!pool_)
-		throw Error(SKVQ_ENOMEM, "ggml cannot start a pool of " + std::to_string(n_threads) +
-		                             " threads");
+		throw Error(SKVQ_ENOMEM, "ggml cannot start a pool of " +
+					     std::to_string(n_threads) + " threads");
 	plan_ = ggml_graph_plan(graph_, static_cast<int>(n_threads), pool_);
 	scratch_.resize(plan_.work_size);
 	plan_.work_data = scratch_.data();

@@ -4,8 +4,8 @@
 //
 // A second set of threads would fight with ggml's, which spin between graph nodes. So the function
 // is wrapped in a graph of one custom node that ggml computes like any other, with the thread pool
-// that the llama_context uses too. It works the same in ggml's OpenMP builds (its team is libgomp's,
-// the pool is then only a description) and in the others.
+// that the llama_context uses too. It works the same in ggml's OpenMP builds (its team is
+// libgomp's, the pool is then only a description) and in the others.
 #ifndef SKVQ_LLAMA_TEAM_H
 #define SKVQ_LLAMA_TEAM_H
 
@@ -15,7 +15,8 @@
 
 #include <ggml-cpu.h>
 
-namespace skvq {
+namespace skvq
+{
 
 class Team
 {
@@ -29,7 +30,10 @@ class Team
 	Team &operator=(const Team &) = delete;
 
 	// To be attached to the llama_context; freed with the team.
-	ggml_threadpool *pool() const { return pool_; }
+	ggml_threadpool *pool() const
+	{
+		return pool_;
+	}
 
 	// Calls work once per thread and returns when all are done. False if ggml refused.
 	bool run(Work work, void *user);
@@ -38,7 +42,10 @@ class Team
 	static void node(ggml_tensor *dst, int ith, int nth, void *user);
 
 	struct ContextDeleter {
-		void operator()(ggml_context *ctx) const { ggml_free(ctx); }
+		void operator()(ggml_context *ctx) const
+		{
+			ggml_free(ctx);
+		}
 	};
 
 	Work work_ = nullptr;

@@ -39,7 +39,8 @@ const char args_usage[] =
     "  --verbose          let llama.cpp speak on stderr\n"
     "  --help, --version\n";
 
-namespace {
+namespace
+{
 
 enum Option {
 	opt_model = 256,
@@ -105,8 +106,8 @@ uint32_t whole(const char *option_name, const char *text, uint32_t min, uint32_t
 	const unsigned long value = std::strtoul(text, &end, 10);
 	if (errno || *text < '0' || *text > '9' || *end || value < min || value > max)
 		throw UsageError(std::string(option_name) + " takes a whole number from " +
-		                 std::to_string(min) + " to " + std::to_string(max) + ", not '" + text +
-		                 "'");
+				 std::to_string(min) + " to " + std::to_string(max) + ", not '" +
+				 text + "'");
 	return static_cast<uint32_t>(value);
 }
 
@@ -115,7 +116,8 @@ double temperature(const char *text)
 	char *end = nullptr;
 	const double value = std::strtod(text, &end);
 	if (end == text || *end || !std::isfinite(value) || value < 0 || value > 100)
-		throw UsageError(std::string("--temp takes a number from 0 to 100, not '") + text + "'");
+		throw UsageError(std::string("--temp takes a number from 0 to 100, not '") + text +
+				 "'");
 	return value;
 }
 
@@ -144,42 +146,93 @@ Args args_parse(int argc, char **argv)
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, "n:h", options, nullptr)) != -1;) {
 		switch (c) {
-		case opt_model: args.model = optarg; break;
+		case opt_model:
+			args.model = optarg;
+			break;
 		case opt_socket:
 			mode(Mode::shared);
 			args.socket = optarg;
 			if (args.socket.empty())
 				throw UsageError("--socket takes a path");
 			break;
-		case opt_embedded: mode(Mode::embedded); break;
-		case opt_plain: mode(Mode::plain); break;
-		case opt_fallback: args.fallback = true; break;
-		case opt_profile: args.profile = optarg; break;
-		case opt_window: args.window = whole("--window", optarg, 0, 1 << 20); break;
-		case opt_sinks: args.sinks = whole("--sinks", optarg, 0, 1 << 20); break;
-		case opt_no_match: args.no_match = true; break;
-		case opt_no_publish: args.no_publish = true; break;
-		case opt_plugin: args.plugin = optarg; break;
-		case opt_prompt: args.prompt = optarg; ++n_prompts; break;
-		case opt_prompt_file: args.prompt_file = optarg; ++n_prompts; break;
-		case opt_chat: args.chat = true; break;
-		case 'n': args.n_predict = whole("-n", optarg, 1, 1 << 24); break;
-		case opt_temp: args.temperature = temperature(optarg); break;
-		case opt_seed: args.seed = whole("--seed", optarg, 0, UINT32_MAX); break;
-		case opt_threads: args.n_threads = whole("--threads", optarg, 1, 512); break;
-		case opt_ubatch: args.n_ubatch = whole("--ubatch", optarg, 1, 4096); break;
-		case opt_json: args.json = optarg; break;
-		case opt_compare_plain: args.compare_plain = true; break;
-		case opt_logits_out: args.logits_out = optarg; break;
+		case opt_embedded:
+			mode(Mode::embedded);
+			break;
+		case opt_plain:
+			mode(Mode::plain);
+			break;
+		case opt_fallback:
+			args.fallback = true;
+			break;
+		case opt_profile:
+			args.profile = optarg;
+			break;
+		case opt_window:
+			args.window = whole("--window", optarg, 0, 1 << 20);
+			break;
+		case opt_sinks:
+			args.sinks = whole("--sinks", optarg, 0, 1 << 20);
+			break;
+		case opt_no_match:
+			args.no_match = true;
+			break;
+		case opt_no_publish:
+			args.no_publish = true;
+			break;
+		case opt_plugin:
+			args.plugin = optarg;
+			break;
+		case opt_prompt:
+			args.prompt = optarg;
+			++n_prompts;
+			break;
+		case opt_prompt_file:
+			args.prompt_file = optarg;
+			++n_prompts;
+			break;
+		case opt_chat:
+			args.chat = true;
+			break;
+		case 'n':
+			args.n_predict = whole("-n", optarg, 1, 1 << 24);
+			break;
+		case opt_temp:
+			args.temperature = temperature(optarg);
+			break;
+		case opt_seed:
+			args.seed = whole("--seed", optarg, 0, UINT32_MAX);
+			break;
+		case opt_threads:
+			args.n_threads = whole("--threads", optarg, 1, 512);
+			break;
+		case opt_ubatch:
+			args.n_ubatch = whole("--ubatch", optarg, 1, 4096);
+			break;
+		case opt_json:
+			args.json = optarg;
+			break;
+		case opt_compare_plain:
+			args.compare_plain = true;
+			break;
+		case opt_logits_out:
+			args.logits_out = optarg;
+			break;
 		case opt_step_delay:
 			args.step_delay_ms = whole("--step-delay-ms", optarg, 0, 60000);
 			break;
-		case opt_verbose: args.verbose = true; break;
-		case 'h': args.help = true; break;
-		case opt_version: args.version = true; break;
+		case opt_verbose:
+			args.verbose = true;
+			break;
+		case 'h':
+			args.help = true;
+			break;
+		case opt_version:
+			args.version = true;
+			break;
 		default:
-			throw UsageError(std::string("unknown option, or one without its value: '") +
-			                 argv[optind - 1] + "'");
+			throw UsageError(
+			    std::string("unknown option, or one without its value: '") +
+			    argv[optind - 1] + "'");
 		}
 	}
 	if (optind < argc)

@@ -5,7 +5,8 @@
 #include <cmath>
 #include <numeric>
 
-namespace skvq {
+namespace skvq
+{
 
 uint32_t top_token(const float *logits, uint32_t n)
 {
@@ -59,7 +60,8 @@ double Divergence::quantile(double q) const
 	std::vector<double> sorted = klds_;
 	const double rank = std::ceil(q * static_cast<double>(sorted.size()));
 	const size_t at = rank < 1 ? 0 : std::min(sorted.size(), static_cast<size_t>(rank)) - 1;
-	std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(at), sorted.end());
+	std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(at),
+			 sorted.end());
 	return sorted[at];
 }
 

@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <stdexcept>
 
-namespace skvq {
+namespace skvq
+{
 
 Plain::Plain(const Model &model, const PlainOptions &options)
 {
@@ -22,7 +23,7 @@ Plain::Plain(const Model &model, const PlainOptions &options)
 	context_.reset(llama_init_from_model(model.get(), params));
 	if (!context_)
 		throw std::runtime_error("llama.cpp cannot make a context of " +
-		                         std::to_string(options.n_ctx) + " tokens");
+					 std::to_string(options.n_ctx) + " tokens");
 }
 
 uint32_t Plain::begin(const std::vector<int32_t> &)
@@ -66,7 +67,8 @@ Client::Client(const Model &model, const skvq_llama_options &options)
 {
 	char error[1024];
 	skvq_llama *client = nullptr;
-	if (skvq_llama_open(model.get(), model.path().c_str(), &options, &client, error, sizeof error) < 0)
+	if (skvq_llama_open(model.get(), model.path().c_str(), &options, &client, error,
+			    sizeof error) < 0)
 		throw std::runtime_error(error);
 	client_.reset(client);
 }

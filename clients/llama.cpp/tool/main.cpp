@@ -8,7 +8,8 @@
 #include "report.h"
 #include "run.h"
 
-namespace {
+namespace
+{
 
 constexpr int exit_failed = 1;
 constexpr int exit_usage = 2;

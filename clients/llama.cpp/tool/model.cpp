@@ -7,13 +7,13 @@
 #include <cstring>
 #include <stdexcept>
 
-namespace skvq {
-
-namespace {
-
-void log_nothing(ggml_log_level, const char *, void *)
+namespace skvq
 {
-}
+
+namespace
+{
+
+void log_nothing(ggml_log_level, const char *, void *) {}
 
 void log_stderr(ggml_log_level, const char *text, void *)
 {
@@ -36,7 +36,8 @@ double seconds_now()
 
 std::string read_file(const std::string &path, const char *what)
 {
-	const std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+	const std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"),
+							  std::fclose);
 	std::string text;
 	char buf[65536];
 	size_t n = 0;
@@ -44,7 +45,7 @@ std::string read_file(const std::string &path, const char *what)
 		text.append(buf, n);
 	if (!file || std::ferror(file.get()))
 		throw std::runtime_error(std::string("cannot read ") + what + " '" + path +
-		                         "': " + std::strerror(errno));
+					 "': " + std::strerror(errno));
 	return text;
 }
 
@@ -57,14 +58,16 @@ Model::Model(const std::string &path, bool for_client) : path_(path)
 	} else if (FILE *file = std::fopen(path.c_str(), "rb")) {
 		std::fclose(file);
 	} else {
-		throw std::runtime_error("cannot open model '" + path + "': " + std::strerror(errno));
+		throw std::runtime_error("cannot open model '" + path +
+					 "': " + std::strerror(errno));
 	}
 	llama_model_params params = llama_model_default_params();
 	params.n_gpu_layers = 0;
 	model_.reset(llama_model_load_from_file(path.c_str(), params));
 	if (!model_)
-		throw std::runtime_error("llama.cpp cannot load '" + path +
-		                         "': not a GGUF model, damaged, or of a kind it does not know");
+		throw std::runtime_error(
+		    "llama.cpp cannot load '" + path +
+		    "': not a GGUF model, damaged, or of a kind it does not know");
 }
 
 uint32_t Model::n_ctx_train() const
@@ -119,8 +122,8 @@ std::string Model::chat(const std::string &text) const
 		const int32_t n =
 		    llama_chat_apply_template(chat_template, &message, 1, true, &out[0], room);
 		if (n < 0)
-			throw std::runtime_error("llama.cpp does not know the chat template of '" + path_ +
-			                         "'");
+			throw std::runtime_error("llama.cpp does not know the chat template of '" +
+						 path_ + "'");
 		out.resize(static_cast<size_t>(n));
 		if (n <= room)
 			return out;

@@ -9,12 +9,15 @@
 
 #include <jansson.h>
 
-namespace {
+namespace
+{
 
 // Length of the well-formed UTF-8 sequence at text[i], 0 if there is none.
 size_t utf8_length(const std::string &text, size_t i)
 {
-	const auto at = [&](size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+	const auto at = [&](size_t k) {
+		return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u;
+	};
 	const auto tail = [&](size_t k) { return (at(k) & 0xc0u) == 0x80u; };
 	const unsigned lead = at(i), next = at(i + 1);
 	if (lead < 0x80)
@@ -60,8 +63,14 @@ class Json
 	{
 		set(key, json_integer(static_cast<json_int_t>(value)));
 	}
-	void real(const char *key, double value) { set(key, json_real(value)); }
-	void flag(const char *key, bool value) { set(key, json_boolean(value)); }
+	void real(const char *key, double value)
+	{
+		set(key, json_real(value));
+	}
+	void flag(const char *key, bool value)
+	{
+		set(key, json_boolean(value));
+	}
 	void list(const char *key, const std::vector<int32_t> &values)
 	{
 		json_t *array = json_array();
@@ -72,9 +81,10 @@ class Json
 	}
 	void write(FILE *file, const std::string &name) const
 	{
-		if (json_dumpf(object_.get(), file, JSON_INDENT(2)) != 0 || std::fputc('\n', file) == EOF ||
-		    std::fflush(file) != 0)
-			throw std::runtime_error("cannot write '" + name + "': " + std::strerror(errno));
+		if (json_dumpf(object_.get(), file, JSON_INDENT(2)) != 0 ||
+		    std::fputc('\n', file) == EOF || std::fflush(file) != 0)
+			throw std::runtime_error("cannot write '" + name +
+						 "': " + std::strerror(errno));
 	}
 
       private:
@@ -84,7 +94,10 @@ class Json
 			throw std::runtime_error(std::string("cannot write '") + key + "' as JSON");
 	}
 	struct Deleter {
-		void operator()(json_t *json) const { json_decref(json); }
+		void operator()(json_t *json) const
+		{
+			json_decref(json);
+		}
 	};
 	std::unique_ptr<json_t, Deleter> object_;
 };
@@ -101,32 +114,36 @@ void report_text(const Result &result)
 {
 	char a[32], b[32], c[32], d[32];
 	std::fprintf(stderr,
-	             "\nprofile      %s, %s, daemon: %s\n"
-	             "prompt       %u tokens, %u of them matched in the cache\n"
-	             "first token  after %.3f s\n"
-	             "generated    %zu tokens%s, %.2f tokens/s\n"
-	             "K/V          %s local, %s shared; FP16 would take %s (and %s of cells in "
-	             "llama.cpp)\n",
-	             result.profile.c_str(), result.mode.c_str(), result.daemon.c_str(),
-	             result.prompt_tokens, result.matched_tokens, result.ttft_s, result.token_ids.size(),
-	             result.ended ? " and an end" : "", result.tokens_per_s,
-	             mib(result.kv_bytes_local, a), mib(result.kv_bytes_shared, b),
-	             mib(result.kv_bytes_fp16, c), mib(result.kv_bytes_engine, d));
+		     "\nprofile      %s, %s, daemon: %s\n"
+		     "prompt       %u tokens, %u of them matched in the cache\n"
+		     "first token  after %.3f s\n"
+		     "generated    %zu tokens%s, %.2f tokens/s\n"
+		     "K/V          %s local, %s shared; FP16 would take %s (and %s of cells in "
+		     "llama.cpp)\n",
+		     result.profile.c_str(), result.mode.c_str(), result.daemon.c_str(),
+		     result.prompt_tokens, result.matched_tokens, result.ttft_s,
+		     result.token_ids.size(), result.ended ? " and an end" : "",
+		     result.tokens_per_s, mib(result.kv_bytes_local, a),
+		     mib(result.kv_bytes_shared, b), mib(result.kv_bytes_fp16, c),
+		     mib(result.kv_bytes_engine, d));
 	if (result.bytes_per_token > 0)
-		std::fprintf(stderr, "per token    %.0f bytes beyond the window, %.0f in FP16: 1/%.2f\n",
-		             result.bytes_per_token, result.bytes_per_token_fp16,
-		             result.bytes_per_token_fp16 / result.bytes_per_token);
-	if (result.mode != "plain")
-		std::fprintf(stderr, "in plugin    %.3f s attention, %.3f s append, %.3f s commit\n",
-		             result.attend_s, result.append_s, result.commit_s);
-	if (result.compared)
 		std::fprintf(stderr,
-		             "plain        first token after %.3f s, %.2f tokens/s\n"
-		             "apart        KLD mean %.6f, max %.6f over %zu positions; top token the same "
-		             "in %.1f %%\n",
-		             result.ttft_plain_s, result.tokens_per_s_plain, result.divergence.mean(),
-		             result.divergence.max(), result.divergence.count(),
-		             100 * result.divergence.top1_same());
+			     "per token    %.0f bytes beyond the window, %.0f in FP16: 1/%.2f\n",
+			     result.bytes_per_token, result.bytes_per_token_fp16,
+			     result.bytes_per_token_fp16 / result.bytes_per_token);
+	if (result.mode != "plain")
+		std::fprintf(stderr,
+			     "in plugin    %.3f s attention, %.3f s append, %.3f s commit\n",
+			     result.attend_s, result.append_s, result.commit_s);
+	if (result.compared)
+		std::fprintf(
+		    stderr,
+		    "plain        first token after %.3f s, %.2f tokens/s\n"
+		    "apart        KLD mean %.6f, max %.6f over %zu positions; top token the same "
+		    "in %.1f %%\n",
+		    result.ttft_plain_s, result.tokens_per_s_plain, result.divergence.mean(),
+		    result.divergence.max(), result.divergence.count(),
+		    100 * result.divergence.top1_same());
 }
 
 void report_json(const Result &result, const std::string &path)
@@ -148,6 +165,7 @@ void report_json(const Result &result, const std::string &path)
 	json.real("commit_s", result.commit_s);
 	json.whole("kv_bytes_fp16", result.kv_bytes_fp16);
 	json.whole("kv_bytes_local", result.kv_bytes_local);
+	json.whole("kv_bytes_window", result.kv_bytes_window);
 	json.whole("kv_bytes_shared", result.kv_bytes_shared);
 	json.whole("kv_bytes_engine", result.kv_bytes_engine);
 	json.whole("paged_tokens", result.paged_tokens);

@@ -12,7 +12,8 @@
 
 using namespace skvq;
 
-namespace {
+namespace
+{
 
 // --compare-plain keeps the logits of every step; more than this is refused.
 constexpr uint64_t logits_bytes_max = uint64_t{2} << 30;
@@ -20,7 +21,10 @@ constexpr uint64_t logits_bytes_max = uint64_t{2} << 30;
 constexpr double publish_wait_s = 5;
 
 struct SamplerDeleter {
-	void operator()(llama_sampler *sampler) const { llama_sampler_free(sampler); }
+	void operator()(llama_sampler *sampler) const
+	{
+		llama_sampler_free(sampler);
+	}
 };
 using Sampler = std::unique_ptr<llama_sampler, SamplerDeleter>;
 
@@ -29,7 +33,7 @@ Sampler make_sampler(double temperature, uint32_t seed)
 	Sampler chain(llama_sampler_chain_init(llama_sampler_chain_default_params()));
 	if (temperature > 0) {
 		llama_sampler_chain_add(chain.get(),
-		                        llama_sampler_init_temp(static_cast<float>(temperature)));
+					llama_sampler_init_temp(static_cast<float>(temperature)));
 		llama_sampler_chain_add(chain.get(), llama_sampler_init_dist(seed));
 	} else {
 		llama_sampler_chain_add(chain.get(), llama_sampler_init_greedy());
@@ -39,9 +43,9 @@ Sampler make_sampler(double temperature, uint32_t seed)
 
 // What every step of a generation is told to.
 struct Steps {
-	FILE *out = nullptr;    // logits
-	bool keep = false;      // logits
-	bool print = false;     // text
+	FILE *out = nullptr; // logits
+	bool keep = false;   // logits
+	bool print = false;  // text
 	uint32_t delay_ms = 0;
 	uint32_t n_vocab = 0;
 	std::vector<float> kept; // [step][n_vocab]
@@ -61,13 +65,15 @@ void take_logits(Steps &steps, const float *logits)
 		throw std::runtime_error("llama.cpp gave no logits");
 	if (steps.keep)
 		steps.kept.insert(steps.kept.end(), logits, logits + steps.n_vocab);
-	if (steps.out && std::fwrite(logits, sizeof *logits, steps.n_vocab, steps.out) != steps.n_vocab)
-		throw std::runtime_error(std::string("cannot write the logits: ") + std::strerror(errno));
+	if (steps.out &&
+	    std::fwrite(logits, sizeof *logits, steps.n_vocab, steps.out) != steps.n_vocab)
+		throw std::runtime_error(std::string("cannot write the logits: ") +
+					 std::strerror(errno));
 }
 
 // The prompt, then up to n tokens. The time to the first token starts before the cache is asked.
-Generated generate(Engine &engine, const Model &model, const std::vector<int32_t> &prompt, uint32_t n,
-                   llama_sampler *sampler, Steps &steps)
+Generated generate(Engine &engine, const Model &model, const std::vector<int32_t> &prompt,
+		   uint32_t n, llama_sampler *sampler, Steps &steps)
 {
 	Generated got;
 	const double start = seconds_now();
@@ -107,10 +113,10 @@ Generated generate(Engine &engine, const Model &model, const std::vector<int32_t
 	return got;
 }
 
-// Stock llama.cpp answers by itself; then it is led along our answer, and at each step its next-token
-// distribution is compared with ours. As long as both agree one computation serves both.
+// Stock llama.cpp answers by itself; then it is led along our answer, and at each step its
+// next-token distribution is compared with ours. As long as both agree one computation serves both.
 void compare_plain(const Model &model, const std::vector<int32_t> &prompt, uint32_t n,
-                   const PlainOptions &options, const Steps &ours, Result &result)
+		   const PlainOptions &options, const Steps &ours, Result &result)
 {
 	Plain plain(model, options);
 	Sampler sampler = make_sampler(0, 0);
@@ -123,12 +129,13 @@ void compare_plain(const Model &model, const std::vector<int32_t> &prompt, uint3
 	const size_t n_steps = ours.kept.size() / n_vocab;
 	const size_t n_own = steps.kept.size() / n_vocab;
 	const auto first_other = std::mismatch(own.tokens.begin(), own.tokens.end(),
-	                                       result.token_ids.begin(), result.token_ids.end());
+					       result.token_ids.begin(), result.token_ids.end());
 	const size_t n_same = static_cast<size_t>(first_other.first - own.tokens.begin());
 	// Step i is conditioned on the answer's first i tokens.
 	const size_t n_reused = std::min({n_steps, n_own, n_same + 1});
 	for (size_t i = 0; i < n_reused; ++i)
-		result.divergence.add(&steps.kept[i * n_vocab], &ours.kept[i * n_vocab], ours.n_vocab);
+		result.divergence.add(&steps.kept[i * n_vocab], &ours.kept[i * n_vocab],
+				      ours.n_vocab);
 	plain.truncate(static_cast<uint32_t>(prompt.size() + n_reused - 1));
 	for (size_t i = n_reused; i < n_steps; ++i) {
 		plain.decode(&result.token_ids[i - 1], 1, false);
@@ -141,13 +148,13 @@ void compare_plain(const Model &model, const std::vector<int32_t> &prompt, uint3
 }
 
 std::unique_ptr<Client> open_client(const Args &args, const Model &model, uint32_t n_threads,
-                                    uint32_t max_tokens)
+				    uint32_t max_tokens)
 {
 	skvq_llama_options options{};
 	options.struct_size = sizeof options;
 	options.flags = (args.fallback ? SKVQ_LLAMA_FALLBACK : 0) |
-	                (args.no_match ? SKVQ_LLAMA_NO_MATCH : 0) |
-	                (args.no_publish ? SKVQ_LLAMA_NO_PUBLISH : 0);
+			(args.no_match ? SKVQ_LLAMA_NO_MATCH : 0) |
+			(args.no_publish ? SKVQ_LLAMA_NO_PUBLISH : 0);
 	options.plugin_path = args.plugin.empty() ? nullptr : args.plugin.c_str();
 	options.socket = args.mode == Mode::shared ? args.socket.c_str() : nullptr;
 	options.profile = args.profile.empty() ? nullptr : args.profile.c_str();
@@ -164,7 +171,7 @@ std::unique_ptr<Client> open_client(const Args &args, const Model &model, uint32
 	auto client = std::make_unique<Client>(model, options);
 	if (skvq_llama_fell_back(client->get()))
 		std::fprintf(stderr, "skvq-llama: no skvqd at '%s': going on embedded\n",
-		             args.socket.c_str());
+			     args.socket.c_str());
 	return client;
 }
 
@@ -185,6 +192,7 @@ void report_usage(const Client &client, Result &result)
 	result.numerics = skvq_llama_numerics(client.get());
 	result.kv_bytes_fp16 = usage.bytes_fp16;
 	result.kv_bytes_local = usage.bytes_local;
+	result.kv_bytes_window = usage.bytes_window;
 	result.kv_bytes_shared = usage.bytes_shared;
 	result.kv_bytes_engine = usage.bytes_engine;
 	result.paged_tokens = usage.n_paged;
@@ -208,20 +216,21 @@ void report_plain(const Model &model, uint32_t n_tokens, uint32_t n_cells, Resul
 
 std::vector<int32_t> make_prompt(const Args &args, const Model &model)
 {
-	const std::string text = args.prompt_file.empty() ? args.prompt
-	                                                  : read_file(args.prompt_file, "prompt file");
+	const std::string text =
+	    args.prompt_file.empty() ? args.prompt : read_file(args.prompt_file, "prompt file");
 	if (text.empty())
 		throw std::runtime_error(args.prompt_file.empty()
-		                             ? "the prompt is empty"
-		                             : "prompt file '" + args.prompt_file + "' is empty");
-	const std::vector<int32_t> tokens = model.tokenize(args.chat ? model.chat(text) : text, args.chat);
+					     ? "the prompt is empty"
+					     : "prompt file '" + args.prompt_file + "' is empty");
+	const std::vector<int32_t> tokens =
+	    model.tokenize(args.chat ? model.chat(text) : text, args.chat);
 	if (tokens.empty())
 		throw std::runtime_error("the prompt is empty: it has no tokens");
 	if (tokens.size() >= model.n_ctx_train())
-		throw std::runtime_error("the prompt's " + std::to_string(tokens.size()) +
-		                         " tokens leave no room in the " +
-		                         std::to_string(model.n_ctx_train()) +
-		                         " tokens of context that '" + model.path() + "' was trained for");
+		throw std::runtime_error(
+		    "the prompt's " + std::to_string(tokens.size()) +
+		    " tokens leave no room in the " + std::to_string(model.n_ctx_train()) +
+		    " tokens of context that '" + model.path() + "' was trained for");
 	return tokens;
 }
 
@@ -236,15 +245,17 @@ Result run(const Args &args, bool quiet)
 	const uint32_t n_prompt = static_cast<uint32_t>(prompt.size());
 	const uint32_t n = std::min(args.n_predict, model.n_ctx_train() - n_prompt);
 	if (n < args.n_predict)
-		std::fprintf(stderr, "skvq-llama: generating at most %u tokens, as the model was trained "
-		             "for %u in all\n", n, model.n_ctx_train());
+		std::fprintf(stderr,
+			     "skvq-llama: generating at most %u tokens, as the model was trained "
+			     "for %u in all\n",
+			     n, model.n_ctx_train());
 
 	std::unique_ptr<FILE, int (*)(FILE *)> logits(nullptr, std::fclose);
 	if (!args.logits_out.empty()) {
 		logits.reset(std::fopen(args.logits_out.c_str(), "wb"));
 		if (!logits)
 			throw std::runtime_error("cannot write '" + args.logits_out +
-			                         "': " + std::strerror(errno));
+						 "': " + std::strerror(errno));
 	}
 	Steps steps;
 	steps.out = logits.get();
@@ -253,13 +264,15 @@ Result run(const Args &args, bool quiet)
 	steps.delay_ms = args.step_delay_ms;
 	steps.n_vocab = model.n_vocab();
 	if (steps.keep && uint64_t{n} * steps.n_vocab * sizeof(float) > logits_bytes_max)
-		throw std::runtime_error("--compare-plain keeps the logits of every step, and those of " +
-		                         std::to_string(n) + " steps are more than 2 GiB; lower -n");
+		throw std::runtime_error(
+		    "--compare-plain keeps the logits of every step, and those of " +
+		    std::to_string(n) + " steps are more than 2 GiB; lower -n");
 
 	PlainOptions plain;
 	plain.n_ctx = n_prompt + n;
 	plain.n_ubatch = std::min(args.n_ubatch, plain.n_ctx);
-	plain.n_threads = args.n_threads ? args.n_threads : std::max(1u, std::thread::hardware_concurrency());
+	plain.n_threads =
+	    args.n_threads ? args.n_threads : std::max(1u, std::thread::hardware_concurrency());
 
 	std::unique_ptr<Client> client;
 	std::unique_ptr<Engine> stock;
@@ -288,7 +301,8 @@ Result run(const Args &args, bool quiet)
 		report_plain(model, engine.position(), llama_n_ctx(engine.context()), result);
 	}
 	if (logits && std::fclose(logits.release()) != 0)
-		throw std::runtime_error("cannot write '" + args.logits_out + "': " + std::strerror(errno));
+		throw std::runtime_error("cannot write '" + args.logits_out +
+					 "': " + std::strerror(errno));
 	if (args.compare_plain) {
 		client.reset(); // its memory first
 		stock.reset();

@@ -22,8 +22,9 @@ struct Result {
 	uint32_t prompt_tokens = 0, matched_tokens = 0;
 	double load_s = 0, ttft_s = 0, tokens_per_s = 0;
 	double attend_s = 0, append_s = 0, commit_s = 0; // of the whole run, inside the plugin
-	uint64_t kv_bytes_fp16 = 0;   // all tokens in FP16
+	uint64_t kv_bytes_fp16 = 0;                      // all tokens in FP16
 	uint64_t kv_bytes_local = 0;  // in this process: private pages, window, sinks
+	uint64_t kv_bytes_window = 0; // of kv_bytes_local: room for window, sinks and one ubatch
 	uint64_t kv_bytes_shared = 0; // in the daemon's arena
 	uint64_t kv_bytes_engine = 0; // llama.cpp's own cells: one ubatch, whatever the length
 	double bytes_per_token = 0;   // of a token older than the window; 0: there is none

@@ -28,15 +28,15 @@ struct llama_context;
 
 typedef struct skvq_llama skvq_llama;
 
-#define SKVQ_LLAMA_FALLBACK UINT32_C(1)   /* no daemon: go on embedded, and say so            */
-#define SKVQ_LLAMA_NO_MATCH UINT32_C(2)   /* do not look for shared pages                     */
+#define SKVQ_LLAMA_FALLBACK   UINT32_C(1) /* no daemon: go on embedded, and say so            */
+#define SKVQ_LLAMA_NO_MATCH   UINT32_C(2) /* do not look for shared pages                     */
 #define SKVQ_LLAMA_NO_PUBLISH UINT32_C(4) /* share nothing                                    */
 
 typedef struct skvq_llama_options {
 	uint32_t struct_size;
 	uint32_t flags;          /* SKVQ_LLAMA_*                                               */
 	const char *plugin_path; /* NULL: $SKVQ_PLUGIN, else ../lib/libskvq_plugin.so beside the
-	                          * executable                                                 */
+				  * executable                                                 */
 	const char *socket;      /* of the daemon; NULL: embedded, private pages               */
 	const char *profile;     /* NULL: the plugin's default                                 */
 	const char *engine_name; /* for skvqctl; NULL: "skvq_llama"                            */
@@ -46,7 +46,7 @@ typedef struct skvq_llama_options {
 	uint32_t n_threads;      /* 0 = one per online processor                               */
 	uint32_t max_tokens;     /* capacity of a sequence; 0 = the model's trained context    */
 	uint32_t all_logits;     /* 1: skvq_llama_decode() may be asked for every row's logits;
-	                          * llama.cpp takes memory for them                            */
+				  * llama.cpp takes memory for them                            */
 	void *user;              /* handed to log                                              */
 	void (*log)(void *user, int32_t level, const char *utf8); /* SKVQ_LOG_*; NULL: none    */
 } skvq_llama_options;
@@ -54,20 +54,20 @@ typedef struct skvq_llama_options {
 /* What is held for the open sequence, in bytes. Filled up to struct_size. */
 typedef struct skvq_llama_usage {
 	uint32_t struct_size;
-	uint32_t n_tokens;      /* committed                                                   */
-	uint32_t n_matched;     /* of them, found in the daemon at the start                   */
-	uint32_t daemon;        /* 0 embedded, 1 attached, 2 lost                              */
-	uint64_t bytes_fp16;    /* what n_tokens would take in FP16                            */
-	uint64_t bytes_local;   /* private pages, the open one, window and sinks               */
-	uint64_t bytes_shared;  /* pages read from the daemon's arena                          */
-	uint64_t bytes_window;  /* of bytes_local: FP16 window and sinks                       */
-	uint64_t bytes_engine;  /* llama.cpp's own cells: scratch of one ubatch, whatever the
-	                         * length of the sequence                                      */
-	uint32_t n_paged;       /* committed tokens that are in pages                          */
+	uint32_t n_tokens;     /* committed                                                   */
+	uint32_t n_matched;    /* of them, found in the daemon at the start                   */
+	uint32_t daemon;       /* 0 embedded, 1 attached, 2 lost                              */
+	uint64_t bytes_fp16;   /* what n_tokens would take in FP16                            */
+	uint64_t bytes_local;  /* private pages, the open one, window and sinks               */
+	uint64_t bytes_shared; /* pages read from the daemon's arena                          */
+	uint64_t bytes_window; /* of bytes_local: FP16 window and sinks                       */
+	uint64_t bytes_engine; /* llama.cpp's own cells: scratch of one ubatch, whatever the
+				* length of the sequence                                      */
+	uint32_t n_paged;      /* committed tokens that are in pages                          */
 	uint32_t reserved;
-	double attend_s;        /* spent in the plugin since open: attention,                  */
-	double append_s;        /* taking K and V,                                             */
-	double commit_s;        /* encoding and publishing                                     */
+	double attend_s; /* spent in the plugin since open: attention,                  */
+	double append_s; /* taking K and V,                                             */
+	double commit_s; /* encoding and publishing                                     */
 } skvq_llama_usage;
 
 /* Looks at a GGUF file without loading it: 0 if this client can run the model exactly, else
@@ -77,8 +77,8 @@ int32_t skvq_llama_check_model(const char *gguf_path, char *error, size_t error_
 /* Makes the context and the plugin session. gguf_path is the file model was loaded from: its bytes
  * are the weights' identity. On failure *ret is untouched and error tells why. */
 int32_t skvq_llama_open(struct llama_model *model, const char *gguf_path,
-                        const skvq_llama_options *options, skvq_llama **ret, char *error,
-                        size_t error_bytes);
+			const skvq_llama_options *options, skvq_llama **ret, char *error,
+			size_t error_bytes);
 /* NULL is a no-op. */
 void skvq_llama_close(skvq_llama *client);
 
@@ -89,7 +89,7 @@ int32_t skvq_llama_begin(skvq_llama *client, const int32_t *tokens, uint32_t n_t
 /* Computes the next n_tokens (at most n_ubatch) of the sequence and commits them. Logits: of the
  * last row, or of all rows if all_logits is not 0. */
 int32_t skvq_llama_decode(skvq_llama *client, const int32_t *tokens, uint32_t n_tokens,
-                          int32_t all_logits);
+			  int32_t all_logits);
 
 /* decode() in chunks that end at multiples of n_ubatch, so that the same text is cut the same way
  * wherever it starts. Logits of the very last row. */

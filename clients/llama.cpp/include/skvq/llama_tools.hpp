@@ -2,7 +2,8 @@
 //
 // What the commands on top of skvq/llama_client.h share: a loaded model, the two engines they
 // compare - ours and stock llama.cpp - behind one interface, and how far two next-token
-// distributions are apart. C++ only; everything throws std::runtime_error with a sentence for people.
+// distributions are apart. C++ only; everything throws std::runtime_error with a sentence for
+// people.
 #ifndef SKVQ_LLAMA_TOOLS_HPP
 #define SKVQ_LLAMA_TOOLS_HPP
 
@@ -15,7 +16,8 @@
 
 #include <skvq/llama_client.h>
 
-namespace skvq {
+namespace skvq
+{
 
 // Silences llama.cpp (errors too: ours name the cause) or lets it speak on stderr. Once, first.
 void llama_setup(bool verbose);
@@ -31,10 +33,22 @@ class Model
 	// for_client: refuse what skvq_llama cannot run.
 	Model(const std::string &path, bool for_client);
 
-	llama_model *get() const { return model_.get(); }
-	const std::string &path() const { return path_; }
-	const llama_vocab *vocab() const { return llama_model_get_vocab(get()); }
-	uint32_t n_vocab() const { return static_cast<uint32_t>(llama_vocab_n_tokens(vocab())); }
+	llama_model *get() const
+	{
+		return model_.get();
+	}
+	const std::string &path() const
+	{
+		return path_;
+	}
+	const llama_vocab *vocab() const
+	{
+		return llama_model_get_vocab(get());
+	}
+	uint32_t n_vocab() const
+	{
+		return static_cast<uint32_t>(llama_vocab_n_tokens(vocab()));
+	}
 	uint32_t n_ctx_train() const;
 	uint64_t kv_bytes_per_token_fp16() const;
 
@@ -46,7 +60,10 @@ class Model
 
       private:
 	struct Deleter {
-		void operator()(llama_model *model) const { llama_model_free(model); }
+		void operator()(llama_model *model) const
+		{
+			llama_model_free(model);
+		}
 	};
 	std::string path_;
 	std::unique_ptr<llama_model, Deleter> model_;
@@ -67,9 +84,15 @@ class Engine
 	virtual uint32_t position() const = 0;
 	virtual uint32_t ubatch() const = 0;
 	// True when nothing is outstanding.
-	virtual bool poll() { return true; }
+	virtual bool poll()
+	{
+		return true;
+	}
 	// Of a row of the last decode, -1 the last; valid until the next.
-	const float *logits(int32_t row) { return llama_get_logits_ith(context(), row); }
+	const float *logits(int32_t row)
+	{
+		return llama_get_logits_ith(context(), row);
+	}
 };
 
 struct PlainOptions {
@@ -88,16 +111,28 @@ class Plain : public Engine
 	uint32_t begin(const std::vector<int32_t> &prompt) override;
 	void decode(const int32_t *tokens, uint32_t n_tokens, bool all_logits) override;
 	void prefill(const int32_t *tokens, uint32_t n_tokens) override;
-	llama_context *context() override { return context_.get(); }
-	uint32_t position() const override { return position_; }
-	uint32_t ubatch() const override { return llama_n_ubatch(context_.get()); }
+	llama_context *context() override
+	{
+		return context_.get();
+	}
+	uint32_t position() const override
+	{
+		return position_;
+	}
+	uint32_t ubatch() const override
+	{
+		return llama_n_ubatch(context_.get());
+	}
 
 	// Forgets the tokens from position n on.
 	void truncate(uint32_t n);
 
       private:
 	struct Deleter {
-		void operator()(llama_context *ctx) const { llama_free(ctx); }
+		void operator()(llama_context *ctx) const
+		{
+			llama_free(ctx);
+		}
 	};
 	std::unique_ptr<llama_context, Deleter> context_;
 	uint32_t position_ = 0;
@@ -111,18 +146,33 @@ class Client : public Engine
 	uint32_t begin(const std::vector<int32_t> &prompt) override;
 	void decode(const int32_t *tokens, uint32_t n_tokens, bool all_logits) override;
 	void prefill(const int32_t *tokens, uint32_t n_tokens) override;
-	llama_context *context() override { return skvq_llama_context(get()); }
-	uint32_t position() const override { return skvq_llama_position(get()); }
-	uint32_t ubatch() const override { return skvq_llama_ubatch(get()); }
+	llama_context *context() override
+	{
+		return skvq_llama_context(get());
+	}
+	uint32_t position() const override
+	{
+		return skvq_llama_position(get());
+	}
+	uint32_t ubatch() const override
+	{
+		return skvq_llama_ubatch(get());
+	}
 	bool poll() override;
 
 	skvq_llama_usage usage() const;
-	skvq_llama *get() const { return client_.get(); }
+	skvq_llama *get() const
+	{
+		return client_.get();
+	}
 
       private:
 	int32_t check(int32_t rc) const;
 	struct Deleter {
-		void operator()(skvq_llama *client) const { skvq_llama_close(client); }
+		void operator()(skvq_llama *client) const
+		{
+			skvq_llama_close(client);
+		}
 	};
 	std::unique_ptr<skvq_llama, Deleter> client_;
 };
@@ -139,8 +189,14 @@ class Divergence
 {
       public:
 	void add(const float *reference, const float *other, uint32_t n);
-	bool empty() const { return klds_.empty(); }
-	size_t count() const { return klds_.size(); }
+	bool empty() const
+	{
+		return klds_.empty();
+	}
+	size_t count() const
+	{
+		return klds_.size();
+	}
 	double mean() const;
 	double max() const;
 	double quantile(double q) const; // 0 <= q <= 1, nearest rank

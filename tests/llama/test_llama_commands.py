@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""skvq-llama and skvq-eval as a user meets them: what they refuse and how, what they report, and that
+our attention in llama.cpp is as close to llama.cpp as its own two attentions are to each other.
+
+  test_llama_commands.py BIN_DIR MODEL.gguf
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BIN = sys.argv[1]
+MODEL = sys.argv[2]
+LLAMA = os.path.join(BIN, "skvq-llama")
+EVAL = os.path.join(BIN, "skvq-eval")
+# One thread: ggml's threads spin, and the tests may share the machine.
+THREADS = ["--threads", "1"]
+TEXT = ("The lighthouse keeper wrote the height of the sea into a book every morning. "
+        "On the third day of the storm the book fell into the water, and he began a new one. "
+        "Years later a diver found the old book between two stones, and most of it could be read. ")
+
+
+def run(*command, code=0):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if done.returncode != code:
+        raise AssertionError(f"{command}: status {done.returncode}, not {code}\n{done.stderr}")
+    return done
+
+
+def llama(*args, code=0):
+    return run(LLAMA, *THREADS, "--model", MODEL, *args, code=code)
+
+
+class Refusals(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="skvq-llama.", dir="/tmp")
+        self.addCleanup(self.folder.cleanup)
+
+    def file(self, name, data=b""):
+        path = os.path.join(self.folder.name, name)
+        with open(path, "wb") as f:
+            f.write(data)
+        return path
+
+    def refuse(self, code, sentence, *args):
+        done = run(LLAMA, *args, code=code)
+        lines = done.stderr.strip().splitlines()
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertTrue(lines[0].startswith("skvq-llama: "), lines[0])
+        self.assertIn(sentence, lines[0])
+        self.assertEqual(done.stdout, "")
+
+    def test_usage(self):
+        hello = ["--model", MODEL, "--prompt", "hello"]
+        for sentence, args in (
+            ("--model is missing", ["--prompt", "x"]),
+            ("exactly one of --prompt", ["--model", MODEL]),
+            ("exactly one of --prompt", [*hello, "--prompt-file", "x"]),
+            ("exclude each other", [*hello, "--plain", "--socket", "s"]),
+            ("--fallback needs --socket", [*hello, "--fallback"]),
+            ("'--frobnicate'", [*hello, "--frobnicate"]),
+            ("'--ubatch'", [*hello, "--ubatch"]),
+            ("from 1 to 4096, not '0'", [*hello, "--ubatch", "0"]),
+            ("not '-3'", [*hello, "-n", "-3"]),
+            ("not '5x'", [*hello, "--window", "5x"]),
+            ("not 'warm'", [*hello, "--temp", "warm"]),
+            ("what is 'stray'", [*hello, "stray"]),
+        ):
+            self.refuse(2, sentence, *args)
+
+    def test_models(self):
+        text = self.file("text.gguf", b"this is not a model at all")
+        with open(MODEL, "rb") as f:
+            head = self.file("head.gguf", f.read(4096))
+        for sentence, model in (
+            ("cannot open model '/nonexistent'", "/nonexistent"),
+            (f"'{text}' is not a GGUF file", text),
+            (f"the GGUF header of '{head}' cannot be read", head),
+        ):
+            self.refuse(1, sentence, "--model", model, "--prompt", "hello")
+
+    def test_prompts(self):
+        empty = self.file("empty")
+        long = self.file("long", (TEXT * 400).encode())
+        for sentence, args in (
+            ("the prompt is empty", ["--prompt", ""]),
+            (f"prompt file '{empty}' is empty", ["--prompt-file", empty]),
+            ("cannot read prompt file '/nonexistent'", ["--prompt-file", "/nonexistent"]),
+            ("cannot read prompt file '/tmp'", ["--prompt-file", "/tmp"]),
+            ("tokens of context", ["--prompt-file", long]),
+        ):
+            self.refuse(1, sentence, "--model", MODEL, *args)
+
+    def test_plugin_and_daemon(self):
+        hello = ["--model", MODEL, "--prompt", "hello"]
+        nobody = os.path.join(self.folder.name, "nobody")
+        self.refuse(1, "'k9v9'", *hello, "--profile", "k9v9")
+        self.refuse(1, "/nonexistent.so", *hello, "--plugin", "/nonexistent.so")
+        self.refuse(1, f"no skvqd can be reached at '{nobody}'", *hello, "--socket", nobody)
+        self.refuse(1, "is not an skvq plugin", *hello, "--plugin", "libm.so.6")
+
+    def test_fallback_says_so(self):
+        nobody = os.path.join(self.folder.name, "nobody")
+        done = llama("--prompt", "hello", "-n", "1", "--socket", nobody, "--fallback", "--json", "-")
+        self.assertIn(f"no skvqd at '{nobody}': going on embedded", done.stderr)
+        self.assertEqual(json.loads(done.stdout)["mode"], "embedded")
+
+
+class Generation(unittest.TestCase):
+    def test_report(self):
+        done = llama("--prompt", TEXT * 10, "-n", "6", "--compare-plain", "--profile", "fp16",
+                     "--json", "-")
+        got = json.loads(done.stdout)
+        self.assertEqual(got["mode"], "embedded")
+        self.assertEqual(got["daemon"], "none")
+        self.assertEqual(got["profile"], "fp16")
+        self.assertEqual(got["matched_tokens"], 0)
+        self.assertEqual(got["tokens_generated"], len(got["token_ids"]))
+        self.assertGreater(got["prompt_tokens"], 500)
+        self.assertGreater(got["ttft_s"], 0)
+        self.assertGreater(got["paged_tokens"], 300)
+        self.assertLess(got["kld_mean"], 0.02)
+        self.assertEqual(got["kld_positions"], got["tokens_generated"] + got["ended"])
+        self.assertTrue(got["plain_text"])
+
+    def test_text_is_the_same_however_reported(self):
+        args = ["--prompt", "Once upon a time", "-n", "5"]
+        printed = llama(*args).stdout
+        self.assertEqual(printed.rstrip("\n"),
+                         json.loads(llama(*args, "--json", "-").stdout)["text"].rstrip("\n"))
+
+    def test_same_bits_every_time(self):
+        with tempfile.TemporaryDirectory(prefix="skvq-llama.", dir="/tmp") as folder:
+            logits = []
+            for name in "ab":
+                path = os.path.join(folder, name)
+                llama("--prompt", TEXT * 4, "-n", "4", "--logits-out", path)
+                with open(path, "rb") as f:
+                    logits.append(f.read())
+            self.assertGreater(len(logits[0]), 0)
+            self.assertEqual(logits[0], logits[1])
+
+    def test_plain(self):
+        got = json.loads(llama("--prompt", "hello", "-n", "2", "--plain", "--json", "-").stdout)
+        self.assertEqual((got["mode"], got["daemon"], got["kv_bytes_shared"]), ("plain", "none", 0))
+
+
+class Exactness(unittest.TestCase):
+    def test_attention_over_exact_pages(self):
+        """A window of 16 leaves nearly all tokens to pages. Two ways to round one attention in
+        llama.cpp set the scale."""
+        with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
+            f.write(TEXT * 10)
+            f.flush()
+            modes = ["plain-fa", "skvq:fp16,window=16,sinks=0", "skvq:fp16", "skvq:k8v8"]
+            command = [EVAL, *THREADS, "--model", MODEL, "--text", f.name, "--tokens", "400",
+                       "--prefill", "320", "--ubatch", "64", "--json"]
+            for mode in modes:
+                command += ["--mode", mode]
+            got = json.loads(run(*command).stdout)
+        between = got["plain-fa.kld_mean"]
+        self.assertGreater(between, 0)
+        self.assertLess(got["skvq:fp16,window=16,sinks=0.kld_mean"], 2 * between)
+        self.assertLess(got["skvq:fp16.kld_mean"], 2 * between)
+        self.assertLess(got["skvq:k8v8.kld_mean"], got["skvq:fp16.kld_mean"] + 1e-3)
+
+    def test_eval_refusals(self):
+        with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
+            f.write(TEXT)
+            f.flush()
+            base = [EVAL, "--model", MODEL, "--text", f.name]
+            for code, sentence, args in (
+                (2, "unknown mode 'q5_5'", ["--mode", "q5_5"]),
+                (2, "names no profile", ["--mode", "skvq:"]),
+                (2, "is not a number of tokens", ["--mode", "skvq:fp16,window=many"]),
+                (2, "at least one --mode", []),
+                (1, "tokens, and --tokens asks for 1024", ["--mode", "plain-fa"]),
+                (1, "'k9v9'", ["--tokens", "40", "--prefill", "8", "--skip", "0", "--mode", "skvq:k9v9"]),
+            ):
+                done = run(*base, *args, code=code)
+                self.assertIn(sentence, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
