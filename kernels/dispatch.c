@@ -22,6 +22,7 @@ struct tier {
 static const struct tier tiers[] = {
     {"ref", SKVQ_TIER_REF},
     {"avx2", SKVQ_TIER_REF | SKVQ_TIER_AVX2},
+    {"avx512", SKVQ_TIER_REF | SKVQ_TIER_AVX2 | SKVQ_TIER_AVX512},
 };
 
 uint32_t skvq_tiers_by_name(const char *name)
@@ -35,9 +36,11 @@ uint32_t skvq_tiers_by_name(const char *name)
 void skvq_kernels_fill(struct skvq_kernels *table, uint32_t mask)
 {
 	skvq_ref_fill(table);
-#ifdef SKVQ_HAVE_AVX2
+#ifdef SKVQ_HAVE_X86
 	if (mask & SKVQ_TIER_AVX2)
 		skvq_avx2_fill(table);
+	if (mask & SKVQ_TIER_AVX512)
+		skvq_avx512_fill(table);
 #else
 	(void)mask;
 #endif

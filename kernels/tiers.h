@@ -7,6 +7,9 @@ struct skvq_kernels;
 
 /* Each writes the whole table, or the entries in which it is better than the tier below. */
 void skvq_ref_fill(struct skvq_kernels *table);
-void skvq_avx2_fill(struct skvq_kernels *table); /* defined if SKVQ_HAVE_AVX2 */
+#ifdef SKVQ_HAVE_X86
+void skvq_avx2_fill(struct skvq_kernels *table);
+void skvq_avx512_fill(struct skvq_kernels *table);
+#endif
 
 #endif /* SKVQ_KERNELS_TIERS_H */

@@ -297,6 +297,7 @@ static void query_sums(const struct skvq_attn_state *s, const struct skvq_codec 
 void SKVQ_TIER(attn_begin)(struct skvq_attn_state *s)
 {
 	state_check(s);
+	s->prep_key = 0;
 	for (uint32_t r = 0; r < s->n_rows; r++) {
 		s->max[r] = -INFINITY;
 		s->sum[r] = 0.0f;

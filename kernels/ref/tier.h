@@ -55,7 +55,9 @@ static inline uint32_t f32_bits(float f)
 /* A SIMD register of the tier, spelled as gcc and clang both know it: plain C leaves compilers
  * guessing that sixteen sums belong in registers, and they guess wrong. Elements need no more
  * alignment than a float's. Lane i of sixteen is element i % VEC of register i / VEC. */
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+#define VEC 16
+#elif defined(__AVX2__)
 #define VEC 8
 #else
 #define VEC 4
@@ -176,5 +178,9 @@ void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *
 
 /* tile.c: puts the tier's functions into the table. */
 void SKVQ_TIER(fill)(struct skvq_kernels *table);
+#ifdef SKVQ_TIER_SIMD
+/* simd/page.h: the entries that have more than the compiler's vectors. */
+void SKVQ_TIER(simd_fill)(struct skvq_kernels *table);
+#endif
 
 #endif /* SKVQ_KERNELS_REF_TIER_H */

@@ -85,4 +85,7 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .attn_rows = SKVQ_TIER(attn_rows),
 	    .attn_finish = SKVQ_TIER(attn_finish),
 	};
+#ifdef SKVQ_TIER_SIMD
+	SKVQ_TIER(simd_fill)(table);
+#endif
 }

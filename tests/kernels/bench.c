@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times of the calls that matter, on inputs of the sizes that matter; L2-resident, one thread, the
- * median of nine runs. For figures against memory and peers see tools/bench.
+ * Times of the calls that matter, on inputs of the sizes that matter; one thread, its CPU time, the
+ * median of nine runs. L2-resident but for "decode", which reads a long context from DRAM and says
+ * beside it how fast this core reads DRAM. For figures against peers see tools/bench.
  */
 #include "check.h"
 
@@ -203,6 +204,119 @@ static void bench_attn(const struct check_tier *tier, const char *function, void
 	}
 }
 
+/* --- decode: a long context that no cache holds ------------------------------------------------
+ */
+
+#define CONTEXT      131040u      /* tokens a head, whole pages                                  */
+#define MEMORY_BYTES (512u << 20) /* heads are as many as fill it: beyond the largest cache seen   \
+				   */
+#define PASSES 3
+
+/* Time a byte of reading all of it in four streams, which is faster than one. */
+static double read_ns(const uint8_t *p, size_t bytes)
+{
+	uint64_t sum[4][8] = {{0}}, x[8];
+	size_t quarter = bytes / 256 * 64;
+	double start = now_ns();
+	volatile uint64_t sink = 0;
+
+	for (size_t at = 0; at < quarter; at += sizeof(x)) {
+		for (int i = 0; i < 4; i++) {
+			memcpy(x, p + quarter * (size_t)i + at, sizeof(x));
+			for (int j = 0; j < 8; j++)
+				sum[i][j] ^= x[j];
+		}
+	}
+	for (int i = 0; i < 32; i++)
+		sink = sink ^ sum[i / 8][i % 8];
+	return (now_ns() - start) / (double)bytes;
+}
+
+/* One head after another over its pages, which lie side by side: codes of K and V, parameters. */
+static void decode_once(struct attn_run *r, const uint8_t *memory, size_t stride, uint32_t heads)
+{
+	size_t v = r->kc.head_bytes, params = v + r->vc.head_bytes;
+	const uint8_t *p = memory;
+
+	for (uint32_t head = 0; head < heads; head++) {
+		r->k->attn_begin(&r->s);
+		for (uint32_t at = 0; at < CONTEXT; at += 80, p += stride) {
+			r->s.next_k = p + stride; /* beyond the end is only fetched, not read */
+			r->s.next_v = p + stride + v;
+			r->s.next_params = p + stride + params;
+			r->k->attn_page(&r->s, &r->kc, &r->vc, p, p + params, p + v,
+					p + params + r->kc.n_rows * 80ul, 0, 80, at);
+		}
+	}
+	r->s.next_k = r->s.next_v = r->s.next_params = NULL;
+}
+
+static void decode_report(const struct check_tier *tier, const char *profile, uint32_t dim,
+			  struct attn_run *r, const uint8_t *memory, size_t stride, bool json)
+{
+	uint32_t heads = MEMORY_BYTES / (uint32_t)(stride * (CONTEXT / 80));
+	double times[PASSES], reads[PASSES], tokens = (double)CONTEXT * heads, per_token;
+	size_t bytes = stride * (CONTEXT / 80) * heads;
+	char more[16];
+
+	for (int i = 0; i < PASSES; i++) { /* interleaved: neighbours come and go */
+		double start = now_ns();
+
+		decode_once(r, memory, stride, heads);
+		times[i] = (now_ns() - start) / tokens;
+		reads[i] = read_ns(memory, bytes);
+	}
+	qsort(times, PASSES, sizeof(times[0]), by_value);
+	qsort(reads, PASSES, sizeof(reads[0]), by_value);
+	per_token = (double)bytes / tokens;
+	snprintf(more, sizeof(more), ".r%u", r->s.n_rows);
+	report(tier, "decode", profile, dim, more, times[PASSES / 2], "ns per token and KV head",
+	       json);
+	if (!json)
+		printf("%49s%9.2f is what reading its %.1f bytes takes (%.1f GB/s): %.0f %%\n", "",
+		       reads[PASSES / 2] * per_token, per_token, 1 / reads[PASSES / 2],
+		       100 * reads[PASSES / 2] * per_token / times[PASSES / 2]);
+	else
+		printf(", \"decode.%s.%s.d%u%s_share\": %.3f", tier->k.tier, profile, dim, more,
+		       reads[PASSES / 2] * per_token / times[PASSES / 2]);
+}
+
+static void bench_decode(const struct check_tier *tier, const char *profile, uint32_t dim,
+			 bool json)
+{
+	static const uint32_t n_rows[] = {1, 4, 8};
+	static struct attn_run r;
+	static uint32_t prep[SKVQ_ATTN_PREP_BYTES / 4];
+	size_t params, stride, pages;
+	uint8_t *memory;
+
+	attn_setup(&r, tier, profile, dim);
+	params = (r.kc.n_rows + r.vc.n_rows) * 80ul;
+	stride = (r.kc.head_bytes + r.vc.head_bytes + params + 63) / 64 * 64;
+	pages = MEMORY_BYTES / stride;
+	memory = aligned_alloc(64, stride * pages);
+	if (!memory)
+		abort();
+	for (size_t i = 0; i < pages; i++) {
+		uint8_t *p = memory + i * stride, *v = p + r.kc.head_bytes;
+		uint8_t *k_params = v + r.vc.head_bytes, *v_params = k_params + r.kc.n_rows * 80ul;
+
+		memset(p, 0, stride);
+		memcpy(p, r.k_codes[i % PAGES], r.kc.head_bytes);
+		memcpy(v, r.v_codes[i % PAGES], r.vc.head_bytes);
+		memcpy(k_params, r.k_params[i % PAGES], r.kc.n_rows * 80ul);
+		memcpy(v_params, r.v_params[i % PAGES], r.vc.n_rows * 80ul);
+	}
+	for (uint32_t i = 0; i < ROWS; i++)
+		r.pos[i] = CONTEXT;
+	r.s.prep = prep;
+	for (size_t g = 0; g < 3; g++) {
+		r.s.n_rows = n_rows[g];
+		decode_report(tier, profile, dim, &r, memory, stride, json);
+	}
+	free(memory);
+}
+
 void bench(const struct check_tier *tier, const char *function, bool json)
 {
 	static const char *const pages[] = {"k2v1.5",          "k2v2", "k3v2", "k4v4", "k8v8",
@@ -214,6 +328,11 @@ void bench(const struct check_tier *tier, const char *function, bool json)
 	if (!function || strcmp(function, "attn_page") == 0)
 		bench_attn(tier, "attn_page", pages_once, pages, sizeof(pages) / sizeof(pages[0]),
 			   json);
+	if (!function || strcmp(function, "attn_page") == 0) {
+		bench_decode(tier, "k2v1.5", 64, json);
+		bench_decode(tier, "k2v1.5", 128, json);
+		bench_decode(tier, "k4v4", 128, json);
+	}
 	if (!function || strcmp(function, "attn_rows") == 0)
 		bench_attn(tier, "attn_rows", rows_once, rows, 1, json);
 }

@@ -16,8 +16,8 @@
 
 struct check_tier {
 	struct skvq_kernels k;
-	/* Attention may differ from the reference by this times the largest |V| (lse: by this
-	 * absolutely). 0: bit for bit. Codes, halves and transforms are always bit for bit. */
+	/* SKVQ_ATTN_ERROR_MAX of kernels.h, or 0: bit for bit. Codes, halves and transforms are
+	 * always bit for bit. */
 	float attn_bound;
 };
 

@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-# Fails if an object of BASE uses AVX registers, or one of AVX2 defines a symbol that is not its own
-# tier's (the linker could then give AVX2 code to everybody).
-foreach(object ${BASE})
-  if(object MATCHES "skvq_kernels_avx2.dir/")
+# Fails if an object of BASE uses AVX registers, one of AVX2 the registers of AVX-512, or one of a
+# tier (AVX2, AVX512) defines a symbol that is not the tier's own (the linker could then give its
+# code to everybody).
+cmake_minimum_required(VERSION 3.25)
+foreach(object ${BASE} ${AVX2})
+  if(object IN_LIST AVX512) # BASE holds the tiers' objects as well
     continue()
   endif()
+  set(forbidden "%[yz]mm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[0-7]")
+  if(object IN_LIST AVX2)
+    set(forbidden "%zmm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[0-7]")
+  endif()
   execute_process(COMMAND ${OBJDUMP} -d ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
-  if(text MATCHES "%[yz]mm")
+  if(text MATCHES "${forbidden}")
     message(FATAL_ERROR "${object} uses ${CMAKE_MATCH_0}")
   endif()
 endforeach()
-foreach(object ${AVX2})
-  execute_process(COMMAND ${NM} --defined-only -g ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
-  string(REGEX MATCHALL " [A-Za-z] [^\n]+" symbols "${text}")
-  foreach(symbol ${symbols})
-    if(NOT symbol MATCHES "^ . skvq_avx2_" AND NOT symbol MATCHES "__(asan|odr|ubsan)")
-      message(FATAL_ERROR "${object} defines \"${symbol}\"")
-    endif()
+foreach(tier avx2 avx512)
+  string(TOUPPER ${tier} objects)
+  foreach(object ${${objects}})
+    execute_process(COMMAND ${NM} --defined-only -g ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
+    string(REGEX MATCHALL " [A-Za-z] [^\n]+" symbols "${text}")
+    foreach(symbol ${symbols})
+      if(NOT symbol MATCHES "^ . skvq_${tier}_" AND NOT symbol MATCHES "__(asan|odr|ubsan)")
+        message(FATAL_ERROR "${object} defines \"${symbol}\"")
+      endif()
+    endforeach()
   endforeach()
 endforeach()

@@ -2,7 +2,8 @@
 /*
  * Attention of kernels/ref against softmax in double precision over the same stored values, on
  * sequences as the plugin makes them: [sinks | pages | open page | window]. What is checked is the
- * arithmetic and the masks; what the codec itself loses is test_codec.c's subject.
+ * arithmetic and the masks; what the codec itself loses is test_codec.c's subject. The other tiers
+ * are held to the bound of kernels.h on softmax shapes that occur.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,6 +28,7 @@
 #define TOKENS 800
 
 static struct skvq_kernels ref;
+static struct skvq_kernels tested; /* ref, but for the test of all tiers */
 static struct seeded rng;
 
 /* A sequence of one KV head. k and v are what attention should see of each token, in engine space:
@@ -47,6 +49,7 @@ struct query {
 	float q[ROWS * D], q_stored[ROWS * D];
 	uint32_t pos[ROWS], lo[ROWS];
 	float max[ROWS], sum[ROWS], acc[ROWS * D], acc_stored[ROWS * D];
+	uint32_t prep[SKVQ_ATTN_PREP_BYTES / 4];
 	float out[ROWS * D], lse[ROWS];
 	double want[ROWS * D], want_lse[ROWS];
 };
@@ -182,15 +185,15 @@ static void run_fp16(struct query *q, uint32_t from, uint32_t to)
 	uint32_t dk = seq.kc.dim, dv = seq.vc.dim;
 
 	if (from < to)
-		ref.attn_rows(&q->s, seq.k16 + (size_t)from * dk, dk, seq.v16 + (size_t)from * dv,
-			      dv, to - from, from);
+		tested.attn_rows(&q->s, seq.k16 + (size_t)from * dk, dk,
+				 seq.v16 + (size_t)from * dv, dv, to - from, from);
 }
 
 /* Tokens first..end-1 of a page, counted from its start. */
 static void run_page(struct query *q, uint32_t page, uint32_t first, uint32_t end)
 {
-	ref.attn_page(&q->s, &seq.kc, &seq.vc, seq.k_codes[page], seq.k_params[page],
-		      seq.v_codes[page], seq.v_params[page], first, end, page * 80);
+	tested.attn_page(&q->s, &seq.kc, &seq.vc, seq.k_codes[page], seq.k_params[page],
+			 seq.v_codes[page], seq.v_params[page], first, end, page * 80);
 }
 
 static uint32_t page_first(uint32_t page)
@@ -209,12 +212,12 @@ static void run_finish(struct query *q)
 
 	for (uint32_t r = 0; r < q->s.n_rows; r++)
 		out[r] = q->out + (size_t)r * seq.vc.dim;
-	ref.attn_finish(&q->s, &seq.vc, seq.mapped ? seq.v_map : NULL, out, q->lse);
+	tested.attn_finish(&q->s, &seq.vc, seq.mapped ? seq.v_map : NULL, out, q->lse);
 }
 
 static void run(struct query *q)
 {
-	ref.attn_begin(&q->s);
+	tested.attn_begin(&q->s);
 	run_fp16(q, 0, seq.sinks);
 	for (uint32_t page = 0; page * 80 < seq.paged; page++)
 		if (page_first(page) < page_end(page))
@@ -349,7 +352,7 @@ static void begin_and_finish_alone(void **state)
 	(void)state;
 	sequence_make("k2v2", 64, 64, 64, 0, 0);
 	query_make(&query, 2, 1, 63, 0, 0.0f, 1.0f);
-	ref.attn_begin(&query.s);
+	tested.attn_begin(&query.s);
 	run_finish(&query);
 	for (uint32_t c = 0; c < 128; c++)
 		assert_true(query.out[c] == 0.0f);
@@ -380,7 +383,7 @@ static void splitting(void **state)
 		again.s.sum = again.sum;
 		again.s.acc = again.acc;
 		again.s.acc_stored = again.acc_stored;
-		ref.attn_begin(&again.s);
+		tested.attn_begin(&again.s);
 		window = seq.paged;
 		for (uint32_t at = seq.n; at > window;) { /* backwards, in odd pieces */
 			uint32_t n = 1 + seeded_below(&rng, 21), from;
@@ -443,12 +446,12 @@ static void lse_merges(void **state)
 	sequence_make("k4v4", 64, 64, 330, 0, 60);
 	query_make(&query, 4, 2, 329, 0, 0.0f, 3.0f);
 	oracle(&query);
-	ref.attn_begin(&query.s);
+	tested.attn_begin(&query.s);
 	for (uint32_t page = 0; page < 2; page++)
 		run_page(&query, page, 0, 80);
 	run_finish(&query);
 	again = query;
-	ref.attn_begin(&query.s);
+	tested.attn_begin(&query.s);
 	for (uint32_t page = 2; page * 80 < seq.paged; page++)
 		run_page(&query, page, 0, page_end(page));
 	run_fp16(&query, seq.paged, seq.n);
@@ -502,6 +505,95 @@ static void masked_tokens_do_not_leak(void **state)
 	compare(&query, "masked");
 }
 
+/* --- all tiers ------------------------------------------------------------------------------- */
+
+enum shape { FLAT, PEAKED, HEAVY_TAIL, SHAPES };
+
+/* Scores of standard deviation .1; one token 20 above the rest; a few tokens with most of the mass
+ * and many with little (scores of deviation 3, a lognormal). */
+static void query_shape(struct query *q, enum shape shape, uint32_t heads)
+{
+	static const float sharp[SHAPES] = {0.1f, 1.0f, 3.0f};
+	uint32_t dk = seq.kc.dim;
+
+	query_make(q, heads, 1, seq.n - 1, 0, 0.0f, sharp[shape]);
+	for (uint32_t r = 0; shape == PEAKED && r < heads; r++) {
+		const float *k = seq.k + (size_t)seeded_below(&rng, seq.paged) * dk;
+		float norm = 0.0f;
+
+		for (uint32_t i = 0; i < dk; i++)
+			norm += k[i] * k[i];
+		for (uint32_t i = 0; i < dk; i++)
+			q->q[r * dk + i] += 20.0f * k[i] / norm;
+		memcpy(q->q_stored + r * dk, q->q + r * dk, dk * sizeof(float));
+		ref.to_stored(&seq.kc, seq.mapped ? seq.k_map : NULL, q->q_stored + r * dk);
+	}
+}
+
+/* The largest |out - want| / |want| of a row. */
+static double query_error(const struct query *q)
+{
+	uint32_t dv = seq.vc.dim;
+	double worst = 0.0;
+
+	for (uint32_t r = 0; r < q->s.n_rows; r++) {
+		double error = 0.0, norm = 0.0;
+
+		for (uint32_t i = 0; i < dv; i++) {
+			double want = q->want[r * dv + i], d = (double)q->out[r * dv + i] - want;
+
+			error += d * d;
+			norm += want * want;
+		}
+		worst = fmax(worst, sqrt(error / norm));
+	}
+	return worst;
+}
+
+static void tier_error(const char *tier, double *ret_worst)
+{
+	static const char *const profiles[] = {"k2v1.5",          "k1.5v2", "k3v3-g32",
+					       "k4v4-g64",        "k8v8",   "affine-k2v2-g64",
+					       "affine-k8v4-g32", "fp16"};
+	static const uint32_t dims[] = {128, 64, 96, 256}, heads[] = {1, 2, 4, 33};
+
+	skvq_kernels_fill(&tested, skvq_tiers_by_name(tier));
+	assert_string_equal(tested.tier, tier);
+	for (uint32_t i = 0; i < 32; i++) {
+		sequence_make(profiles[i % 8], dims[i / 8], dims[i / 8], 720, 5, 48);
+		for (int shape = FLAT; shape < SHAPES; shape++) {
+			double error;
+
+			query_shape(&query, (enum shape)shape, heads[(i + i / 8) % 4]);
+			query.s.prep = i % 2 ? query.prep : NULL;
+			oracle(&query);
+			run(&query);
+			error = query_error(&query);
+			ret_worst[shape] = fmax(ret_worst[shape], error);
+			if (!(error <= (double)SKVQ_ATTN_ERROR_MAX))
+				fail_msg("%s, %s, D %u, shape %d: off by %g of the norm", tier,
+					 profiles[i % 8], seq.kc.dim, shape, error);
+		}
+	}
+}
+
+static void tiers_keep_the_bound(void **state)
+{
+	static const char *const names[] = {"ref", "avx2", "avx512"};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		double worst[SHAPES] = {0};
+
+		if (skvq_tiers_by_name(names[i]) & ~skvq_cpu_tiers())
+			continue;
+		tier_error(names[i], worst);
+		printf("%s: off by %.1e flat, %.1e peaked, %.1e heavy-tailed\n", names[i],
+		       worst[FLAT], worst[PEAKED], worst[HEAVY_TAIL]);
+	}
+	skvq_kernels_fill(&tested, SKVQ_TIER_REF);
+}
+
 static void exp_and_tanh(void **state)
 {
 	double worst = 0, worst_tanh = 0;
@@ -546,6 +638,7 @@ static int setup(void **state)
 	(void)state;
 	rng = seeded_init();
 	skvq_kernels_fill(&ref, SKVQ_TIER_REF);
+	skvq_kernels_fill(&tested, SKVQ_TIER_REF);
 	return 0;
 }
 
@@ -561,6 +654,7 @@ int main(void)
 	    cmocka_unit_test(lse_merges),
 	    cmocka_unit_test(odd_queries_do_no_harm),
 	    cmocka_unit_test(masked_tokens_do_not_leak),
+	    cmocka_unit_test(tiers_keep_the_bound),
 	    cmocka_unit_test(exp_and_tanh),
 	};
 

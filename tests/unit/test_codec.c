@@ -787,10 +787,11 @@ static int get_in_child(const char *cpu)
 		k = skvq_kernels_get();
 		if (k != skvq_kernels_get())
 			_exit(9);
-		_exit(!k                             ? 0
-		      : strcmp(k->tier, "ref") == 0  ? 1
-		      : strcmp(k->tier, "avx2") == 0 ? 2
-						     : 8);
+		_exit(!k                               ? 0
+		      : strcmp(k->tier, "ref") == 0    ? 1
+		      : strcmp(k->tier, "avx2") == 0   ? 2
+		      : strcmp(k->tier, "avx512") == 0 ? 3
+						       : 8);
 	}
 	assert_true(pid > 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -801,25 +802,30 @@ static int get_in_child(const char *cpu)
 static void dispatch(void **state)
 {
 	int avx2 = (skvq_cpu_tiers() & SKVQ_TIER_AVX2) != 0;
+	int avx512 = (skvq_cpu_tiers() & SKVQ_TIER_AVX512) != 0;
+	int best = avx512 ? 3 : avx2 ? 2 : 1;
 	struct skvq_kernels k;
 
 	(void)state;
 	assert_true(skvq_cpu_tiers() & SKVQ_TIER_REF);
 	assert_int_equal(skvq_tiers_by_name("ref"), SKVQ_TIER_REF);
 	assert_int_equal(skvq_tiers_by_name("avx2"), SKVQ_TIER_REF | SKVQ_TIER_AVX2);
+	assert_int_equal(skvq_tiers_by_name("avx512"),
+			 SKVQ_TIER_REF | SKVQ_TIER_AVX2 | SKVQ_TIER_AVX512);
 	assert_int_equal(skvq_tiers_by_name(""), 0);
 	assert_int_equal(skvq_tiers_by_name("avx"), 0);
 	assert_int_equal(skvq_tiers_by_name("REF"), 0);
 	assert_int_equal(skvq_tiers_by_name(NULL), 0);
 	assert_int_equal(get_in_child("ref"), 1);
 	assert_int_equal(get_in_child("avx2"), avx2 ? 2 : 0);
+	assert_int_equal(get_in_child("avx512"), avx512 ? 3 : 0);
 	assert_int_equal(get_in_child("avx3"), 0);
-	assert_int_equal(get_in_child(""), avx2 ? 2 : 1);
-	assert_int_equal(get_in_child(NULL), avx2 ? 2 : 1);
+	assert_int_equal(get_in_child(""), best);
+	assert_int_equal(get_in_child(NULL), best);
 	skvq_kernels_fill(&k, 0);
 	assert_string_equal(k.tier, "ref");
 	skvq_kernels_fill(&k, UINT32_MAX & skvq_cpu_tiers());
-	assert_string_equal(k.tier, avx2 ? "avx2" : "ref");
+	assert_string_equal(k.tier, avx512 ? "avx512" : avx2 ? "avx2" : "ref");
 }
 
 static int setup(void **state)

@@ -2,11 +2,12 @@
 /*
  * skvq/kernels.h - the compute kernels behind one table of pointers.
  *
- * kernels/ref is the specification; every other tier gives its codes bit for bit and its attention
- * within the bound that skvq-check states. A tier is chosen once (skvq_kernels_init) before threads
- * start; the environment variable SKVQ_CPU names the highest tier allowed ("ref", "avx2", ...).
- * Kernels are pure functions on memory of the caller: any thread, no allocation, at most 160 KiB of
- * stack. Buffers need the alignment of their element type only; pages are 64-byte aligned.
+ * kernels/ref is the specification; every other tier gives its codes bit for bit, and its attention
+ * with an error of at most SKVQ_ATTN_ERROR_MAX of the output's norm on top. A tier is chosen once
+ * (skvq_kernels_init) before threads start; the environment variable SKVQ_CPU names the highest
+ * tier allowed ("ref", "avx2", "avx512"). Kernels are pure functions on memory of the caller: any
+ * thread, no allocation, at most 160 KiB of stack. Buffers need the alignment of their element type
+ * only; pages are 64-byte aligned.
  *
  * Two spaces: K, V and Q as the engine hands them over, in canonical channel order, are in *engine
  * space*. Pages hold *stored space*: Hadamard-rotated if the codec says so, then reordered
@@ -37,12 +38,30 @@ struct skvq_attn_state {
 	float *sum;            /* [n_rows] running sum of exp(score - max)                      */
 	float *acc;            /* [n_rows][dim_v] weighted V of FP16 tokens, engine space        */
 	float *acc_stored;     /* [n_rows][dim_v] weighted V of pages, V's stored space          */
+	/* Where the kernels keep what they derive from q_stored, from the first page to finish:
+	 * SKVQ_ATTN_PREP_BYTES aligned to 4, or NULL to have it derived again for each page. The
+	 * key belongs to the kernels; attn_begin resets it. */
+	void *prep;
+	uint32_t prep_key;
+	/* The page that the next attn_page will get, to be fetched while this one is computed:
+	 * codes of K and V, and the parameter rows of both (K's first, V's right behind). NULL:
+	 * none. */
+	const uint8_t *next_k, *next_v, *next_params;
 };
 
-#define SKVQ_ATTN_ROWS_MAX 64u
+#define SKVQ_ATTN_ROWS_MAX   64u
+#define SKVQ_ATTN_PREP_BYTES 35072u
+
+/* |tier - ref| <= SKVQ_ATTN_ERROR_MAX * |ref| for each output row over the same pages, and the same
+ * for the lse absolutely, whatever the softmax's shape, as long as |q| |k| <= SKVQ_ATTN_ERROR_NORM
+ * (scaled q; scores are smaller than that); in proportion to |q| |k| beyond. It is a tenth of it as
+ * a rule: queries and weights keep 15 bits (13 against 8-bit codes on AVX2), nothing else is lost.
+ */
+#define SKVQ_ATTN_ERROR_MAX  3e-3f
+#define SKVQ_ATTN_ERROR_NORM 16.0
 
 struct skvq_kernels {
-	const char *tier; /* "ref", "avx2", ... */
+	const char *tier; /* "ref", "avx2", "avx512" */
 
 	/* IEEE binary16 <-> binary32; to f16 rounds to nearest even, overflow to infinity. */
 	void (*f16_to_f32)(const uint16_t *x, float *ret, size_t n);
@@ -57,10 +76,10 @@ struct skvq_kernels {
 	 * each once. params: n_rows rows of 80 bytes. Non-finite input counts as 0 (NaN) or
 	 * +-65504 (infinity). */
 	void (*encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
-	                    uint32_t tile, uint8_t *codes, uint8_t *params);
+			    uint32_t tile, uint8_t *codes, uint8_t *params);
 	/* Decodes one tile to rows[16][dim] in stored space. */
 	void (*decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
-	                    uint32_t tile, float *rows);
+			    uint32_t tile, float *rows);
 
 	/* Attention. begin zeroes max, sum, acc; any number of pages and rows in any order follows;
 	 * finish writes out[r] (out_stride floats apart, dim_v each) and, if lse is not NULL,
@@ -69,19 +88,20 @@ struct skvq_kernels {
 	/* Tokens first..n_tokens-1 (n_tokens a multiple of 16) of a head's page planes, token i at
 	 * position + i. Earlier ones are skipped: they are sinks, read as FP16 elsewhere. */
 	void (*attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc,
-	                  const struct skvq_codec *vc, const uint8_t *k_codes,
-	                  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
-	                  uint32_t first, uint32_t n_tokens, uint32_t position);
+			  const struct skvq_codec *vc, const uint8_t *k_codes,
+			  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
+			  uint32_t first, uint32_t n_tokens, uint32_t position);
 	/* FP16 tokens in engine space; strides in elements between tokens. */
 	void (*attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
-	                  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
+			  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
 	void (*attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,
-	                    const uint16_t *reorder_v, float *const *out, float *lse);
+			    const uint16_t *reorder_v, float *const *out, float *lse);
 };
 
 /* Tiers as bits, for masks and for skvq_kernels_fill. */
-#define SKVQ_TIER_REF UINT32_C(1)
-#define SKVQ_TIER_AVX2 UINT32_C(2)
+#define SKVQ_TIER_REF    UINT32_C(1)
+#define SKVQ_TIER_AVX2   UINT32_C(2) /* with FMA and F16C                      */
+#define SKVQ_TIER_AVX512 UINT32_C(4) /* F, BW, DQ, VL, VNNI, VBMI; and all of AVX2's */
 
 /* The tiers this processor and operating system can run, as bits. */
 uint32_t skvq_cpu_tiers(void);

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * simd/values.h - weights times a page's V, added to the rows' acc_stored. As in scores.h, few rows
+ * take codes from the planes and more rows share a copy.
+ */
+
+/* Weights of one group as digits, of the rows that have any, packed together. */
+struct weights {
+	uint32_t n;
+	uint32_t row[ROWS_MAX];
+	float scale[ROWS_MAX];
+	float zero[ROWS_MAX]; /* affine: sum of p * zero */
+	int32_t sum[ROWS_MAX];
+	int8_t digits[ROWS_MAX][2 * TOKENS]; /* high, low; 0 outside the tiles */
+};
+
+struct values {
+	const struct skvq_codec *c;
+	const uint8_t *planes;
+	const struct page_params *params;
+	struct tiles t;
+	uint32_t digit_bits;
+	float *acc; /* [row][dim] */
+};
+
+/* Adds row r with weights p[80] unless they all are zero. */
+static inline void weights_add(const struct values *v, uint32_t g, uint32_t r, const float *p,
+			       struct weights *w)
+{
+	uint32_t from = v->t.from * LANES, to = v->t.to * LANES;
+	const float *step = v->params->step[g], *zero = v->params->zero[g];
+	f32s top = f32_set(0.0f), inverse, zeros = f32_set(0.0f);
+	int8_t *digits = w->digits[w->n];
+	i32s sum = i32_set(0);
+	float largest;
+
+	if (v->c->kind == SKVQ_CODEC_AFFINE)
+		for (uint32_t i = from; i < to; i += LANES)
+			zeros = f32_fma(f32_load(p + i), f32_load(zero + i), zeros);
+	for (uint32_t i = from; i < to; i += LANES)
+		top = f32_max(f32_abs(f32_mul(f32_load(p + i), f32_load(step + i))), top);
+	largest = f32_largest(top);
+	if (!(largest > 1e-33f)) { /* its inverse may be infinite; it adds to no sum of ours */
+		if (v->c->kind != SKVQ_CODEC_AFFINE)
+			return;
+		largest = 1e-33f;
+	}
+	inverse = f32_set((float)digits_max(v->digit_bits) / largest);
+	if (to - from < TOKENS)
+		memset(digits, 0, 2 * (size_t)TOKENS);
+	for (uint32_t i = from; i < to; i += LANES) {
+		i32s x = f32_to_i32(f32_mul(f32_mul(f32_load(p + i), f32_load(step + i)), inverse));
+
+		digits_store(x, v->digit_bits, digits + i, digits + TOKENS + i);
+		sum = i32_add(sum, x);
+	}
+	w->row[w->n] = r;
+	w->scale[w->n] = largest / (float)digits_max(v->digit_bits);
+	w->sum[w->n] = i32_total(sum);
+	w->zero[w->n] = v->c->kind == SKVQ_CODEC_AFFINE ? f32_total(zeros) : 0.0f;
+	w->n++;
+}
+
+/* Sixteen channels from `channel` on. */
+SIMD void value_fold(const struct values *v, const struct weights *w, uint32_t j, uint32_t channel,
+		     i32s sum)
+{
+	float *acc = v->acc + (size_t)w->row[j] * v->c->dim + channel;
+	f32s x = f32_load(acc);
+
+	if (v->c->kind == SKVQ_CODEC_AFFINE) {
+		x = f32_add(x, f32_set(w->zero[j]));
+	} else {
+		uint32_t middle = (uint32_t)v->c->levels_minus_1 * (uint32_t)w->sum[j];
+
+		sum = i32_sub(i32_shl(sum, 1), i32_set((int32_t)middle));
+	}
+	f32_store(acc, f32_fma(f32_from_i32(sum), f32_set(w->scale[j]), x));
+}
+
+/* --- rows that share a copy ------------------------------------------------------------------ */
+
+static void values_shared(const struct values *v, const struct weights *w, const uint8_t *copy,
+			  uint32_t channel, uint32_t end)
+{
+	uint32_t m = v->c->dim / 16u, blocks = (end - channel) / LANES;
+	uint32_t calls = (blocks + DOT_X - 1) / DOT_X, most = (blocks + calls - 1) / calls;
+	int32_t sums[DOT_ROWS * DOT_X * LANES];
+	struct dots d = {
+	    .a = copy + 64 * (size_t)(v->t.from * 4 * m + channel / LANES),
+	    .x_step = 64,
+	    .i_step = 64 * (size_t)m,
+	    .b = w->digits[0] + v->t.from * LANES,
+	    .r_step = sizeof(w->digits[0]),
+	    .lo = TOKENS,
+	    .n = 4 * (v->t.to - v->t.from),
+	    .steps = DOT_STEPS(code_max(v->c->bits)),
+	    .digit_bits = v->digit_bits,
+	};
+
+	for (uint32_t j = 0; j < w->n; j += DOT_ROWS) {
+		uint32_t n = w->n - j < DOT_ROWS ? w->n - j : DOT_ROWS;
+
+		for (uint32_t x0 = 0; x0 < blocks; x0 += most) {
+			uint32_t n_x = blocks - x0 < most ? blocks - x0 : most;
+
+			dots(&d, j, n, x0, n_x, sums);
+			for (uint32_t r = 0; r < n; r++)
+				for (uint32_t x = 0; x < n_x; x++)
+					value_fold(v, w, j + r, channel + (x0 + x) * LANES,
+						   i32_load(sums + 16 * (r * n_x + x)));
+		}
+	}
+}
+
+/* --- few rows -------------------------------------------------------------------------------- */
+
+/* Sums that were kept apart only to be under way together. */
+SIMD i32s sums_join(const dot *hi, const dot *lo, uint32_t digit_bits)
+{
+	i32s h = dot_sums(hi[0]), l = dot_sums(lo[0]);
+
+	if (PLANE_SUMS == 4) {
+		h = i32_add(i32_add(h, dot_sums(hi[1 % PLANE_SUMS])),
+			    i32_add(dot_sums(hi[2 % PLANE_SUMS]), dot_sums(hi[3 % PLANE_SUMS])));
+		l = i32_add(i32_add(l, dot_sums(lo[1 % PLANE_SUMS])),
+			    i32_add(dot_sums(lo[2 % PLANE_SUMS]), dot_sums(lo[3 % PLANE_SUMS])));
+	}
+	return digits_join(h, l, digit_bits);
+}
+
+SIMD void values_fused(const struct values *v, uint32_t bits, const struct weights *w,
+		       uint32_t channel, uint32_t end, const uint32_t R)
+{
+	uint32_t m = v->c->dim / 16u, steps = DOT_STEPS(code_max(bits)) / 4;
+
+	for (; channel < end; channel += LANES) {
+		uint32_t c = channel / LANES;
+		i32s total[FUSED_ROWS];
+
+		REPEAT(r, R, total[r] = i32_set(0););
+		for (uint32_t from = v->t.from; from < v->t.to;) {
+			uint32_t to = v->t.to - from > steps ? from + steps : v->t.to;
+			dot hi[FUSED_ROWS][PLANE_SUMS], lo[FUSED_ROWS][PLANE_SUMS];
+
+			REPEAT(r, R, REPEAT(p, PLANE_SUMS, hi[r][p] = lo[r][p] = dot_zero();););
+			for (uint32_t tile = from; tile < to; tile++) {
+				codes x[4];
+
+				unpack_column(bits, v->planes + (size_t)tile * v->c->tile_bytes, m,
+					      c, x);
+				REPEAT(p, 4, REPEAT(r, R, {
+					       const uint32_t i = p % PLANE_SUMS;
+					       const int8_t *b =
+						   w->digits[r] + tile * LANES + 4 * p;
+
+					       hi[r][i] = dot_add(hi[r][i], x[p], quad_load(b));
+					       lo[r][i] =
+						   dot_add(lo[r][i], x[p], quad_load(b + TOKENS));
+				       }););
+			}
+			REPEAT(r, R, {
+				i32s sum = sums_join(hi[r], lo[r], v->digit_bits);
+
+				total[r] = i32_add(total[r], sum);
+			});
+			from = to;
+		}
+		REPEAT(r, R, value_fold(v, w, r, channel, total[r]););
+	}
+}
+
+SIMD void values_trits(const struct values *v, const struct weights *w, uint32_t channel,
+		       uint32_t end, const uint32_t R)
+{
+	uint32_t m = v->c->dim / 16u;
+
+	for (; channel < end; channel += LANES) {
+		dot hi[FUSED_ROWS][PLANE_SUMS], lo[FUSED_ROWS][PLANE_SUMS];
+
+		REPEAT(r, R, REPEAT(p, PLANE_SUMS, hi[r][p] = lo[r][p] = dot_zero();););
+		REPEAT(p, 4, {
+			codes x[TILES];
+
+			codes_trits(codes_load(v->planes + 64 * (size_t)(p * m) + 4 * channel), x);
+			REPEAT(k, TILES, REPEAT(r, R, {
+				       const uint32_t i = k % PLANE_SUMS;
+				       const int8_t *b = w->digits[r] + k * LANES + 4 * p;
+
+				       hi[r][i] = dot_add(hi[r][i], x[k], quad_load(b));
+				       lo[r][i] = dot_add(lo[r][i], x[k], quad_load(b + TOKENS));
+			       }););
+		});
+		REPEAT(r, R, value_fold(v, w, r, channel, sums_join(hi[r], lo[r], v->digit_bits)););
+	}
+}
+
+typedef void values_fn(const struct values *v, const struct weights *w, uint32_t channel,
+		       uint32_t end);
+
+#define VALUES(name, call)                                                                         \
+	static __attribute__((noinline)) void name(                                                \
+	    const struct values *v, const struct weights *w, uint32_t channel, uint32_t end)       \
+	{                                                                                          \
+		call;                                                                              \
+	}
+VALUES(values_1_4, values_fused(v, SKVQ_BITS_4, w, channel, end, 1))
+VALUES(values_1_3, values_fused(v, SKVQ_BITS_3, w, channel, end, 1))
+VALUES(values_1_2, values_fused(v, SKVQ_BITS_2, w, channel, end, 1))
+VALUES(values_1_t, values_trits(v, w, channel, end, 1))
+VALUES(values_2_4, values_fused(v, SKVQ_BITS_4, w, channel, end, 2))
+VALUES(values_2_3, values_fused(v, SKVQ_BITS_3, w, channel, end, 2))
+VALUES(values_2_2, values_fused(v, SKVQ_BITS_2, w, channel, end, 2))
+VALUES(values_2_t, values_trits(v, w, channel, end, 2))
+#undef VALUES
+
+static values_fn *values_function(uint32_t bits, uint32_t n_rows)
+{
+	static values_fn *const table[FUSED_ROWS][4] = {
+	    {values_1_4, values_1_3, values_1_2, values_1_t},
+	    {values_2_4, values_2_3, values_2_2, values_2_t},
+	};
+
+	if (n_rows > FUSED_ROWS)
+		return NULL;
+	switch (bits) {
+	case SKVQ_BITS_4:
+		return table[n_rows - 1][0];
+	case SKVQ_BITS_3:
+		return table[n_rows - 1][1];
+	case SKVQ_BITS_2:
+		return table[n_rows - 1][2];
+	case SKVQ_BITS_TERNARY:
+		return table[n_rows - 1][3];
+	default:
+		return NULL; /* 8 bits need no unpacking */
+	}
+}
+
+/* All groups of tiles v->t. copy: COPY_BYTES of room. */
+static void values(const struct values *v, const bool *seen, uint32_t n_rows, float (*p)[TOKENS],
+		   uint8_t *copy)
+{
+	const uint8_t *raw = NULL;
+	uint32_t dim = v->c->dim;
+	struct weights w;
+
+	for (uint32_t g = 0, at = 0; at < dim; g++, at += v->c->group) {
+		uint32_t end = at + v->c->group < dim ? at + v->c->group : dim;
+		values_fn *fused;
+
+		w.n = 0;
+		for (uint32_t r = 0; r < n_rows; r++)
+			if (seen[r])
+				weights_add(v, g, r, p[r], &w);
+		if (w.n == 0)
+			continue;
+		fused = values_function(v->c->bits, w.n);
+		if (fused) {
+			fused(v, &w, at, end);
+			continue;
+		}
+		if (!raw)
+			raw = unpack_page(v->c, v->planes, &v->t, copy);
+		values_shared(v, &w, raw, at, end);
+	}
+}
