@@ -124,6 +124,12 @@ void skvq_client_free(struct skvq_client *c)
 	free(c);
 }
 
+void skvq_client_end(struct skvq_client *c)
+{
+	if (c && c->fd >= 0)
+		(void)shutdown(c->fd, SHUT_RDWR);
+}
+
 int skvq_client_fd(const struct skvq_client *c)
 {
 	return c->fd;
@@ -310,7 +316,7 @@ int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref
 int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
                       uint32_t n_pages)
 {
-	enum { BATCH = 512 };
+	enum { BATCH = 128 }; /* fits the smallest frame bound a daemon may have, 4 KiB */
 	Skvq__Wire__PageRef refs[BATCH];
 	Skvq__Wire__PageRef *ptrs[BATCH];
 

@@ -53,7 +53,8 @@ static int wait_for(struct skvq_client *c, short events, uint64_t deadline_ms)
 	for (;;) {
 		uint64_t now = client_now_ms();
 		struct pollfd p = {.fd = c->fd, .events = events};
-		int n = poll(&p, 1, now < deadline_ms ? (int)(deadline_ms - now) : 0);
+		uint64_t left = now < deadline_ms ? deadline_ms - now : 0;
+		int n = poll(&p, 1, left < INT32_MAX ? (int)left : INT32_MAX);
 
 		if (n > 0)
 			return 0;
@@ -258,7 +259,7 @@ static void published(struct skvq_client *c, const Skvq__Wire__Reply *r)
 	struct skvq_page_ref refs[SKVQ_CLIENT_RUN_MAX];
 	size_t n = 0;
 	uint32_t n_existed = 0;
-	int err = r->error <= INT32_MAX ? (int)r->error : SKVQ_EPROTO;
+	int err = r->error < 4096 ? (int)r->error : SKVQ_EPROTO;
 
 	if (r->body_case == SKVQ__WIRE__REPLY__BODY_PUBLISH) {
 		const Skvq__Wire__PublishReply *b = r->publish;
@@ -276,7 +277,7 @@ static void published(struct skvq_client *c, const Skvq__Wire__Reply *r)
 static int handle_async(struct skvq_client *c, const Skvq__Wire__Reply *r)
 {
 	if (r->id == 0)
-		return client_break(c, r->error ? (int)r->error : SKVQ_EPROTO, "%s",
+		return client_break(c, r->error && r->error < 4096 ? (int)r->error : SKVQ_EPROTO, "%s",
 		                    r->detail[0] ? r->detail : "the daemon gave up the connection");
 	for (size_t i = 0; i < c->n_inflight; i++) {
 		if (c->inflight[i].id != r->id)
@@ -392,6 +393,8 @@ int client_post(struct skvq_client *c, Skvq__Wire__Request *req, bool is_publish
 	uint32_t bound = c->hello.requests_max && c->hello.requests_max < INFLIGHT_MAX
 	                     ? c->hello.requests_max
 	                     : INFLIGHT_MAX;
+	if (bound < 2)
+		bound = 2; /* one asynchronous, one blocking; the daemon may refuse the second */
 	/* One place stays free for the blocking call that may come next. */
 	while (c->n_inflight + 1 >= bound) {
 		if (is_publish)

@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 void arena_unref(struct arena_map *a)
@@ -24,10 +26,14 @@ static int arena_map_new(struct skvq_session *s, int fd, const struct skvq_clien
                          struct arena_map **ret)
 {
 	struct stat st;
+	struct statfs fs;
 	int seals = fcntl(fd, F_GET_SEALS);
 
 	if (seals < 0 || !(seals & F_SEAL_SHRINK))
 		return set_error(s, SKVQ_ESEALS, "the daemon's arena is not sealed against shrinking");
+	/* Sealed huge pages would still be a SIGBUS where the system has none left. */
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return set_error(s, SKVQ_EFD, "the daemon's arena is not a plain memfd");
 	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size < ns->arena_bytes)
 		return set_error(s, SKVQ_ESHORT, "the daemon's arena is shorter than it was said to be");
 	if (ns->arena_bytes == 0 || ns->arena_bytes > SIZE_MAX / 2)

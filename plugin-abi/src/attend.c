@@ -45,6 +45,7 @@ struct block {
 	uint32_t pos[SKVQ_ATTN_ROWS_MAX], lo[SKVQ_ATTN_ROWS_MAX];
 	float *out[SKVQ_ATTN_ROWS_MAX];
 	float *lse_out[SKVQ_ATTN_ROWS_MAX]; /* NULL where the engine wants none */
+	float prep[SKVQ_ATTN_PREP_BYTES / sizeof(float)];
 	struct {
 		uint32_t first, n, lo, last; /* rows, and the tokens they see between them */
 	} member[GROUP_MAX];
@@ -128,7 +129,7 @@ static void parts_merge(const struct group *g, struct block *b, const struct ite
 		for (uint32_t p = 0; p < g->parts; p++) {
 			const float *from = split_at(q, layer, it->head, p, r, g);
 
-			if (!(from[1] > 0)) /* saw nothing; a max of -infinity would give NaN below */
+			if (from[1] == 0) /* saw nothing; a max of -infinity would give NaN below */
 				continue;
 			float w = expf(from[0] - max);
 			sum += w * from[1];
@@ -202,7 +203,8 @@ static void load_rows(const struct group *g, const struct item *it, struct block
 	                                 .max = b->max,
 	                                 .sum = b->sum,
 	                                 .acc = b->acc,
-	                                 .acc_stored = b->acc_stored};
+	                                 .acc_stored = b->acc_stored,
+	                                 .prep = b->prep};
 }
 
 /* The member's rows as a state of their own, over the same arrays. */
@@ -213,6 +215,8 @@ static struct skvq_attn_state member_state(const struct group *g, struct block *
 
 	if (g->n == 1)
 		return st;
+	st.prep = NULL; /* holds what belongs to the rows of all members */
+	st.prep_key = 0;
 	st.n_rows = b->member[i].n;
 	st.q += (size_t)first * st.dim_k;
 	st.q_stored += (size_t)first * st.dim_k;
@@ -230,18 +234,23 @@ static void attend_page(struct skvq_attn_state *st, const skvq_seq *q, uint32_t 
 {
 	const struct skvq_model *m = q->model;
 	const struct skvq_layout *l = &m->layout;
-	const uint8_t *page = q->pages[i].data;
+	const uint8_t *page = q->pages[i].data, *next = NULL;
 	uint32_t at = i * SKVQ_PAGE_TOKENS;
 	uint32_t n = q->n_encoded - at < SKVQ_PAGE_TOKENS ? q->n_encoded - at : SKVQ_PAGE_TOKENS;
 	uint32_t first = at == 0 ? m->sinks : 0;
 
-	if (first < n)
-		m->session->kernels->attn_page(
-		    st, &l->layers[layer].k, &l->layers[layer].v,
-		    page + skvq_layout_k_codes(l, layer, head),
-		    page + skvq_layout_k_params(l, layer, head),
-		    page + skvq_layout_v_codes(l, layer, head),
-		    page + skvq_layout_v_params(l, layer, head), first, n, at);
+	if (first >= n)
+		return;
+	if (at + SKVQ_PAGE_TOKENS < q->n_encoded)
+		next = q->pages[i + 1].data;
+	st->next_k = next ? next + skvq_layout_k_codes(l, layer, head) : NULL;
+	st->next_v = next ? next + skvq_layout_v_codes(l, layer, head) : NULL;
+	st->next_params = next ? next + skvq_layout_k_params(l, layer, head) : NULL;
+	m->session->kernels->attn_page(st, &l->layers[layer].k, &l->layers[layer].v,
+	                               page + skvq_layout_k_codes(l, layer, head),
+	                               page + skvq_layout_k_params(l, layer, head),
+	                               page + skvq_layout_v_codes(l, layer, head),
+	                               page + skvq_layout_v_params(l, layer, head), first, n, at);
 }
 
 static void attend_sinks(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
@@ -343,6 +352,8 @@ static int check_attn(const skvq_seq *q, const skvq_attn *a)
 	struct skvq_session *s = m->session;
 	const char *fault;
 
+	if (q->lost)
+		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
 	if (a->layer >= m->n_layer)
 		return set_error(s, SKVQ_EGEOMETRY, "attend to layer %u of %u", a->layer, m->n_layer);
 	if (!a->nth || a->ith >= a->nth)
@@ -356,6 +367,9 @@ static int check_attn(const skvq_seq *q, const skvq_attn *a)
 	if (!isfinite(a->scale) || !(a->softcap >= 0) || !isfinite(a->softcap))
 		return set_error(s, SKVQ_EINVAL, "attend layer %u: scale %g, softcap %g", a->layer,
 		                 (double)a->scale, (double)a->softcap);
+	if (a->n_rows > UINT32_MAX / 2 / m->n_q_heads)
+		return set_error(s, SKVQ_ERANGE, "attend layer %u: %u rows are too many", a->layer,
+		                 a->n_rows);
 	uint32_t have = q->appended[a->layer];
 	if (a->position > have || a->n_rows > have - a->position)
 		return set_error(s, SKVQ_ERANGE, "attend layer %u: rows %u..%u, %u tokens appended",
@@ -391,7 +405,8 @@ static bool joins(const struct group *g, const skvq_seq *q, const skvq_attn *a)
 }
 
 /* Takes the next sequences that belong together. Returns how many, or what is wrong with one. */
-static int take_group(skvq_seq *const *seqs, const uint8_t **at, uint32_t left, struct group *g)
+static int take_group(skvq_seq *const *seqs, const uint8_t **at, uint32_t left, bool may_split,
+                      struct group *g)
 {
 	const struct skvq_model *m = seqs[0]->model;
 	uint32_t dim = m->dim_k > m->dim_v ? m->dim_k : m->dim_v;
@@ -420,13 +435,23 @@ static int take_group(skvq_seq *const *seqs, const uint8_t **at, uint32_t left, 
 	}
 	g->parts = 1;
 	g->part_pages = g->pages;
-	if (g->rows <= g->block && g->pages >= 2 * PART_PAGES_MIN) {
+	if (may_split && g->rows <= g->block && g->pages >= 2 * PART_PAGES_MIN) {
 		g->part_pages = (g->pages + SPLIT_PARTS_MAX - 1) / SPLIT_PARTS_MAX;
 		if (g->part_pages < PART_PAGES_MIN)
 			g->part_pages = PART_PAGES_MIN;
 		g->parts = (g->pages + g->part_pages - 1) / g->part_pages;
 	}
 	return (int)g->n;
+}
+
+/* A sequence has one scratch: named twice in a call, it cannot serve both. */
+static bool each_once(skvq_seq *const *seqs, uint32_t n)
+{
+	for (uint32_t i = 1; i < n; i++)
+		for (uint32_t j = 0; j < i; j++)
+			if (seqs[i] == seqs[j])
+				return false;
+	return true;
 }
 
 int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs)
@@ -436,6 +461,7 @@ int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seq
 
 	if (!seqs || !attns)
 		return -SKVQ_EINVAL;
+	bool may_split = each_once(seqs, n_seqs);
 	for (uint32_t done = 0; done < n_seqs;) {
 		struct group g;
 
@@ -443,10 +469,13 @@ int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seq
 			return seqs[done] ? -SKVQ_EFORKED : -SKVQ_EINVAL;
 		if (seqs[done]->model != seqs[0]->model)
 			return set_error(seqs[0]->model->session, SKVQ_EINVAL, "attend: two models");
-		int n = take_group(seqs + done, &at, n_seqs - done, &g);
+		int n = take_group(seqs + done, &at, n_seqs - done, may_split, &g);
 		if (n < 0)
 			return n;
+		skvq_seq *owner = seqs[done]; /* of the group's scratch */
 		done += (uint32_t)n;
+		if (g.parts > 1 && g.attns[0].nth == 1) /* nobody else counts: forget what was left */
+			split_reset(owner, g.attns[0].layer);
 		for (uint32_t first = 0; first < g.rows; first += g.block) {
 			for (uint32_t part = 0; part < g.parts; part++) {
 				for (uint32_t h = 0; h < g.seqs[0]->model->n_kv_heads; h++) {

@@ -20,6 +20,8 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 		return -SKVQ_EFORKED;
 	if (copy_in(&d, sizeof d, kv) < 0)
 		return set_error(s, SKVQ_EINVAL, "kv: struct_size");
+	if (q->lost)
+		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
 	if (d.layer >= m->n_layer)
 		return set_error(s, SKVQ_EGEOMETRY, "append to layer %u of %u", d.layer, m->n_layer);
 	if ((fault = tensor_fault(d.k, d.k_type, d.k_token_stride, d.k_head_stride)))

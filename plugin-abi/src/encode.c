@@ -49,6 +49,18 @@ uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 	return q->sinks + at / sizeof(uint16_t) + (size_t)position * q->model->dim_v;
 }
 
+int staging_take(const struct skvq_seq *q, uint32_t i)
+{
+	const struct skvq_layout *l = &q->model->layout;
+	int r;
+
+	do
+		r = fallocate(q->staging_fd, 0, (off_t)(i * l->slot_bytes),
+		              (off_t)skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS));
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? -SKVQ_ENOMEM : 0;
+}
+
 /* Starts page i in staging. Its memory is taken here, so that writing codes cannot fail later. */
 static int page_open(struct skvq_seq *q, uint32_t i)
 {
@@ -57,7 +69,7 @@ static int page_open(struct skvq_seq *q, uint32_t i)
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 	uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
 
-	if (fallocate(q->staging_fd, 0, (off_t)(i * l->slot_bytes), (off_t)bytes) < 0)
+	if (staging_take(q, i) < 0)
 		return set_error(m->session, SKVQ_ENOMEM, "no memory for page %u (%zu bytes): %s", i,
 		                 bytes, strerror(errno));
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, page);

@@ -63,6 +63,7 @@ struct skvq_session {
 	uint32_t epoch;             /* counts attachments; pages of an older one are on a lost link */
 	uint64_t retry_at_ms;       /* when lost: not before */
 	uint32_t retry_ms;
+	uint64_t close_by_ms; /* while close() runs: when its waits end, all together */
 	const struct skvq_kernels *kernels;
 	struct skvq_model *models;
 	struct publish_ticket tickets[TICKETS_MAX];
@@ -138,6 +139,8 @@ struct skvq_seq {
 	float *split;
 	atomic_uint *split_done; /* [n_layer * n_kv_heads] */
 
+	bool lost; /* (data) a page was taken away under it: it must be computed again */
+
 	struct seq_page *pages; /* (data) [pages_max] */
 	uint32_t pages_max;
 	uint8_t *staging; /* own memfd, page i at i * slot_bytes */
@@ -193,7 +196,8 @@ const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, 
 /* Tells the daemon of the sequence's staging memfd: the one blocking step of publishing. */
 int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms);
 void publish_begin(struct skvq_seq *q);
-/* Copies a shared page of an older epoch back into staging. -SKVQ_ENOMEM leaves it shared. */
+/* Copies a shared page of an older epoch back into staging. -SKVQ_ENOMEM leaves it shared;
+ * -SKVQ_ECORRUPT, and the sequence is lost, if it is not the page any more. */
 int page_repatriate(struct skvq_seq *q, uint32_t i);
 /* Applies the mailbox to the sequence's pages. */
 void publish_take_mail(struct skvq_seq *q);
@@ -202,6 +206,8 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
 void unpin_orphans(struct skvq_session *s);
 
 /* encode.c */
+/* Takes page i's memory in staging, so that writing to it cannot fail. -SKVQ_ENOMEM. */
+int staging_take(const struct skvq_seq *q, uint32_t i);
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
 

@@ -25,9 +25,20 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 
-	if (fallocate(q->staging_fd, 0, (off_t)(i * l->slot_bytes), (off_t)bytes) < 0)
+	if (staging_take(q, i) < 0)
 		return -SKVQ_ENOMEM;
 	memcpy(to, p->data, bytes);
+	/* A link that broke should have kept it in place; its header, and the tokens that come last
+	 * to a page's fill, tell whether it did. Zeros and other pages are never attended again. */
+	const skvq_page_header *h = (const skvq_page_header *)(const void *)to;
+	if (h->magic != SKVQ_PAGE_MAGIC || h->position != i * SKVQ_PAGE_TOKENS ||
+	    memcmp(to + l->tokens_offset, q->tokens + (size_t)i * SKVQ_PAGE_TOKENS,
+	           SKVQ_PAGE_TOKENS * sizeof(int32_t)) != 0) {
+		q->lost = true;
+		log_event(q->model->session, SKVQ_LOG_DAEMON_MISBEHAVING,
+		          "page %u was taken away while a sequence read it; the sequence is lost", i);
+		return -SKVQ_ECORRUPT;
+	}
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, to);
 	p->data = to;
 	p->state = PAGE_LOCAL;
@@ -40,7 +51,7 @@ int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms)
 {
 	struct skvq_session *s = q->model->session;
 
-	skvq_client_set_timeout(s->client, timeout_ms);
+	skvq_client_set_timeout(s->client, timeout_ms < s->timeout_ms ? timeout_ms : s->timeout_ms);
 	int r = skvq_client_staging_add(s->client, q->staging_fd, &q->staging_id);
 	skvq_client_set_timeout(s->client, s->timeout_ms);
 	if (r == 0) {
@@ -74,8 +85,13 @@ void publish_begin(struct skvq_seq *q)
 	uint32_t n = n_full - first;
 	if (n == 0 || s->n_tickets == TICKETS_MAX)
 		return;
+	/* A token takes at most ten bytes in a frame. */
+	uint32_t frame = skvq_client_hello(s->client)->frame_bytes_max;
+	uint32_t fits = frame > 256 ? (frame - 256) / (SKVQ_PAGE_TOKENS * 10) : 1;
 	if (n > SKVQ_CLIENT_RUN_MAX)
 		n = SKVQ_CLIENT_RUN_MAX;
+	if (n > fits)
+		n = fits ? fits : 1;
 	if (q->staging_epoch != s->epoch && publish_prepare(q, STAGING_TIMEOUT_MS) < 0) {
 		q->publish_after_ms = now_ms() + REFUSED_WAIT_MS;
 		return;
@@ -96,6 +112,9 @@ void publish_begin(struct skvq_seq *q)
 	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n, q->staging_id,
 	                            (uint64_t)first * m->layout.slot_bytes, &id);
 	if (r < 0) {
+		if (r != -SKVQ_EAGAIN)
+			log_event(s, SKVQ_LOG_WARNING, "publish not sent: %s",
+			          skvq_client_why(s->client));
 		if (skvq_client_broken(s->client))
 			session_lost(s);
 		return;
@@ -148,12 +167,17 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
 
 void unpin_orphans(struct skvq_session *s)
 {
-	for (size_t i = 0; i < s->n_orphans && s->daemon == DAEMON_ATTACHED; i++) {
-		if (skvq_client_unpin(s->client, s->orphans[i].ns, &s->orphans[i].ref, 1) < 0 &&
-		    skvq_client_broken(s->client))
+	enum { BATCH = 256 };
+	struct skvq_page_ref refs[BATCH];
+
+	while (s->n_orphans && s->daemon == DAEMON_ATTACHED) {
+		uint32_t ns = s->orphans[s->n_orphans - 1].ns, n = 0;
+
+		while (s->n_orphans && n < BATCH && s->orphans[s->n_orphans - 1].ns == ns)
+			refs[n++] = s->orphans[--s->n_orphans].ref;
+		if (skvq_client_unpin(s->client, ns, refs, n) < 0 && skvq_client_broken(s->client))
 			session_lost(s);
 	}
-	s->n_orphans = 0;
 }
 
 /* Switches one page from staging to the arena and gives its staging memory back. */

@@ -220,8 +220,9 @@ int32_t api_seq_poll(skvq_seq *q)
 		return -SKVQ_EINVAL;
 	if (check_fork(q->model->session) < 0)
 		return -SKVQ_EFORKED;
+	int r = encode_tiles(q); /* what a commit could not for want of memory */
 	seq_pump(q, 0);
-	return q->publish_id == 0;
+	return r < 0 ? r : q->publish_id == 0;
 }
 
 int32_t api_seq_commit(skvq_seq *q, const int32_t *tokens, uint32_t n)
@@ -270,7 +271,7 @@ int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens)
 static void flush(struct skvq_seq *q)
 {
 	struct skvq_session *s = q->model->session;
-	uint64_t deadline = now_ms() + s->timeout_ms;
+	uint64_t deadline = s->close_by_ms ? s->close_by_ms : now_ms() + s->timeout_ms;
 
 	for (int i = 0; i < CLOSE_ROUNDS_MAX; i++) {
 		seq_pump(q, 0);

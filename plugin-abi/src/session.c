@@ -81,17 +81,23 @@ void api_close(skvq_session *s)
 	if (!s)
 		return;
 	bool child = s->fork_guard && check_fork(s) < 0;
+	s->close_by_ms = now_ms() + s->timeout_ms;
 	while (s->models) {
 		while (s->models->seqs)
 			api_seq_close(s->models->seqs);
 		api_model_unregister(s->models);
 	}
-	/* In a child the socket is the parent's too; closing our copy harms nobody. */
+	/* In a child the socket is the parent's too, and closing our copy harms nobody; in the
+	 * parent a child's copy must not keep the pins. */
+	if (!child)
+		skvq_client_end(s->client);
 	skvq_client_free(s->client);
 	while (s->lost) {
 		struct lost_link *l = s->lost;
 
 		s->lost = l->next;
+		if (!child)
+			skvq_client_end(l->client);
 		skvq_client_free(l->client);
 		free(l);
 	}
@@ -203,6 +209,7 @@ void seq_rescue(struct skvq_seq *q)
 					(void)page_repatriate(q, i); /* no memory: next time */
 		if (l->gone || !epoch_in_use(s, l->epoch)) {
 			*at = l->next;
+			skvq_client_end(l->client);
 			skvq_client_free(l->client);
 			free(l);
 		} else {
@@ -214,11 +221,17 @@ void seq_rescue(struct skvq_seq *q)
 void session_pump(struct skvq_session *s, uint32_t wait_ms)
 {
 	if (s->daemon == DAEMON_LOST && now_ms() >= s->retry_at_ms) {
-		if (session_attach(s, REATTACH_TIMEOUT_MS) == 0) {
+		/* session_lost() inside sets the interval back: a daemon that answers hello and then
+		 * hangs must not be asked ever again at the shortest one. */
+		uint32_t before = s->retry_ms;
+		uint32_t wait_attach =
+		    s->timeout_ms < REATTACH_TIMEOUT_MS ? s->timeout_ms : REATTACH_TIMEOUT_MS;
+
+		if (session_attach(s, wait_attach) == 0) {
 			s->stats.reconnects++;
 			log_event(s, SKVQ_LOG_INFO, "daemon found again on '%s'", s->socket);
 		} else {
-			s->retry_ms = s->retry_ms * 2 < RETRY_LAST_MS ? s->retry_ms * 2 : RETRY_LAST_MS;
+			s->retry_ms = before * 2 < RETRY_LAST_MS ? before * 2 : RETRY_LAST_MS;
 			s->retry_at_ms = now_ms() + s->retry_ms;
 		}
 	}

@@ -24,8 +24,13 @@ int32_t api_last_error(skvq_session *s, char *buf, uint64_t bytes)
 {
 	if (!s || (!buf && bytes))
 		return -SKVQ_EINVAL;
-	int n = snprintf(buf, bytes < 4096 ? (size_t)bytes : 4096, "%s", s->error);
-	return n;
+	char copy[sizeof s->error];
+	/* A [data] call of another sequence may be writing: that takes as long as a printf. */
+	while (atomic_flag_test_and_set_explicit(&s->error_busy, memory_order_acquire))
+		;
+	memcpy(copy, s->error, sizeof copy);
+	atomic_flag_clear_explicit(&s->error_busy, memory_order_release);
+	return snprintf(buf, bytes < 4096 ? (size_t)bytes : 4096, "%s", copy);
 }
 
 void log_event(struct skvq_session *s, int32_t level, const char *fmt, ...)

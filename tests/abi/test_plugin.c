@@ -364,7 +364,7 @@ static void a_long_sequence_is_split(void **state)
 	(void)state;
 	struct toy t = {.layers = 1, .q_heads = 6, .kv_heads = 3, .dim = 16, .tokens = 7000,
 	                .window = 32, .sinks = 5, .chunk = 1000, .profile = "fp16"};
-	float one[3 * 6 * 16], many[3 * 6 * 16], lse[3 * 6], lse_many[3 * 6];
+	float one[3 * 6 * 16], many[3 * 6 * 16], two_out[3 * 6 * 16], lse[3 * 6], lse_many[3 * 6];
 
 	toy_open(&t);
 	for (uint32_t at = 0; at < 6000; at += 1000)
@@ -381,8 +381,10 @@ static void a_long_sequence_is_split(void **state)
 		/* A caller that gave up half-way before is no trouble. */
 		a.nth = 7;
 		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
-		assert_int_equal(api->seq_truncate(t.seq, at), 0);
-		assert_int_equal(api->append(t.seq, &kv), 0);
+		if (at % 6 == 0) { /* else the next call is alone and starts afresh */
+			assert_int_equal(api->seq_truncate(t.seq, at), 0);
+			assert_int_equal(api->append(t.seq, &kv), 0);
+		}
 		a.nth = 1;
 		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
 		if (at % 60 == 0 || at % 60 == 3) {
@@ -392,6 +394,20 @@ static void a_long_sequence_is_split(void **state)
 				fail_msg("token %u: relative error %g", at, e);
 			assert_true(fabs(lse[5] - oracle(&t, 0, at, 5, a.sliding_limit, 0, o)) < 1e-4);
 		}
+		/* Twice in one call, with other queries: each gets its own. */
+		skvq_seq *twice[2] = {t.seq, t.seq};
+		skvq_attn two[2] = {a, a};
+		two[0].q = t.q;
+		two[0].out = many;
+		two[1].out = two_out;
+		for (uint32_t i = 0; i < 2; i++) {
+			two[0].ith = two[1].ith = i;
+			two[0].nth = two[1].nth = 2;
+			two[0].lse = two[1].lse = NULL;
+			assert_int_equal(api->attend(twice, two, 2), 0);
+		}
+		for (uint32_t i = 0; i < 3 * 6 * 16; i++)
+			assert_true(fabsf(one[i] - two_out[i]) < 1e-5f);
 		enum { THREADS = 4 };
 		struct share shares[THREADS];
 		pthread_t threads[THREADS];

@@ -247,15 +247,20 @@ typedef struct skvq_api {
 	 * prefix of desc->tokens and leaves at least the window to compute. Returns the number of
 	 * tokens matched: the engine computes and appends the rest, from that position on. */
 	int32_t (*seq_open)(skvq_model *model, const skvq_seq_desc *desc, skvq_seq **ret_seq);
-	/* [control] Non-blocking. Takes in what the daemon has answered (published pages, restores)
-	 * and returns 1 when nothing is outstanding, else 0. */
+	/* [control] Takes in what the daemon has answered (published pages, restores), sends full
+	 * pages, encodes what a commit could not for want of memory. Returns 1 when nothing is in
+	 * flight, else 0. Does not wait for a daemon that is there; finding a lost one again waits
+	 * at most 200 ms (or the session's timeout), at growing intervals. */
 	int32_t (*seq_poll)(skvq_seq *seq);
-	/* [any] A descriptor that becomes readable when seq_poll has something to do; owned by the
-	 * session, never close it. -SKVQ_ESTATE in embedded mode. */
+	/* [control] A descriptor that becomes readable when the daemon has sent something; owned by
+	 * the session, never close it. Any control call of the session may read it empty: poll every
+	 * sequence with pages in flight after it. It changes when the daemon is lost and found again
+	 * (stats.reconnects). -SKVQ_ESTATE in embedded mode. */
 	int32_t (*session_fd)(skvq_session *session);
 	/* [control] States the token ids of the next n_tokens positions, all of whose layers have
 	 * been appended. Encodes tiles that leave the window, hands full pages to the daemon
-	 * without waiting for it. -SKVQ_ESTATE if a layer is missing. */
+	 * without waiting for it. -SKVQ_ESTATE if a layer is missing. After -SKVQ_ENOMEM the tokens
+	 * are committed and correct, but still wait in the window: seq_poll tries again. */
 	int32_t (*seq_commit)(skvq_seq *seq, const int32_t *tokens, uint32_t n_tokens);
 	/* [control] A second sequence with the same past (copy-on-write). -SKVQ_ENOTSUP so far. */
 	int32_t (*seq_fork)(skvq_seq *seq, skvq_seq **ret_seq);
@@ -279,7 +284,9 @@ typedef struct skvq_api {
 	/* [data] One attn per sequence, all of the same model. Sequences that share pages may be
 	 * handed over together, so that shared pages can be read once. Any number of threads at
 	 * once, each with its own ith; after the append of the rows it sees, and not during a
-	 * [control] call on the sequence. */
+	 * [control] call on the sequence. A call with nth shares is complete when all of them have
+	 * returned; before that, the same layer of the same sequence must not be attended again. A
+	 * call that is given up half-way is followed by an append or seq_truncate of that layer. */
 	int32_t (*attend)(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
 	/* [data] For engines that cannot attend in place. Lossy where the codec is. Named
 	 * export_kv because "export" is a keyword in C++20. */

@@ -77,6 +77,9 @@ int skvq_client_connect(const char *path, const char *name, uint32_t timeout_ms,
                         struct skvq_client **ret, char *why);
 /* Closes the connection: the daemon drops all its pins. NULL is a no-op. */
 void skvq_client_free(struct skvq_client *c);
+/* Ends the connection also for copies of its descriptor in forked children; free it afterwards. A
+ * child must not call this: it would cut its parent off. NULL is a no-op. */
+void skvq_client_end(struct skvq_client *c);
 /* Readable when skvq_client_poll has something to do. Owned by the client. */
 int skvq_client_fd(const struct skvq_client *c);
 bool skvq_client_broken(const struct skvq_client *c);
