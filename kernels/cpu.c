@@ -13,6 +13,9 @@ static bool f16c(void)
 
 	return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 /* __builtin_cpu_supports asks cpuid and, for AVX and above, whether the operating system saves the
@@ -30,6 +33,9 @@ uint32_t skvq_cpu_tiers(void)
 	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
 	    __builtin_cpu_supports("avx512vbmi"))
 		tiers |= SKVQ_TIER_AVX512;
+#elif defined(__aarch64__)
+	if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+		tiers |= SKVQ_TIER_NEON;
 #endif
 	return tiers;
 }

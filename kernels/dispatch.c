@@ -17,12 +17,13 @@ struct tier {
 	uint32_t mask; /* the tier and all below it */
 };
 
-/* From the lowest up. A name stays known where its tier is not built: asking for it there is
- * refused, not misunderstood. */
+/* From the lowest up, by ISA. A name stays known where its tier is not built: asking for it there
+ * is refused, not misunderstood. */
 static const struct tier tiers[] = {
     {"ref", SKVQ_TIER_REF},
     {"avx2", SKVQ_TIER_REF | SKVQ_TIER_AVX2},
     {"avx512", SKVQ_TIER_REF | SKVQ_TIER_AVX2 | SKVQ_TIER_AVX512},
+    {"neon", SKVQ_TIER_REF | SKVQ_TIER_NEON},
 };
 
 uint32_t skvq_tiers_by_name(const char *name)
@@ -41,6 +42,9 @@ void skvq_kernels_fill(struct skvq_kernels *table, uint32_t mask)
 		skvq_avx2_fill(table);
 	if (mask & SKVQ_TIER_AVX512)
 		skvq_avx512_fill(table);
+#elif defined(SKVQ_HAVE_ARM)
+	if (mask & SKVQ_TIER_NEON)
+		skvq_neon_fill(table);
 #else
 	(void)mask;
 #endif

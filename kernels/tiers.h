@@ -11,5 +11,8 @@ void skvq_ref_fill(struct skvq_kernels *table);
 void skvq_avx2_fill(struct skvq_kernels *table);
 void skvq_avx512_fill(struct skvq_kernels *table);
 #endif
+#ifdef SKVQ_HAVE_ARM
+void skvq_neon_fill(struct skvq_kernels *table);
+#endif
 
 #endif /* SKVQ_KERNELS_TIERS_H */

@@ -31,7 +31,7 @@ static inline void levels_from_vector(const uint32_t *w, float mid, size_t row, 
 {
 	for (uint32_t j = 0; j < 4; j++) {
 		for (uint32_t x = 0; x < 16; x += VEC) {
-			vec_u32 code = *(const vec_u32 *)(w + x) >> 8 * j & 255;
+			vec_u32 code = *(const vec_u32_mem *)(w + x) >> 8 * j & 255;
 
 			vec_store(levels + j * row + x,
 				  __builtin_convertvector((vec_i32)code, vec_f32) - mid);

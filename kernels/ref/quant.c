@@ -2,7 +2,7 @@
 /*
  * The scalar quantisers, one group of one vector at a time.
  *
- * Symmetric (SKVQ_CODEC_SYM; shared guide quality.md, "uniform symmetric levels"): levels
+ * Symmetric (SKVQ_CODEC_SYM; uniform symmetric levels): levels
  * L = 2c - M for c = 0..M, M = 2^b - 1 (ternary: 2), value d * L, and
  *     c = trunc(clamp(x / (2d) + (M + 1) / 2, 0, M))
  * which is the nearest level. The half step d is an E4M3 number times 2^scale_exp. So few of those
@@ -13,7 +13,7 @@
  * Laplace, uniform and one-outlier vectors, .6 % at 8 bits; descent by least squares lost more for
  * the same work.)
  *
- * Affine (SKVQ_CODEC_AFFINE; SKVQ's form, guide codec.md 1.1): lo, hi = clip * min, clip * max,
+ * Affine (SKVQ_CODEC_AFFINE; SKVQ's form, arXiv 2405.06219): lo, hi = clip * min, clip * max,
  *     s = max((hi - lo) / M, smallest E4M3 step), z = lo, both to E4M3 first, then
  *     q = rint_even(clamp((x - z) / s, 0, M)), value s * q + z.
  *

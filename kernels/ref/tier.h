@@ -63,18 +63,20 @@ static inline uint32_t f32_bits(float f)
 #define VEC 4
 #endif
 #define VECS (16 / VEC) /* registers that hold 16 lanes */
-typedef float vec_f32 __attribute__((vector_size(VEC * 4), aligned(4), may_alias));
-typedef int32_t vec_i32 __attribute__((vector_size(VEC * 4), aligned(4), may_alias));
-typedef uint32_t vec_u32 __attribute__((vector_size(VEC * 4), aligned(4), may_alias));
+typedef float vec_f32 __attribute__((vector_size(VEC * 4)));
+typedef float vec_f32_mem __attribute__((vector_size(VEC * 4), aligned(4), may_alias));
+typedef int32_t vec_i32 __attribute__((vector_size(VEC * 4)));
+typedef uint32_t vec_u32 __attribute__((vector_size(VEC * 4)));
+typedef uint32_t vec_u32_mem __attribute__((vector_size(VEC * 4), aligned(4), may_alias));
 
 static inline vec_f32 vec_load(const float *x)
 {
-	return *(const vec_f32 *)x;
+	return *(const vec_f32_mem *)x;
 }
 
 static inline void vec_store(float *x, vec_f32 v)
 {
-	*(vec_f32 *)x = v;
+	*(vec_f32_mem *)x = v;
 }
 
 /* The one order in which 16 partial sums are added. */

@@ -15,11 +15,12 @@ struct dots {
 	uint32_t n;
 	uint32_t steps;      /* DOT_STEPS of these codes                                   */
 	uint32_t digit_bits; /* of b                                                       */
+	bool wide;           /* 8-bit codes: codes_load_wide                               */
 };
 
 /* ret[(r * X + x) * 16..]. R and X are constants where this is inlined. */
 SIMD void dots_block(const struct dots *d, uint32_t r0, uint32_t x0, const uint32_t R,
-		     const uint32_t X, int32_t *ret)
+		     const uint32_t X, const bool wide, int32_t *ret)
 {
 	const uint8_t *a = d->a + x0 * d->x_step;
 	const int8_t *b = d->b + r0 * d->r_step;
@@ -37,7 +38,8 @@ SIMD void dots_block(const struct dots *d, uint32_t r0, uint32_t x0, const uint3
 				bl[r] = quad_load(b + r * d->r_step + d->lo + 4 * (size_t)i);
 			});
 			REPEAT(x, X, {
-				codes c = codes_load(a + x * d->x_step + i * d->i_step);
+				const uint8_t *at = a + x * d->x_step + i * d->i_step;
+				codes c = wide ? codes_load_wide(at) : codes_load(at);
 
 				REPEAT(r, R, {
 					hi[r * DOT_X + x] = dot_add(hi[r * DOT_X + x], c, bh[r]);
@@ -62,7 +64,10 @@ typedef void dots_fn(const struct dots *d, uint32_t r0, uint32_t x0, int32_t *re
 	static __attribute__((noinline)) void dots_##R##_##X(const struct dots *d, uint32_t r0,    \
 							     uint32_t x0, int32_t *ret)            \
 	{                                                                                          \
-		dots_block(d, r0, x0, R, X, ret);                                                  \
+		if (WIDE_BIAS && d->wide)                                                          \
+			dots_block(d, r0, x0, R, X, true, ret);                                    \
+		else                                                                               \
+			dots_block(d, r0, x0, R, X, false, ret);                                   \
 	}
 DOT_SHAPES(DOTS)
 #undef DOTS

@@ -23,6 +23,7 @@ SIMD void score_fold(const struct keys *k, uint32_t r, uint32_t g, uint32_t tile
 	int32_t q_sum = k->q->sum[r][g];
 	float *at = score + tile * LANES;
 
+	sum = i32_add(sum, i32_set((int32_t)(code_bias(k->c->bits) * (uint32_t)q_sum)));
 	if (k->c->kind == SKVQ_CODEC_AFFINE) {
 		x = f32_mul(f32_load(k->params->zero[g] + tile * LANES), f32_set((float)q_sum));
 		x = f32_fma(f32_load(step), f32_from_i32(sum), x);
@@ -55,6 +56,7 @@ static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0
 		    .n = n / 4,
 		    .steps = steps,
 		    .digit_bits = k->digit_bits,
+		    .wide = k->c->bits == SKVQ_BITS_8,
 		};
 
 		for (uint32_t x0 = k->t.from; x0 < k->t.to; x0 += DOT_X) {

@@ -9,6 +9,7 @@
  * the four bytes; i32s   sixteen integers; f32s sixteen floats; and says how many fit the
  * registers: DIGIT_BITS(code_max)  bits of the lower of the two digits a number is split into;
  *   DOT_STEPS(code_max)   dot_adds before dot_sums must be taken;
+ *   WIDE_BIAS             what codes_load_wide takes from 8-bit codes, for signed dot_adds;
  *   PLANE_SUMS, TRIT_KEYS_FUSED, DOT_ROWS, DOT_X, DOT_SHAPES, VALUE_BLOCKS  the shapes of loops.
  *
  * The arithmetic. A number to be multiplied with codes (a query's channel; a token's softmax weight
@@ -101,6 +102,12 @@ static inline uint32_t code_max(uint32_t bits)
 	default:
 		return 2;
 	}
+}
+
+/* What dot_add gets less than the codes: sums of x * code lack this times the sum of x. */
+static inline uint32_t code_bias(uint32_t bits)
+{
+	return bits == SKVQ_BITS_8 ? WIDE_BIAS : 0;
 }
 
 /* The largest x that two digits hold, the lower one signed. */

@@ -66,8 +66,10 @@ SIMD void value_fold(const struct values *v, const struct weights *w, uint32_t j
 		     i32s sum)
 {
 	float *acc = v->acc + (size_t)w->row[j] * v->c->dim + channel;
+	uint32_t bias = code_bias(v->c->bits) * (uint32_t)w->sum[j];
 	f32s x = f32_load(acc);
 
+	sum = i32_add(sum, i32_set((int32_t)bias));
 	if (v->c->kind == SKVQ_CODEC_AFFINE) {
 		x = f32_add(x, f32_set(w->zero[j]));
 	} else {
@@ -96,6 +98,7 @@ static void values_shared(const struct values *v, const struct weights *w, const
 	    .n = 4 * (v->t.to - v->t.from),
 	    .steps = DOT_STEPS(code_max(v->c->bits)),
 	    .digit_bits = v->digit_bits,
+	    .wide = v->c->bits == SKVQ_BITS_8,
 	};
 
 	for (uint32_t j = 0; j < w->n; j += DOT_ROWS) {

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# Fails if an object of BASE uses AVX registers, one of AVX2 the registers of AVX-512, or one of a
-# tier (AVX2, AVX512) defines a symbol that is not the tier's own (the linker could then give its
-# code to everybody).
+# Fails if an object of BASE uses AVX registers or ARM's dot products, one of AVX2 the registers of
+# AVX-512, or one of a tier (AVX2, AVX512, NEON) defines a symbol that is not the tier's own (the
+# linker could then give its code to everybody).
 cmake_minimum_required(VERSION 3.25)
 foreach(object ${BASE} ${AVX2})
-  if(object IN_LIST AVX512) # BASE holds the tiers' objects as well
+  if(object IN_LIST AVX512 OR object IN_LIST NEON) # BASE holds the tiers' objects as well
     continue()
   endif()
-  set(forbidden "%[yz]mm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[0-7]")
+  set(forbidden "\t[us]dot|%[yz]mm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[0-7]")
   if(object IN_LIST AVX2)
     set(forbidden "%zmm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[0-7]")
   endif()
@@ -16,7 +16,7 @@ foreach(object ${BASE} ${AVX2})
     message(FATAL_ERROR "${object} uses ${CMAKE_MATCH_0}")
   endif()
 endforeach()
-foreach(tier avx2 avx512)
+foreach(tier avx2 avx512 neon)
   string(TOUPPER ${tier} objects)
   foreach(object ${${objects}})
     execute_process(COMMAND ${NM} --defined-only -g ${object} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)

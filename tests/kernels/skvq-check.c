@@ -33,6 +33,7 @@ static const struct {
     {"ref", 0.0f}, /* against itself: for the guard pages */
     {"avx2", SKVQ_ATTN_ERROR_MAX},
     {"avx512", SKVQ_ATTN_ERROR_MAX},
+    {"neon", SKVQ_ATTN_ERROR_MAX},
 };
 #define N_TIERS (sizeof(tiers) / sizeof(tiers[0]))
 

@@ -145,7 +145,12 @@ class Pair(unittest.TestCase):
         self.assertEqual(neighbour.wait(timeout=LIMIT_S), 0)
         self.assertEqual(self.logits("neighbour"), self.logits("calm"))
         self.wait_no_pins()
-        self.assertEqual(self.daemon_fds(), fds)
+        # What a client leaves is closed a moment after its end is seen.
+        for _ in range(100):
+            if self.daemon_fds() <= fds:
+                break
+            time.sleep(0.05)
+        self.assertLessEqual(self.daemon_fds(), fds)
         self.assertGreaterEqual(self.ctl("status")["pages"], pages)
         after = self.engine("after", "Name one number.", "--socket", self.socket)
         self.assertEqual(after["matched_tokens"], calm["matched_tokens"])

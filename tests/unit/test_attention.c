@@ -579,7 +579,7 @@ static void tier_error(const char *tier, double *ret_worst)
 
 static void tiers_keep_the_bound(void **state)
 {
-	static const char *const names[] = {"ref", "avx2", "avx512"};
+	static const char *const names[] = {"ref", "avx2", "avx512", "neon"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

@@ -791,6 +791,7 @@ static int get_in_child(const char *cpu)
 		      : strcmp(k->tier, "ref") == 0    ? 1
 		      : strcmp(k->tier, "avx2") == 0   ? 2
 		      : strcmp(k->tier, "avx512") == 0 ? 3
+		      : strcmp(k->tier, "neon") == 0   ? 4
 						       : 8);
 	}
 	assert_true(pid > 0);
@@ -803,7 +804,8 @@ static void dispatch(void **state)
 {
 	int avx2 = (skvq_cpu_tiers() & SKVQ_TIER_AVX2) != 0;
 	int avx512 = (skvq_cpu_tiers() & SKVQ_TIER_AVX512) != 0;
-	int best = avx512 ? 3 : avx2 ? 2 : 1;
+	int neon = (skvq_cpu_tiers() & SKVQ_TIER_NEON) != 0;
+	int best = avx512 ? 3 : avx2 ? 2 : neon ? 4 : 1;
 	struct skvq_kernels k;
 
 	(void)state;
@@ -812,6 +814,7 @@ static void dispatch(void **state)
 	assert_int_equal(skvq_tiers_by_name("avx2"), SKVQ_TIER_REF | SKVQ_TIER_AVX2);
 	assert_int_equal(skvq_tiers_by_name("avx512"),
 			 SKVQ_TIER_REF | SKVQ_TIER_AVX2 | SKVQ_TIER_AVX512);
+	assert_int_equal(skvq_tiers_by_name("neon"), SKVQ_TIER_REF | SKVQ_TIER_NEON);
 	assert_int_equal(skvq_tiers_by_name(""), 0);
 	assert_int_equal(skvq_tiers_by_name("avx"), 0);
 	assert_int_equal(skvq_tiers_by_name("REF"), 0);
@@ -819,13 +822,14 @@ static void dispatch(void **state)
 	assert_int_equal(get_in_child("ref"), 1);
 	assert_int_equal(get_in_child("avx2"), avx2 ? 2 : 0);
 	assert_int_equal(get_in_child("avx512"), avx512 ? 3 : 0);
+	assert_int_equal(get_in_child("neon"), neon ? 4 : 0);
 	assert_int_equal(get_in_child("avx3"), 0);
 	assert_int_equal(get_in_child(""), best);
 	assert_int_equal(get_in_child(NULL), best);
 	skvq_kernels_fill(&k, 0);
 	assert_string_equal(k.tier, "ref");
 	skvq_kernels_fill(&k, UINT32_MAX & skvq_cpu_tiers());
-	assert_string_equal(k.tier, avx512 ? "avx512" : avx2 ? "avx2" : "ref");
+	assert_string_equal(k.tier, avx512 ? "avx512" : avx2 ? "avx2" : neon ? "neon" : "ref");
 }
 
 static int setup(void **state)

@@ -5,9 +5,9 @@
  * kernels/ref is the specification; every other tier gives its codes bit for bit, and its attention
  * with an error of at most SKVQ_ATTN_ERROR_MAX of the output's norm on top. A tier is chosen once
  * (skvq_kernels_init) before threads start; the environment variable SKVQ_CPU names the highest
- * tier allowed ("ref", "avx2", "avx512"). Kernels are pure functions on memory of the caller: any
- * thread, no allocation, at most 160 KiB of stack. Buffers need the alignment of their element type
- * only; pages are 64-byte aligned.
+ * tier allowed ("ref", "avx2", "avx512", "neon"). Kernels are pure functions on memory of the
+ * caller: any thread, no allocation, at most 160 KiB of stack. Buffers need the alignment of their
+ * element type only; pages are 64-byte aligned.
  *
  * Two spaces: K, V and Q as the engine hands them over, in canonical channel order, are in *engine
  * space*. Pages hold *stored space*: Hadamard-rotated if the codec says so, then reordered
@@ -61,7 +61,7 @@ struct skvq_attn_state {
 #define SKVQ_ATTN_ERROR_NORM 16.0
 
 struct skvq_kernels {
-	const char *tier; /* "ref", "avx2", "avx512" */
+	const char *tier; /* "ref", "avx2", "avx512", "neon" */
 
 	/* IEEE binary16 <-> binary32; to f16 rounds to nearest even, overflow to infinity. */
 	void (*f16_to_f32)(const uint16_t *x, float *ret, size_t n);
@@ -102,6 +102,7 @@ struct skvq_kernels {
 #define SKVQ_TIER_REF    UINT32_C(1)
 #define SKVQ_TIER_AVX2   UINT32_C(2) /* with FMA and F16C                      */
 #define SKVQ_TIER_AVX512 UINT32_C(4) /* F, BW, DQ, VL, VNNI, VBMI; and all of AVX2's */
+#define SKVQ_TIER_NEON   UINT32_C(8) /* 64-bit ARM with FEAT_DotProd           */
 
 /* The tiers this processor and operating system can run, as bits. */
 uint32_t skvq_cpu_tiers(void);

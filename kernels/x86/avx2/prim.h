@@ -16,6 +16,7 @@
  * bytes: digits within -64..63 then, and one addition. */
 #define DIGIT_BITS(code_max) ((code_max) > 127 ? 7u : 8u)
 #define DOT_STEPS(code_max)  ((code_max) > 127 ? 1u : 127u / (code_max))
+#define WIDE_BIAS            0u
 #define PLANE_SUMS           1u
 #define TRIT_KEYS_FUSED      0
 #define DOT_ROWS             2u
@@ -52,6 +53,12 @@ SIMD void store256(void *p, __m256i v)
 SIMD codes codes_load(const uint8_t *p)
 {
 	return (codes){load256(p), load256(p + 32)};
+}
+
+/* Codes above 127, less WIDE_BIAS. */
+SIMD codes codes_load_wide(const uint8_t *p)
+{
+	return codes_load(p);
 }
 
 SIMD void codes_store(uint8_t *p, codes v)

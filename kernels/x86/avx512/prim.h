@@ -15,6 +15,7 @@
  * five cycles, two may start in each: ten sums must be under way to keep it busy. */
 #define DIGIT_BITS(code_max) 8u
 #define DOT_STEPS(code_max)  UINT32_MAX
+#define WIDE_BIAS            0u
 #define PLANE_SUMS           4u /* sums side by side for one row and digit in fused loops */
 #define TRIT_KEYS_FUSED      1
 #define DOT_ROWS             2u
@@ -34,6 +35,12 @@ typedef __m512 f32s;
 SIMD codes codes_load(const uint8_t *p)
 {
 	return _mm512_loadu_si512(p);
+}
+
+/* Codes above 127, less WIDE_BIAS. */
+SIMD codes codes_load_wide(const uint8_t *p)
+{
+	return codes_load(p);
 }
 
 SIMD void codes_store(uint8_t *p, codes v)
