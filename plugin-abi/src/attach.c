@@ -86,24 +86,28 @@ int model_attach(struct skvq_model *m)
 	return 0;
 }
 
+bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t position,
+                const int32_t *tokens)
+{
+	const struct skvq_layout *l = &m->layout;
+	skvq_page_header h;
+
+	memcpy(&h, page, sizeof h);
+	return h.magic == SKVQ_PAGE_MAGIC && h.version == SKVQ_PAGE_VERSION &&
+	       h.position == position && h.base_bytes == l->base_bytes &&
+	       h.tokens_offset == l->tokens_offset &&
+	       memcmp(page + l->tokens_offset, tokens, SKVQ_PAGE_TOKENS * sizeof *tokens) == 0 &&
+	       memcmp(page + l->layers_offset, m->header + l->layers_offset,
+	              m->n_layer * sizeof(skvq_page_layer)) == 0;
+}
+
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
                           const int32_t *tokens)
 {
 	const struct arena_map *a = m->arena;
-	const struct skvq_layout *l = &m->layout;
-	skvq_page_header h;
 
 	if (!ref.generation || ref.slot >= a->bytes / a->slot_bytes)
 		return NULL;
 	const uint8_t *page = a->base + ref.slot * a->slot_bytes;
-	memcpy(&h, page, sizeof h);
-	if (h.magic != SKVQ_PAGE_MAGIC || h.version != SKVQ_PAGE_VERSION || h.position != position ||
-	    h.base_bytes != l->base_bytes || h.tokens_offset != l->tokens_offset)
-		return NULL;
-	if (memcmp(page + l->tokens_offset, tokens, SKVQ_PAGE_TOKENS * sizeof *tokens) != 0)
-		return NULL;
-	if (memcmp(page + l->layers_offset, m->header + l->layers_offset,
-	           m->n_layer * sizeof(skvq_page_layer)) != 0)
-		return NULL;
-	return page;
+	return page_holds(m, page, position, tokens) ? page : NULL;
 }

@@ -73,10 +73,14 @@ static size_t row_floats(const struct skvq_model *m)
 	return 2 + 2 * (size_t)m->dim_v;
 }
 
+static size_t layer_floats(const struct skvq_model *m)
+{
+	return (size_t)m->n_kv_heads * SPLIT_PARTS_MAX * SKVQ_ATTN_ROWS_MAX * row_floats(m);
+}
+
 size_t split_bytes(const struct skvq_model *m)
 {
-	return (size_t)m->n_layer * m->n_kv_heads * SPLIT_PARTS_MAX * SKVQ_ATTN_ROWS_MAX *
-	       row_floats(m) * sizeof(float);
+	return m->n_layer * layer_floats(m) * sizeof(float);
 }
 
 void split_reset(skvq_seq *q, uint32_t layer)
@@ -91,11 +95,9 @@ static float *split_at(const skvq_seq *q, uint32_t layer, uint32_t head, uint32_
                        uint32_t row, const struct group *g)
 {
 	const struct skvq_model *m = q->model;
-	size_t layer_floats = (size_t)m->n_kv_heads * SPLIT_PARTS_MAX * SKVQ_ATTN_ROWS_MAX *
-	                      row_floats(m);
 	size_t at = ((size_t)head * g->parts + part) * g->rows + row;
 
-	return q->split + layer * layer_floats + at * row_floats(m);
+	return q->split + layer * layer_floats(m) + at * row_floats(m);
 }
 
 static void part_save(const struct group *g, const struct block *b, const struct item *it)

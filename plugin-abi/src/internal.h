@@ -188,6 +188,9 @@ void session_lost(struct skvq_session *s);
  * needs any more. */
 void seq_rescue(struct skvq_seq *q);
 void arena_unref(struct arena_map *a);
+/* Whether the page, a whole one of this layout in memory, holds these 80 tokens at this position. */
+bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t position,
+                const int32_t *tokens);
 /* The page at ref, or NULL if it does not hold these 80 tokens at this position. */
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
                           const int32_t *tokens);

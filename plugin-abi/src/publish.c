@@ -30,10 +30,8 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 	memcpy(to, p->data, bytes);
 	/* A link that broke should have kept it in place; its header, and the tokens that come last
 	 * to a page's fill, tell whether it did. Zeros and other pages are never attended again. */
-	const skvq_page_header *h = (const skvq_page_header *)(const void *)to;
-	if (h->magic != SKVQ_PAGE_MAGIC || h->position != i * SKVQ_PAGE_TOKENS ||
-	    memcmp(to + l->tokens_offset, q->tokens + (size_t)i * SKVQ_PAGE_TOKENS,
-	           SKVQ_PAGE_TOKENS * sizeof(int32_t)) != 0) {
+	if (!page_holds(q->model, to, i * SKVQ_PAGE_TOKENS,
+	                q->tokens + (size_t)i * SKVQ_PAGE_TOKENS)) {
 		q->lost = true;
 		log_event(q->model->session, SKVQ_LOG_DAEMON_MISBEHAVING,
 		          "page %u was taken away while a sequence read it; the sequence is lost", i);

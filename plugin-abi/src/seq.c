@@ -315,7 +315,6 @@ void api_seq_close(skvq_seq *q)
 			break;
 		}
 	}
-	/* Another sequence's control call closes a lost link that this one was the last to need. */
 	seq_free(q);
 }
 

@@ -2,7 +2,6 @@
 //
 // skvq-eval: how far K/V codecs move a model's next-token distributions, measured in llama.cpp.
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -48,18 +47,6 @@ struct Args {
 	bool json = false, verbose = false, help = false;
 };
 
-uint32_t whole(const char *name, const char *text, uint32_t min, uint32_t max)
-{
-	char *end = nullptr;
-	errno = 0;
-	const unsigned long value = std::strtoul(text, &end, 10);
-	if (errno || *text < '0' || *text > '9' || *end || value < min || value > max)
-		throw UsageError(std::string(name) + " takes a whole number from " +
-				 std::to_string(min) + " to " + std::to_string(max) + ", not '" +
-				 text + "'");
-	return static_cast<uint32_t>(value);
-}
-
 Args parse(int argc, char **argv)
 {
 	const option options[] = {
@@ -95,19 +82,19 @@ Args parse(int argc, char **argv)
 			args.modes.push_back(mode_parse(optarg));
 			break;
 		case 'n':
-			args.n_tokens = whole("--tokens", optarg, 2, 1 << 20);
+			args.n_tokens = skvq::whole("--tokens", optarg, 2, 1 << 20);
 			break;
 		case 'p':
-			args.plan.n_prefill = whole("--prefill", optarg, 0, 1 << 20);
+			args.plan.n_prefill = skvq::whole("--prefill", optarg, 0, 1 << 20);
 			break;
 		case 'u':
-			args.plan.n_ubatch = whole("--ubatch", optarg, 1, 4096);
+			args.plan.n_ubatch = skvq::whole("--ubatch", optarg, 1, 4096);
 			break;
 		case 's':
-			args.plan.first_scored = whole("--skip", optarg, 0, 1 << 20);
+			args.plan.first_scored = skvq::whole("--skip", optarg, 0, 1 << 20);
 			break;
 		case 'T':
-			args.plan.n_threads = whole("--threads", optarg, 1, 512);
+			args.plan.n_threads = skvq::whole("--threads", optarg, 1, 512);
 			break;
 		case 'P':
 			args.plan.plugin = optarg;

@@ -6,15 +6,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
 #include <string>
 
 #include <skvq/llama_tools.hpp>
 
-// A command line that makes no sense: exit status 2.
-struct UsageError : std::runtime_error {
-	using std::runtime_error::runtime_error;
-};
+using skvq::UsageError;
 
 struct Mode {
 	std::string name; // as given

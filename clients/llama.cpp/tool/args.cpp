@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "args.h"
 
-#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 
@@ -99,18 +98,6 @@ const option options[] = {
     {nullptr, 0, nullptr, 0},
 };
 
-uint32_t whole(const char *option_name, const char *text, uint32_t min, uint32_t max)
-{
-	char *end = nullptr;
-	errno = 0;
-	const unsigned long value = std::strtoul(text, &end, 10);
-	if (errno || *text < '0' || *text > '9' || *end || value < min || value > max)
-		throw UsageError(std::string(option_name) + " takes a whole number from " +
-				 std::to_string(min) + " to " + std::to_string(max) + ", not '" +
-				 text + "'");
-	return static_cast<uint32_t>(value);
-}
-
 double temperature(const char *text)
 {
 	char *end = nullptr;
@@ -168,10 +155,10 @@ Args args_parse(int argc, char **argv)
 			args.profile = optarg;
 			break;
 		case opt_window:
-			args.window = whole("--window", optarg, 0, 1 << 20);
+			args.window = skvq::whole("--window", optarg, 0, 1 << 20);
 			break;
 		case opt_sinks:
-			args.sinks = whole("--sinks", optarg, 0, 1 << 20);
+			args.sinks = skvq::whole("--sinks", optarg, 0, 1 << 20);
 			break;
 		case opt_no_match:
 			args.no_match = true;
@@ -194,19 +181,19 @@ Args args_parse(int argc, char **argv)
 			args.chat = true;
 			break;
 		case 'n':
-			args.n_predict = whole("-n", optarg, 1, 1 << 24);
+			args.n_predict = skvq::whole("-n", optarg, 1, 1 << 24);
 			break;
 		case opt_temp:
 			args.temperature = temperature(optarg);
 			break;
 		case opt_seed:
-			args.seed = whole("--seed", optarg, 0, UINT32_MAX);
+			args.seed = skvq::whole("--seed", optarg, 0, UINT32_MAX);
 			break;
 		case opt_threads:
-			args.n_threads = whole("--threads", optarg, 1, 512);
+			args.n_threads = skvq::whole("--threads", optarg, 1, 512);
 			break;
 		case opt_ubatch:
-			args.n_ubatch = whole("--ubatch", optarg, 1, 4096);
+			args.n_ubatch = skvq::whole("--ubatch", optarg, 1, 4096);
 			break;
 		case opt_json:
 			args.json = optarg;
@@ -218,7 +205,7 @@ Args args_parse(int argc, char **argv)
 			args.logits_out = optarg;
 			break;
 		case opt_step_delay:
-			args.step_delay_ms = whole("--step-delay-ms", optarg, 0, 60000);
+			args.step_delay_ms = skvq::whole("--step-delay-ms", optarg, 0, 60000);
 			break;
 		case opt_verbose:
 			args.verbose = true;

@@ -5,15 +5,12 @@
 #define SKVQ_LLAMA_ARGS_H
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
+#include <skvq/llama_tools.hpp>
 #include <skvq/plugin.h>
 
-// A command line that makes no sense: exit status 2.
-struct UsageError : std::runtime_error {
-	using std::runtime_error::runtime_error;
-};
+using skvq::UsageError;
 
 enum class Mode { plain, embedded, shared };
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@
 
 namespace skvq
 {
+
+// A command line that makes no sense: exit status 2.
+struct UsageError : std::runtime_error {
+	using std::runtime_error::runtime_error;
+};
+
+// The value of option name as a whole number of min..max, or UsageError.
+uint32_t whole(const char *name, const char *text, uint32_t min, uint32_t max);
 
 // Silences llama.cpp (errors too: ours name the cause) or lets it speak on stderr. Once, first.
 void llama_setup(bool verbose);
