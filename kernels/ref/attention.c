@@ -373,7 +373,7 @@ void SKVQ_TIER(attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k
 }
 
 void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,
-			    const uint16_t *reorder_v, float *const *out, float *lse)
+			    const struct skvq_transform *tv, float *const *out, float *lse)
 {
 	float stored[DIM_MAX];
 
@@ -384,7 +384,7 @@ void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *
 		float inverse = empty ? 0.0f : 1.0f / s->sum[r];
 
 		memcpy(stored, s->acc_stored + (size_t)r * s->dim_v, s->dim_v * sizeof(float));
-		SKVQ_TIER(from_stored)(vc, reorder_v, stored);
+		SKVQ_TIER(from_stored)(vc, tv, stored);
 		for (uint32_t i = 0; i < s->dim_v; i++)
 			out[r][i] = empty ? 0.0f : (acc[i] + stored[i]) * inverse;
 		if (lse)

@@ -138,8 +138,10 @@ void SKVQ_TIER(f16_to_f32)(const uint16_t *x, float *ret, size_t n);
 void SKVQ_TIER(f32_to_f16)(const float *x, uint16_t *ret, size_t n);
 
 /* transform.c */
-void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
-void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
+void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				float *x);
 
 /* quant.c: one vector in stored space to codes[dim], one a byte, and column `token` of the
  * parameter rows. */
@@ -162,8 +164,8 @@ void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, uint32
 		       float *ret_levels);
 
 /* tile.c */
-void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
-			    uint32_t tile, uint8_t *codes, uint8_t *params);
+void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *t,
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params);
 void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
 			    uint32_t tile, float *rows);
 
@@ -176,7 +178,7 @@ void SKVQ_TIER(attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc
 void SKVQ_TIER(attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
 			  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
 void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,
-			    const uint16_t *reorder_v, float *const *out, float *lse);
+			    const struct skvq_transform *tv, float *const *out, float *lse);
 
 /* tile.c: puts the tier's functions into the table. */
 void SKVQ_TIER(fill)(struct skvq_kernels *table);

@@ -20,8 +20,8 @@ static void sanitise(float *x, uint32_t n)
 	}
 }
 
-void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
-			    uint32_t tile, uint8_t *codes, uint8_t *params)
+void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *tr,
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params)
 {
 	uint8_t tile_codes[LANES * DIM_MAX];
 	uint16_t *halves = (uint16_t *)(codes + (size_t)tile * c->tile_bytes); /* FP16 only */
@@ -32,7 +32,7 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const uint16_t *reorder,
 	for (uint32_t t = 0; t < LANES; t++) {
 		float *row = rows + (size_t)t * dim;
 
-		SKVQ_TIER(to_stored)(c, reorder, row);
+		SKVQ_TIER(to_stored)(c, tr, row);
 		if (c->kind == SKVQ_CODEC_FP16)
 			SKVQ_TIER(f32_to_f16)(row, halves + (size_t)t * dim, dim);
 		else
@@ -78,6 +78,7 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .f32_to_f16 = SKVQ_TIER(f32_to_f16),
 	    .to_stored = SKVQ_TIER(to_stored),
 	    .from_stored = SKVQ_TIER(from_stored),
+	    .query_to_stored = SKVQ_TIER(query_to_stored),
 	    .encode_tile = SKVQ_TIER(encode_tile),
 	    .decode_tile = SKVQ_TIER(decode_tile),
 	    .attn_begin = SKVQ_TIER(attn_begin),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Engine space to stored space and back. The rotation is the Hadamard matrix in Sylvester's order,
+ * Engine space to stored space and back: by a matrix where calibration gave one, else by the codec's
+ * rotation. The rotation is the Hadamard matrix in Sylvester's order,
  * H[i][j] = (-1)^popcount(i & j) / sqrt(B), in blocks of B = the largest power of two that divides
  * dim (80: five of 16; 96: three of 32; 192: three of 64). It is its own inverse.
  */
@@ -30,12 +31,31 @@ static void hadamard(float *x, uint32_t dim)
 		x[i] *= norm;
 }
 
-void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x)
+/* x = x m. Products are added in the order of x's channels, in every lane and tier alike. */
+static void multiply(const float *m, uint32_t dim, float *x)
+{
+	float y[DIM_MAX];
+
+	for (uint32_t i = 0; i < dim; i += LANES) {
+		vec_f32 sum[VECS] = {0};
+
+		for (uint32_t j = 0; j < dim; j++)
+			for (int k = 0; k < VECS; k++)
+				sum[k] += x[j] * vec_load(m + (size_t)j * dim + i + k * VEC);
+		for (int k = 0; k < VECS; k++)
+			vec_store(y + i + k * VEC, sum[k]);
+	}
+	memcpy(x, y, dim * sizeof(float));
+}
+
+static void forward(const struct skvq_codec *c, const float *m, const uint16_t *reorder, float *x)
 {
 	float y[DIM_MAX];
 
 	assert(c->dim <= DIM_MAX);
-	if (c->rotate)
+	if (m)
+		multiply(m, c->dim, x);
+	else if (c->rotate)
 		hadamard(x, c->dim);
 	if (!reorder)
 		return;
@@ -44,16 +64,32 @@ void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const uint16_t *reorder, f
 		x[i] = y[reorder[i]];
 }
 
-void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x)
+void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x)
+{
+	forward(c, t ? t->into : NULL, t ? t->reorder : NULL, x);
+}
+
+void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				float *x)
+{
+	if (t && t->query)
+		forward(c, t->query, t->reorder, x);
+	else
+		SKVQ_TIER(to_stored)(c, t, x);
+}
+
+void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x)
 {
 	float y[DIM_MAX];
 
 	assert(c->dim <= DIM_MAX);
-	if (reorder) {
+	if (t && t->reorder) {
 		memcpy(y, x, c->dim * sizeof(float));
 		for (uint32_t i = 0; i < c->dim; i++)
-			x[reorder[i]] = y[i];
+			x[t->reorder[i]] = y[i];
 	}
-	if (c->rotate)
+	if (t && t->back)
+		multiply(t->back, c->dim, x);
+	else if (c->rotate)
 		hadamard(x, c->dim);
 }

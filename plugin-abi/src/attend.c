@@ -153,8 +153,7 @@ static void load_rows(const struct group *g, const struct item *it, struct block
 	const struct skvq_model *m = g->seqs[0]->model;
 	const struct skvq_kernels *kn = m->session->kernels;
 	const struct skvq_codec *kc = &m->layout.layers[g->attns[0].layer].k;
-	const uint16_t *map_k =
-	    reorder_of(m, m->reorder_k, m->dim_k, g->attns[0].layer, it->head);
+	const struct skvq_transform *tk = transform_of(m, 0, g->attns[0].layer, it->head);
 	uint32_t heads = group_of(m), skip = it->first, at = 0;
 
 	for (uint32_t i = 0; i < g->n; i++) {
@@ -176,7 +175,7 @@ static void load_rows(const struct group *g, const struct item *it, struct block
 			for (uint32_t d = 0; d < m->dim_k; d++)
 				x[d] *= a->scale;
 			memcpy(b->q_stored + (size_t)at * m->dim_k, x, m->dim_k * sizeof *x);
-			kn->to_stored(kc, map_k, b->q_stored + (size_t)at * m->dim_k);
+			kn->query_to_stored(kc, tk, b->q_stored + (size_t)at * m->dim_k);
 			uint32_t pos = a->position + token;
 			uint32_t lo = a->sliding_limit && pos + 1 > a->sliding_limit
 			                  ? pos + 1 - a->sliding_limit
@@ -340,7 +339,7 @@ static void attend_item(const struct group *g, const struct item *it)
 		parts_merge(g, &b, it);
 	}
 	kn->attn_finish(&b.st, &m->layout.layers[layer].v,
-	                reorder_of(m, m->reorder_v, m->dim_v, layer, it->head), b.out, b.lse);
+	                transform_of(m, 1, layer, it->head), b.out, b.lse);
 	for (uint32_t r = 0; r < it->n; r++)
 		if (b.lse_out[r])
 			*b.lse_out[r] = b.lse[r];

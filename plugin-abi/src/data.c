@@ -108,9 +108,7 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 			int64_t token_stride = is_v ? d.v_token_stride : d.k_token_stride;
 			int64_t head_stride = is_v ? d.v_head_stride : d.k_head_stride;
 			const struct skvq_codec *c = is_v ? &l->layers[d.layer].v : &l->layers[d.layer].k;
-			const uint16_t *map =
-			    is_v ? reorder_of(m, m->reorder_v, m->dim_v, d.layer, h)
-			         : reorder_of(m, m->reorder_k, m->dim_k, d.layer, h);
+			const struct skvq_transform *tr = transform_of(m, is_v, d.layer, h);
 			float rows[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
 			uint32_t tile_at = UINT32_MAX; /* first token of the tile in rows */
 
@@ -142,7 +140,7 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 					}
 					memcpy(x, rows + (size_t)(position - tile_at) * c->dim,
 					       c->dim * sizeof *x);
-					kn->from_stored(c, map, x);
+					kn->from_stored(c, tr, x);
 				}
 				if (!is_v)
 					from_canonical(m->pairs_half_dim, x);

@@ -78,9 +78,8 @@ static int page_open(struct skvq_seq *q, uint32_t i)
 }
 
 static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
-                        const uint16_t *reorder, uint16_t *(*row)(const struct skvq_seq *, uint32_t,
-                                                                  uint32_t, uint32_t),
-                        uint32_t layer, uint32_t head, uint32_t position, uint8_t *codes,
+                        uint16_t *(*row)(const struct skvq_seq *, uint32_t, uint32_t, uint32_t), uint32_t layer,
+                        uint32_t head, uint32_t position, uint8_t *codes,
                         uint8_t *params)
 {
 	const struct skvq_kernels *k = q->model->session->kernels;
@@ -88,7 +87,8 @@ static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
 
 	for (uint32_t t = 0; t < SKVQ_TILE_TOKENS; t++)
 		k->f16_to_f32(row(q, layer, head, position + t), rows + (size_t)t * c->dim, c->dim);
-	k->encode_tile(c, reorder, rows, position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, codes, params);
+	k->encode_tile(c, transform_of(q->model, c->is_v, layer, head), rows,
+	               position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, codes, params);
 }
 
 /* Gives whole pages within bytes [from, to) of a mapping back to the system. */
@@ -155,12 +155,10 @@ int encode_tiles(struct skvq_seq *q)
 			const struct skvq_layer_layout *ll = &l->layers[layer];
 
 			for (uint32_t h = 0; h < m->n_kv_heads; h++) {
-				encode_rows(q, &ll->k, reorder_of(m, m->reorder_k, m->dim_k, layer, h),
-				            ring_k, layer, h, position,
+				encode_rows(q, &ll->k, ring_k, layer, h, position,
 				            page + skvq_layout_k_codes(l, layer, h),
 				            page + skvq_layout_k_params(l, layer, h));
-				encode_rows(q, &ll->v, reorder_of(m, m->reorder_v, m->dim_v, layer, h),
-				            ring_v, layer, h, position,
+				encode_rows(q, &ll->v, ring_v, layer, h, position,
 				            page + skvq_layout_v_codes(l, layer, h),
 				            page + skvq_layout_v_params(l, layer, h));
 			}

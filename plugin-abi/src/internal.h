@@ -88,6 +88,7 @@ struct skvq_model {
 	uint32_t pairs_half_dim; /* interleaved pairs: rope_dim / 2, else 0 */
 	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
 	uint16_t *reorder_v;     /* allocation                                                */
+	struct skvq_transform *transforms; /* [n_layer][n_kv_heads][2], K and V; see transform_of */
 	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
 	size_t token_bytes_fp16;
 	/* What the daemon is told; all pointers owned. */
@@ -227,8 +228,9 @@ uint16_t *ring_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 uint16_t *sink_k(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
 uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);
 
-const uint16_t *reorder_of(const struct skvq_model *m, const uint16_t *map, uint32_t dim,
-                           uint32_t layer, uint32_t head);
+/* How K (is_v 0) or V of one head gets to stored space. */
+const struct skvq_transform *transform_of(const struct skvq_model *m, int is_v, uint32_t layer,
+                                          uint32_t head);
 
 /* The calls of the table, by file. */
 int32_t api_open(const skvq_engine *engine, const char *socket, skvq_session **ret);

@@ -90,6 +90,7 @@ static void model_free(struct skvq_model *m)
 {
 	arena_unref(m->arena);
 	free(m->reorder_k);
+	free(m->transforms);
 	free(m->header);
 	free(m->bit_table);
 	free(m->layer_window);
@@ -118,7 +119,8 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	m->header = calloc(1, l->base_bytes);
 	m->bit_table = calloc(d->n_layer, 2);
 	m->texts = calloc(4, TEXT_MAX + 1);
-	if (!m->header || !m->bit_table || !m->texts)
+	m->transforms = calloc((size_t)2 * d->n_layer * d->n_kv_heads, sizeof *m->transforms);
+	if (!m->header || !m->bit_table || !m->texts || !m->transforms)
 		return set_error(s, SKVQ_ENOMEM, "no memory for a model of %u layers", d->n_layer);
 	skvq_page_init(l, 0, m->header);
 	for (uint32_t i = 0; i < d->n_layer; i++) {
@@ -137,6 +139,10 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 			r = copy_maps(s, d->reorder_v, m->reorder_v, heads, d->head_dim_v, "reorder_v");
 		if (r < 0)
 			return r;
+		for (size_t h = 0; h < heads; h++) {
+			m->transforms[2 * h].reorder = m->reorder_k + h * d->head_dim_k;
+			m->transforms[2 * h + 1].reorder = m->reorder_v + h * d->head_dim_v;
+		}
 	}
 	if (d->layer_window) {
 		m->layer_window = calloc(d->n_layer, sizeof *m->layer_window);
@@ -252,8 +258,8 @@ int32_t api_model_unregister(skvq_model *m)
 	return 0;
 }
 
-const uint16_t *reorder_of(const struct skvq_model *m, const uint16_t *map, uint32_t dim,
-                           uint32_t layer, uint32_t head)
+const struct skvq_transform *transform_of(const struct skvq_model *m, int is_v, uint32_t layer,
+                                          uint32_t head)
 {
-	return map ? map + ((size_t)layer * m->n_kv_heads + head) * dim : NULL;
+	return &m->transforms[2 * ((size_t)layer * m->n_kv_heads + head) + (is_v != 0)];
 }

@@ -55,14 +55,17 @@ void input_fill(struct seeded *rng, unsigned kind, float *x, size_t n);
 void input_codec(struct seeded *rng, int is_v, uint32_t dim, struct skvq_codec *ret, char *name);
 extern const uint32_t input_dims[];
 #define INPUT_DIMS 9u
-/* A permutation of 0..n-1. */
-void input_reorder(struct seeded *rng, uint16_t *map, uint32_t n);
+/* Any of map and matrices, of random numbers, in read-only memory between guards. */
+void input_transform(struct seeded *rng, uint32_t dim, enum guard_side side,
+		     struct skvq_transform *ret);
+void input_transform_free(struct skvq_transform *t, uint32_t dim);
 
 /* check_codec.c, check_attention.c */
 void check_f16_to_f32(struct check *c);
 void check_f32_to_f16(struct check *c);
 void check_to_stored(struct check *c);
 void check_from_stored(struct check *c);
+void check_query_to_stored(struct check *c);
 void check_encode_tile(struct check *c);
 void check_decode_tile(struct check *c);
 void check_attn_page(struct check *c);

@@ -16,7 +16,7 @@ struct attn {
 	uint32_t n_rows;
 	float *q, *q_stored;
 	uint32_t *pos, *lo;
-	uint16_t *reorder;
+	struct skvq_transform tv;
 	uint8_t *k_codes, *k_params, *v_codes, *v_params;
 	uint16_t *k, *v;
 	void *prep; /* or NULL */
@@ -58,7 +58,6 @@ static void attn_new(struct check *c, struct attn *a, uint32_t i, bool hostile)
 	a->q_stored = guard_new(a->n_rows * dk * 4ul, a->side);
 	a->pos = guard_new(a->n_rows * 4ul, a->side);
 	a->lo = guard_new(a->n_rows * 4ul, a->side);
-	a->reorder = guard_new(dv * 2ul, a->side);
 	a->k_codes = guard_new(a->kc.head_bytes, a->side);
 	a->v_codes = guard_new(a->vc.head_bytes, a->side);
 	a->k_params = guard_new(a->kc.n_rows * 80ul, a->side);
@@ -73,7 +72,7 @@ static void attn_new(struct check *c, struct attn *a, uint32_t i, bool hostile)
 	memcpy(a->q_stored, a->q, a->n_rows * dk * 4ul);
 	for (uint32_t r = 0; r < a->n_rows; r++)
 		c->ref.to_stored(&a->kc, NULL, a->q_stored + (size_t)r * dk);
-	input_reorder(&c->rng, a->reorder, dv);
+	input_transform(&c->rng, dv, a->side, &a->tv);
 	snprintf(c->where, sizeof(c->where), "K %s %u, V %s %u, %u rows%s%s", kn, dk, vn, dv,
 		 a->n_rows, a->softcap > 0 ? ", softcap" : "", hostile ? ", hostile" : "");
 }
@@ -87,7 +86,7 @@ static void attn_free(struct attn *a)
 	guard_free(a->q_stored, a->n_rows * dk * 4ul);
 	guard_free(a->pos, a->n_rows * 4ul);
 	guard_free(a->lo, a->n_rows * 4ul);
-	guard_free(a->reorder, dv * 2ul);
+	input_transform_free(&a->tv, dv);
 	guard_free(a->k_codes, a->kc.head_bytes);
 	guard_free(a->v_codes, a->vc.head_bytes);
 	guard_free(a->k_params, a->kc.n_rows * 80ul);
@@ -192,13 +191,13 @@ static void begin(const struct attn *a, const struct skvq_kernels *k, struct res
 }
 
 static void finish(const struct attn *a, const struct skvq_kernels *k, struct result *r,
-		   const uint16_t *reorder)
+		   const struct skvq_transform *tv)
 {
 	float *out[ROWS];
 
 	for (uint32_t i = 0; i < a->n_rows; i++)
 		out[i] = r->out + (size_t)i * a->vc.dim;
-	k->attn_finish(&r->s, &a->vc, reorder, out, r->lse);
+	k->attn_finish(&r->s, &a->vc, tv, out, r->lse);
 }
 
 static bool untouched(const float *x, size_t from, size_t to)
@@ -306,10 +305,8 @@ static void one_rows(struct check *c, uint32_t i, bool hostile)
 static void one_finish(struct check *c, uint32_t i)
 {
 	struct attn a;
-	const uint16_t *reorder = i % 2 ? NULL : (const uint16_t *)1;
 
 	attn_new(c, &a, i, false);
-	reorder = reorder ? a.reorder : NULL;
 	fill_page(c, &a);
 	fill_rows(c, &a, false);
 	fill_masks(c, &a, 0, 80);
@@ -322,8 +319,8 @@ static void one_finish(struct check *c, uint32_t i)
 	memcpy(have.sum, want.sum, sizeof(have.sum));
 	memcpy(have.acc, want.acc, sizeof(have.acc));
 	memcpy(have.acc_stored, want.acc_stored, sizeof(have.acc_stored));
-	finish(&a, &c->ref, &want, reorder);
-	finish(&a, &c->tier->k, &have, reorder);
+	finish(&a, &c->ref, &want, i % 2 ? &a.tv : NULL);
+	finish(&a, &c->tier->k, &have, i % 2 ? &a.tv : NULL);
 	compare(c, &a, false);
 	attn_free(&a);
 }

@@ -77,46 +77,46 @@ void check_f32_to_f16(struct check *c)
 	}
 }
 
-static void check_transform(struct check *c, bool back)
+typedef void transform_fn(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+
+static void check_transform(struct check *c, transform_fn *ref, transform_fn *tested)
 {
 	for (uint32_t i = 0; i < INPUT_DIMS * INPUT_KINDS * 2; i++) {
 		uint32_t dim = input_dims[i % INPUT_DIMS];
 		unsigned kind = i / INPUT_DIMS % INPUT_KINDS;
 		enum guard_side side = i % 2 ? GUARD_AFTER : GUARD_BEFORE;
 		float *x = guard_new(dim * 4, side), want[SKVQ_HEAD_DIM_MAX];
-		uint16_t *map = guard_new(dim * 2, side);
-		const uint16_t *reorder = seeded_below(&c->rng, 2) ? map : NULL;
+		struct skvq_transform t;
 		struct skvq_codec codec;
 		char name[64];
 
 		input_codec(&c->rng, (int)(i & 1), dim, &codec, name);
-		input_reorder(&c->rng, map, dim);
+		input_transform(&c->rng, dim, side, &t);
 		input_fill(&c->rng, kind, x, dim);
 		memcpy(want, x, dim * 4);
-		guard_read_only(map, dim * 2);
-		snprintf(c->where, sizeof(c->where), "%s D=%u %s%s", name, dim, input_name(kind),
-			 reorder ? " reordered" : "");
-		if (back) {
-			c->ref.from_stored(&codec, reorder, want);
-			c->tier->k.from_stored(&codec, reorder, x);
-		} else {
-			c->ref.to_stored(&codec, reorder, want);
-			c->tier->k.to_stored(&codec, reorder, x);
-		}
+		snprintf(c->where, sizeof(c->where), "%s D=%u %s%s%s", name, dim, input_name(kind),
+			 t.into ? " by a matrix" : "", t.reorder ? " reordered" : "");
+		ref(&codec, &t, want);
+		tested(&codec, &t, x);
 		check_floats(c, x, want, dim, "vector");
 		guard_free(x, dim * 4);
-		guard_free(map, dim * 2);
+		input_transform_free(&t, dim);
 	}
 }
 
 void check_to_stored(struct check *c)
 {
-	check_transform(c, false);
+	check_transform(c, c->ref.to_stored, c->tier->k.to_stored);
 }
 
 void check_from_stored(struct check *c)
 {
-	check_transform(c, true);
+	check_transform(c, c->ref.from_stored, c->tier->k.from_stored);
+}
+
+void check_query_to_stored(struct check *c)
+{
+	check_transform(c, c->ref.query_to_stored, c->tier->k.query_to_stored);
 }
 
 /* A head's planes of one side, K or V: five tiles in order, then each tile back. */
@@ -148,8 +148,7 @@ static void check_head(struct check *c, uint32_t i, bool decode)
 	size_t row_bytes = (size_t)16 * dim * 4;
 	float *rows = guard_new(row_bytes, side);
 	float *want_rows = guard_new(row_bytes, side);
-	uint16_t *map = guard_new(dim * 2, side);
-	const uint16_t *reorder = seeded_below(&c->rng, 3) ? NULL : map;
+	struct skvq_transform tr;
 	struct head want, have;
 	char name[64];
 
@@ -157,17 +156,16 @@ static void check_head(struct check *c, uint32_t i, bool decode)
 	have.codec = want.codec;
 	head_new(&want, side);
 	head_new(&have, side);
-	input_reorder(&c->rng, map, dim);
-	guard_read_only(map, dim * 2);
+	input_transform(&c->rng, dim, side, &tr);
 	for (uint32_t tile = 0; tile < SKVQ_PAGE_TILES; tile++) {
-		snprintf(c->where, sizeof(c->where), "%s %c D=%u tile %u %s%s", name,
+		snprintf(c->where, sizeof(c->where), "%s %c D=%u tile %u %s%s%s", name,
 			 want.codec.is_v ? 'V' : 'K', dim, tile, input_name(kind),
-			 reorder ? " reordered" : "");
+			 tr.into ? " by a matrix" : "", tr.reorder ? " reordered" : "");
 		input_fill(&c->rng, kind, rows, (size_t)16 * dim);
 		memcpy(want_rows, rows, row_bytes);
-		c->ref.encode_tile(&want.codec, reorder, want_rows, tile, want.codes, want.params);
+		c->ref.encode_tile(&want.codec, &tr, want_rows, tile, want.codes, want.params);
 		if (!decode) {
-			c->tier->k.encode_tile(&have.codec, reorder, rows, tile, have.codes,
+			c->tier->k.encode_tile(&have.codec, &tr, rows, tile, have.codes,
 					       have.params);
 			check_bytes(c, have.codes, want.codes, want.code_bytes, "codes");
 			check_bytes(c, have.params, want.params, want.param_bytes, "parameters");
@@ -184,7 +182,7 @@ static void check_head(struct check *c, uint32_t i, bool decode)
 	head_free(&have);
 	guard_free(rows, row_bytes);
 	guard_free(want_rows, row_bytes);
-	guard_free(map, dim * 2);
+	input_transform_free(&tr, dim);
 }
 
 void check_encode_tile(struct check *c)

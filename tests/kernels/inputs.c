@@ -99,7 +99,7 @@ void input_codec(struct seeded *rng, int is_v, uint32_t dim, struct skvq_codec *
 	}
 }
 
-void input_reorder(struct seeded *rng, uint16_t *map, uint32_t n)
+static void input_reorder(struct seeded *rng, uint16_t *map, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t j = seeded_below(rng, i + 1);
@@ -107,4 +107,42 @@ void input_reorder(struct seeded *rng, uint16_t *map, uint32_t n)
 		map[i] = map[j];
 		map[j] = (uint16_t)i;
 	}
+}
+
+static float *input_matrix(struct seeded *rng, uint32_t dim, enum guard_side side)
+{
+	size_t n = (size_t)dim * dim;
+	float *ret = guard_new(n * 4, side);
+
+	for (size_t i = 0; i < n; i++)
+		ret[i] = seeded_gauss(rng);
+	guard_read_only(ret, n * 4);
+	return ret;
+}
+
+void input_transform(struct seeded *rng, uint32_t dim, enum guard_side side,
+		     struct skvq_transform *ret)
+{
+	*ret = (struct skvq_transform){0};
+	if (seeded_below(rng, 2)) {
+		uint16_t *map = guard_new(dim * 2ul, side);
+
+		input_reorder(rng, map, dim);
+		guard_read_only(map, dim * 2ul);
+		ret->reorder = map;
+	}
+	if (seeded_below(rng, 2)) {
+		ret->into = input_matrix(rng, dim, side);
+		ret->back = input_matrix(rng, dim, side);
+		if (seeded_below(rng, 2))
+			ret->query = input_matrix(rng, dim, side);
+	}
+}
+
+void input_transform_free(struct skvq_transform *t, uint32_t dim)
+{
+	guard_free((void *)(uintptr_t)t->reorder, dim * 2ul);
+	guard_free((void *)(uintptr_t)t->into, (size_t)dim * dim * 4);
+	guard_free((void *)(uintptr_t)t->query, (size_t)dim * dim * 4);
+	guard_free((void *)(uintptr_t)t->back, (size_t)dim * dim * 4);
 }

@@ -20,6 +20,7 @@ static const struct {
 } functions[] = {
     {"f16_to_f32", check_f16_to_f32},   {"f32_to_f16", check_f32_to_f16},
     {"to_stored", check_to_stored},     {"from_stored", check_from_stored},
+    {"query_to_stored", check_query_to_stored},
     {"encode_tile", check_encode_tile}, {"decode_tile", check_decode_tile},
     {"attn_page", check_attn_page},     {"attn_rows", check_attn_rows},
     {"attn_finish", check_attn_finish},

@@ -37,7 +37,8 @@ struct sequence {
 	struct skvq_codec kc, vc;
 	uint32_t n, sinks, paged; /* tokens, FP16 ones at the front, end of the last whole tile */
 	uint16_t k_map[D], v_map[D];
-	int mapped;
+	float matrices[5][D * D]; /* K: into, back, query; V: into, back */
+	struct skvq_transform tk, tv;
 	uint16_t k16[TOKENS * D], v16[TOKENS * D];
 	float k[TOKENS * D], v[TOKENS * D];
 	_Alignas(64) uint8_t k_codes[TOKENS / 80][80 * D * 2], v_codes[TOKENS / 80][80 * D * 2];
@@ -59,17 +60,56 @@ static struct query query, again;
 
 /* --- making ---------------------------------------------------------------------------------- */
 
-static void tile_encode(const struct skvq_codec *c, const uint16_t *map, uint16_t *half,
+/* None, channel maps, or maps after matrices that are not orthogonal: Hadamard times powers of two. */
+static void transforms_make(uint32_t dk, uint32_t dv)
+{
+	uint32_t kind = seeded_below(&rng, 3);
+
+	seq.tk = seq.tv = (struct skvq_transform){0};
+	if (kind == 0)
+		return;
+	for (uint32_t i = 0; i < D; i++) {
+		seq.k_map[i] = (uint16_t)((i * 7 + 3) % dk);
+		seq.v_map[i] = (uint16_t)((i * 11 + 1) % dv);
+	}
+	seq.tk.reorder = seq.k_map;
+	seq.tv.reorder = seq.v_map;
+	if (kind == 1)
+		return;
+	for (uint32_t is_v = 0; is_v < 2; is_v++) {
+		uint32_t dim = is_v ? dv : dk, block = dim & -dim;
+		float *into = seq.matrices[3 * is_v], *back = seq.matrices[3 * is_v + 1];
+
+		for (uint32_t i = 0; i < dim; i++) {
+			for (uint32_t j = 0; j < dim; j++) {
+				float scale = ldexpf(1.0f, (int)(i % 3) - 1);
+				float h = i / block == j / block ? 1.0f / sqrtf((float)block) : 0;
+
+				if (__builtin_popcount(i & j & (block - 1)) & 1)
+					h = -h;
+				into[i * dim + j] = scale * h;
+				back[j * dim + i] = h / scale;
+				if (!is_v)
+					seq.matrices[2][i * dim + j] = h / scale;
+			}
+		}
+		*(is_v ? &seq.tv.into : &seq.tk.into) = into;
+		*(is_v ? &seq.tv.back : &seq.tk.back) = back;
+	}
+	seq.tk.query = seq.matrices[2];
+}
+
+static void tile_encode(const struct skvq_codec *c, const struct skvq_transform *tr, uint16_t *half,
 			float *seen, uint32_t first, uint32_t from, uint8_t *codes, uint8_t *params)
 {
 	float rows[16 * D], back[16 * D];
 	uint32_t tile = first % 80 / 16;
 
 	ref.f16_to_f32(half + (size_t)first * c->dim, rows, (size_t)16 * c->dim);
-	ref.encode_tile(c, map, rows, tile, codes, params);
+	ref.encode_tile(c, tr, rows, tile, codes, params);
 	ref.decode_tile(c, codes, params, tile, back);
 	for (uint32_t t = 0; t < 16; t++) {
-		ref.from_stored(c, map, back + t * c->dim);
+		ref.from_stored(c, tr, back + t * c->dim);
 		if (first + t >= from)
 			memcpy(seen + (size_t)(first + t) * c->dim, back + t * c->dim,
 			       c->dim * sizeof(float));
@@ -88,11 +128,7 @@ static void sequence_make(const char *profile, uint32_t dk, uint32_t dv, uint32_
 	seq.n = n;
 	seq.sinks = sinks < n ? sinks : n;
 	seq.paged = n > window ? (n - window) / 16 * 16 : 0;
-	seq.mapped = (int)seeded_below(&rng, 2);
-	for (uint32_t i = 0; i < D; i++) {
-		seq.k_map[i] = (uint16_t)((i * 7 + 3) % dk);
-		seq.v_map[i] = (uint16_t)((i * 11 + 1) % dv);
-	}
+	transforms_make(dk, dv);
 	for (size_t i = 0; i < (size_t)n * dk; i++)
 		seq.k[i] = seeded_gauss(&rng);
 	for (size_t i = 0; i < (size_t)n * dv; i++)
@@ -104,9 +140,9 @@ static void sequence_make(const char *profile, uint32_t dk, uint32_t dv, uint32_
 	for (uint32_t at = 0; at < seq.paged; at += 16) {
 		uint32_t page = at / 80;
 
-		tile_encode(&seq.kc, seq.mapped ? seq.k_map : NULL, seq.k16, seq.k, at, seq.sinks,
+		tile_encode(&seq.kc, &seq.tk, seq.k16, seq.k, at, seq.sinks,
 			    seq.k_codes[page], seq.k_params[page]);
-		tile_encode(&seq.vc, seq.mapped ? seq.v_map : NULL, seq.v16, seq.v, at, seq.sinks,
+		tile_encode(&seq.vc, &seq.tv, seq.v16, seq.v, at, seq.sinks,
 			    seq.v_codes[page], seq.v_params[page]);
 	}
 }
@@ -141,7 +177,7 @@ static void query_make(struct query *q, uint32_t heads, uint32_t n_query, uint32
 	}
 	memcpy(q->q_stored, q->q, sizeof(q->q));
 	for (uint32_t r = 0; r < q->s.n_rows; r++)
-		ref.to_stored(&seq.kc, seq.mapped ? seq.k_map : NULL, q->q_stored + r * dk);
+		ref.query_to_stored(&seq.kc, &seq.tk, q->q_stored + r * dk);
 }
 
 /* --- the oracle ------------------------------------------------------------------------------ */
@@ -212,7 +248,7 @@ static void run_finish(struct query *q)
 
 	for (uint32_t r = 0; r < q->s.n_rows; r++)
 		out[r] = q->out + (size_t)r * seq.vc.dim;
-	tested.attn_finish(&q->s, &seq.vc, seq.mapped ? seq.v_map : NULL, out, q->lse);
+	tested.attn_finish(&q->s, &seq.vc, &seq.tv, out, q->lse);
 }
 
 static void run(struct query *q)
@@ -303,8 +339,7 @@ static void peaked_scores(void **state)
 			query.q[t] = seq.k[299 * 64 + t] * 2.0f;
 		memcpy(query.q_stored, query.q, sizeof(query.q));
 		for (uint32_t r = 0; r < query.s.n_rows; r++)
-			ref.to_stored(&seq.kc, seq.mapped ? seq.k_map : NULL,
-				      query.q_stored + r * 64);
+			ref.query_to_stored(&seq.kc, &seq.tk, query.q_stored + r * 64);
 		oracle(&query);
 		run(&query);
 		/* Scores near 100 have an ulp near 8e-6: bounds in proportion. */
@@ -526,7 +561,7 @@ static void query_shape(struct query *q, enum shape shape, uint32_t heads)
 		for (uint32_t i = 0; i < dk; i++)
 			q->q[r * dk + i] += 20.0f * k[i] / norm;
 		memcpy(q->q_stored + r * dk, q->q + r * dk, dk * sizeof(float));
-		ref.to_stored(&seq.kc, seq.mapped ? seq.k_map : NULL, q->q_stored + r * dk);
+		ref.query_to_stored(&seq.kc, &seq.tk, q->q_stored + r * dk);
 	}
 }
 

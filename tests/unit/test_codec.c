@@ -58,10 +58,11 @@ static void head_of(struct head *h, const char *name, int is_v, uint32_t dim)
 
 static void encode(struct head *h, const uint16_t *reorder, uint32_t tile)
 {
+	const struct skvq_transform t = {.reorder = reorder};
 	float rows[16 * DIM_MAX];
 
 	memcpy(rows, h->in, sizeof(rows));
-	ref.encode_tile(&h->c, reorder, rows, tile, h->codes, h->params);
+	ref.encode_tile(&h->c, &t, rows, tile, h->codes, h->params);
 }
 
 static void gauss_rows(float *x, uint32_t n, float sigma)
@@ -206,6 +207,7 @@ static void transform_keeps_dot_products(void **state)
 		float x[DIM_MAX], y[DIM_MAX], x0[DIM_MAX];
 		double before = 0, after = 0, scale = 0;
 		uint16_t map[DIM_MAX];
+		const struct skvq_transform t = {.reorder = map};
 		int rotated = i % 2 == 0;
 
 		codec_of(rotated ? "k2v2" : "plain-k2v2", 0, dim, &c);
@@ -218,14 +220,14 @@ static void transform_keeps_dot_products(void **state)
 			before += (double)x[j] * (double)y[j];
 			scale += fabs((double)x[j] * (double)y[j]);
 		}
-		ref.to_stored(&c, map, x);
-		ref.to_stored(&c, map, y);
+		ref.to_stored(&c, &t, x);
+		ref.query_to_stored(&c, &t, y);
 		for (uint32_t j = 0; j < dim; j++)
 			after += (double)x[j] * (double)y[j];
 		assert_true(fabs(before - after) < 1e-6 * scale);
 		for (uint32_t j = 0; !rotated && j < dim; j++)
 			assert_true(x[j] == x0[map[j]]);
-		ref.from_stored(&c, map, x);
+		ref.from_stored(&c, &t, x);
 		for (uint32_t j = 0; j < dim; j++)
 			assert_true(fabsf(x[j] - x0[j]) < 2e-6f);
 	}

@@ -10,9 +10,10 @@
  * element type only; pages are 64-byte aligned.
  *
  * Two spaces: K, V and Q as the engine hands them over, in canonical channel order, are in *engine
- * space*. Pages hold *stored space*: Hadamard-rotated if the codec says so, then reordered
- * (stored[i] = x[map[i]]). Dot products are the same in both, so a query is moved to stored space
- * once, and the part of the output that came from pages is moved back once.
+ * space*. Pages hold *stored space*: multiplied by a calibrated matrix, or Hadamard-rotated if the
+ * codec says so, then reordered (stored[i] = x[map[i]]). Dot products of a query and a key are the
+ * same in both, so a query is moved to stored space once, and the part of the output that came from
+ * pages is moved back once.
  */
 #ifndef SKVQ_KERNELS_H
 #define SKVQ_KERNELS_H
@@ -22,6 +23,17 @@
 
 #include <skvq/format.h>
 #include <skvq/profile.h>
+
+/* How one head's K or V gets to stored space beyond what its codec says; a NULL pointer to one means
+ * all NULL. Matrices are [dim][dim], row-major, applied to row vectors: y[i] = sum_j x[j] m[j][i],
+ * and take the place of the codec's rotation. */
+struct skvq_transform {
+	const uint16_t *reorder; /* [dim] a permutation, after the matrix or rotation          */
+	const float *into;       /* K or V: engine to stored space                             */
+	const float *query;      /* of K, for queries: inverse transpose of into; NULL: into is
+	                          * orthogonal and serves queries too                          */
+	const float *back;       /* inverse of into                                            */
+};
 
 /* Query rows of one KV head under one online softmax; all arrays are the caller's.
  * Row r sees the tokens at positions lo[r]..pos[r]. */
@@ -68,15 +80,17 @@ struct skvq_kernels {
 	void (*f32_to_f16)(const float *x, uint16_t *ret, size_t n);
 
 	/* x[dim] in place, engine -> stored space and back. reorder: [dim] or NULL. */
-	void (*to_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
-	void (*from_stored)(const struct skvq_codec *c, const uint16_t *reorder, float *x);
+	void (*to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+	void (*from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+	/* The same for a query that will meet K of codec c. */
+	void (*query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 
 	/* Encodes 16 tokens, rows[16][dim] in engine space (clobbered), as tile 0..4 of a head's
 	 * planes. codes: head_bytes, zero before tile 0 is written; tiles are written in order,
 	 * each once. params: n_rows rows of 80 bytes. Non-finite input counts as 0 (NaN) or
 	 * +-65504 (infinity). */
-	void (*encode_tile)(const struct skvq_codec *c, const uint16_t *reorder, float *rows,
-			    uint32_t tile, uint8_t *codes, uint8_t *params);
+	void (*encode_tile)(const struct skvq_codec *c, const struct skvq_transform *t,
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params);
 	/* Decodes one tile to rows[16][dim] in stored space. */
 	void (*decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
 			    uint32_t tile, float *rows);
@@ -95,7 +109,7 @@ struct skvq_kernels {
 	void (*attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
 			  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
 	void (*attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,
-			    const uint16_t *reorder_v, float *const *out, float *lse);
+			    const struct skvq_transform *tv, float *const *out, float *lse);
 };
 
 /* Tiers as bits, for masks and for skvq_kernels_fill. */
