@@ -51,15 +51,6 @@ static bool work_softmax(struct skvq_attn_state *s, const struct tiles *t, struc
 	return any;
 }
 
-/* Pages lie far from each other, and the hardware's prefetcher starts anew in each; it takes a
- * plane of 2 KiB to find out. So memory is asked for one page ahead, K's half of it before this
- * page's K is computed and V's before its V: that much the core keeps in flight. */
-static inline void fetch(const uint8_t *p, uint32_t bytes)
-{
-	for (uint32_t i = 0; i < bytes; i += 64)
-		__builtin_prefetch(p + i, 0, 2);
-}
-
 static void page_scores(struct skvq_attn_state *s, const struct skvq_codec *kc,
 			const uint8_t *codes_at, const uint8_t *params, const struct tiles *t,
 			struct work *w)
@@ -71,6 +62,7 @@ static void page_scores(struct skvq_attn_state *s, const struct skvq_codec *kc,
 	    .params = &w->params,
 	    .t = *t,
 	    .digit_bits = DIGIT_BITS(code_max(kc->bits)),
+	    .ahead = s->next_k ? s->next_k - codes_at : 0,
 	};
 
 	k.q = query_get(s, kc, &local);
@@ -88,6 +80,7 @@ static void page_values(struct skvq_attn_state *s, const struct skvq_codec *vc,
 	    .params = &w->params,
 	    .t = *t,
 	    .digit_bits = DIGIT_BITS(code_max(vc->bits)),
+	    .ahead = s->next_v ? s->next_v - codes_at : 0,
 	    .acc = s->acc_stored,
 	};
 
@@ -115,11 +108,11 @@ static void simd_attn_page(struct skvq_attn_state *s, const struct skvq_codec *k
 	assert(n_tokens <= TOKENS && n_tokens % LANES == 0);
 	if (!work_init(s, first, n_tokens, position, &w, &t))
 		return;
-	if (s->next_k) {
-		fetch(s->next_k, kc->head_bytes);
-		fetch(s->next_params, (kc->n_rows + vc->n_rows) * TOKENS);
-	}
+	for (uint32_t i = 0; s->next_params && i < (kc->n_rows + vc->n_rows) * TOKENS; i += 64)
+		fetch(s->next_params + i);
 	if (kc->kind == SKVQ_CODEC_FP16) {
+		for (uint32_t i = 0; s->next_k && i < kc->head_bytes; i += 64)
+			fetch(s->next_k + i);
 		struct halves k = {(const uint16_t *)(const void *)k_codes, kc->dim, kc->dim, first,
 				   n_tokens};
 
@@ -129,9 +122,9 @@ static void simd_attn_page(struct skvq_attn_state *s, const struct skvq_codec *k
 	}
 	if (!work_softmax(s, &t, &w))
 		return;
-	if (s->next_v)
-		fetch(s->next_v, vc->head_bytes);
 	if (vc->kind == SKVQ_CODEC_FP16) {
+		for (uint32_t i = 0; s->next_v && i < vc->head_bytes; i += 64)
+			fetch(s->next_v + i);
 		struct halves v = {(const uint16_t *)(const void *)v_codes, vc->dim, vc->dim, first,
 				   n_tokens};
 

@@ -12,6 +12,7 @@ struct keys {
 	const struct page_params *params;
 	struct tiles t;
 	uint32_t digit_bits;
+	ptrdiff_t ahead; /* from the planes to those of the next page; 0: none */
 };
 
 /* The sums of one group and tile to scores, set (group 0) or added. */
@@ -96,6 +97,9 @@ SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
 				const int8_t *b = k->q->digits + 4 * (size_t)c;
 				codes v[4];
 
+				fetch(in + 64 * (size_t)c + k->ahead);
+				if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
+					fetch(in + 64 * (size_t)(c + m) + k->ahead);
 				unpack_raised(bits, in, m, c, v);
 				REPEAT(p, 4, REPEAT(r, R, {
 					       const uint32_t i = p % PLANE_SUMS;
@@ -162,6 +166,7 @@ SIMD void scores_trits(const struct keys *k, const uint32_t R, float (*score)[TO
 		for (uint32_t i = at; i < end; i += 4) {
 			codes v[TILES];
 
+			fetch(k->planes + 16 * (size_t)i + k->ahead);
 			codes_trits(codes_load(k->planes + 16 * (size_t)i), v);
 			REPEAT(r, R, {
 				const int8_t *b = k->q->digits + r * 2 * dim + i;
@@ -227,7 +232,7 @@ static void scores(const struct keys *k, uint32_t n_rows, uint8_t *copy, float (
 		fused(k, score);
 		return;
 	}
-	raw = unpack_page(k->c, k->planes, &k->t, copy);
+	raw = unpack_page(k->c, k->planes, k->ahead, &k->t, copy);
 	for (uint32_t r = 0; r < n_rows; r += DOT_ROWS)
 		scores_shared(k, raw, r, n_rows - r < DOT_ROWS ? n_rows - r : DOT_ROWS, score);
 }

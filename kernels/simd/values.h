@@ -20,6 +20,7 @@ struct values {
 	const struct page_params *params;
 	struct tiles t;
 	uint32_t digit_bits;
+	ptrdiff_t ahead; /* as in struct keys */
 	float *acc; /* [row][dim] */
 };
 
@@ -150,8 +151,12 @@ SIMD void values_fused(const struct values *v, uint32_t bits, const struct weigh
 			for (uint32_t tile = from; tile < to; tile++) {
 				codes x[4];
 
-				unpack_column(bits, v->planes + (size_t)tile * v->c->tile_bytes, m,
-					      c, x);
+				const uint8_t *in = v->planes + (size_t)tile * v->c->tile_bytes;
+
+				fetch(in + 64 * (size_t)c + v->ahead);
+				if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
+					fetch(in + 64 * (size_t)(c + m) + v->ahead);
+				unpack_column(bits, in, m, c, x);
 				REPEAT(p, 4, REPEAT(r, R, {
 					       const uint32_t i = p % PLANE_SUMS;
 					       const int8_t *b =
@@ -185,7 +190,10 @@ SIMD void values_trits(const struct values *v, const struct weights *w, uint32_t
 		REPEAT(p, 4, {
 			codes x[TILES];
 
-			codes_trits(codes_load(v->planes + 64 * (size_t)(p * m) + 4 * channel), x);
+			const uint8_t *in = v->planes + 64 * (size_t)(p * m) + 4 * channel;
+
+			fetch(in + v->ahead);
+			codes_trits(codes_load(in), x);
 			REPEAT(k, TILES, REPEAT(r, R, {
 				       const uint32_t i = k % PLANE_SUMS;
 				       const int8_t *b = w->digits[r] + k * LANES + 4 * p;
@@ -264,7 +272,7 @@ static void values(const struct values *v, const bool *seen, uint32_t n_rows, fl
 			continue;
 		}
 		if (!raw)
-			raw = unpack_page(v->c, v->planes, &v->t, copy);
+			raw = unpack_page(v->c, v->planes, v->ahead, &v->t, copy);
 		values_shared(v, &w, raw, at, end);
 	}
 }
