@@ -56,11 +56,27 @@ static int layers_place(const struct skvq_profile *profile, const uint8_t *bit_t
 	return 0;
 }
 
+/* Refinements follow the base section, layer by layer; returns their end. */
+static uint64_t refine_place(struct skvq_layout *l, uint64_t at)
+{
+	for (uint32_t i = 0; i < l->geo.n_layer; i++) {
+		struct skvq_layer_layout *ll = &l->layers[i];
+
+		if (!ll->k.nested)
+			continue;
+		ll->refine_offset = (uint32_t)at;
+		at += (uint64_t)l->geo.n_kv_heads * ll->k.head_bytes;
+		if (at > SKVQ_PAGE_BYTES_MAX)
+			break;
+	}
+	return round_up(at, SKVQ_SECTION_ALIGN);
+}
+
 int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile *profile,
 		     const uint8_t *bit_table, struct skvq_layout *ret)
 {
 	struct skvq_layout l;
-	uint64_t end, layer_sidecar, sidecar;
+	uint64_t end, refine_end, layer_sidecar, sidecar;
 	int r;
 
 	r = geometry_check(geo);
@@ -78,11 +94,13 @@ int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile 
 			(geo->head_dim_k + geo->head_dim_v) * sizeof(uint16_t);
 	sidecar = round_up(layer_sidecar * geo->n_layer, SKVQ_SECTION_ALIGN);
 	end = round_up(end, SKVQ_SECTION_ALIGN);
-	if (end + sidecar > SKVQ_PAGE_BYTES_MAX)
+	refine_end = refine_place(&l, end);
+	if (refine_end + sidecar > SKVQ_PAGE_BYTES_MAX)
 		return -SKVQ_EGEOMETRY;
 	l.base_bytes = (uint32_t)end;
+	l.refine_bytes = (uint32_t)(refine_end - end);
 	l.sidecar_bytes = (uint32_t)sidecar;
-	l.slot_bytes = end + sidecar;
+	l.slot_bytes = refine_end + sidecar;
 	l.layer_sidecar_bytes = (uint32_t)layer_sidecar;
 	*ret = l;
 	return 0;
@@ -120,6 +138,14 @@ size_t skvq_layout_v_params(const struct skvq_layout *l, uint32_t layer, uint32_
 {
 	return skvq_layout_k_params(l, layer, head) +
 	       (size_t)l->layers[layer].k.n_rows * SKVQ_PAGE_TOKENS;
+}
+
+size_t skvq_layout_k_refine(const struct skvq_layout *l, uint32_t layer, uint32_t head)
+{
+	const struct skvq_layer_layout *ll = layer_of(l, layer, head);
+
+	assert(ll->k.nested);
+	return ll->refine_offset + (size_t)head * ll->k.head_bytes;
 }
 
 size_t skvq_layout_k_sinks(const struct skvq_layout *l, uint32_t layer, uint32_t head)

@@ -23,7 +23,8 @@ static void expect_header(const struct skvq_layout *l, uint32_t position, skvq_p
 	    .magic = SKVQ_PAGE_MAGIC,
 	    .version = SKVQ_PAGE_VERSION,
 	    .header_bytes = sizeof(skvq_page_header),
-	    .flags = sidecar ? SKVQ_PAGE_HAS_SIDECAR : 0,
+	    .flags = (sidecar ? SKVQ_PAGE_HAS_SIDECAR : 0) |
+		     (l->refine_bytes ? SKVQ_PAGE_HAS_REFINEMENT : 0),
 	    .position = position,
 	    .page_tokens = SKVQ_PAGE_TOKENS,
 	    .n_layer = (uint16_t)l->geo.n_layer,
@@ -43,6 +44,8 @@ static skvq_page_layer expect_layer(const struct skvq_layout *l, uint32_t i)
 {
 	return (skvq_page_layer){
 	    .offset = l->layers[i].offset,
+	    .refine_offset = l->layers[i].k.nested ? l->layers[i].refine_offset : 0,
+	    .k_refine_bits = l->layers[i].k.nested ? SKVQ_BITS_2 : 0,
 	    .k_bits = l->layers[i].k.bits,
 	    .v_bits = l->layers[i].v.bits,
 	};
@@ -296,6 +299,16 @@ static int check_layer(const struct check *c, uint32_t layer)
 	return check_zero(c, "layer", end, (size_t)ll->offset + ll->bytes);
 }
 
+/* The end of what the refinement section holds. */
+static size_t refine_end(const struct skvq_layout *l)
+{
+	for (uint32_t i = l->geo.n_layer; i-- > 0;)
+		if (l->layers[i].k.nested)
+			return skvq_layout_k_refine(l, i, l->geo.n_kv_heads - 1) +
+			       l->layers[i].k.head_bytes;
+	return l->base_bytes;
+}
+
 int skvq_page_check(const struct skvq_layout *l, uint32_t position, const int32_t *tokens,
 		    const void *page, size_t page_bytes, char *why, size_t why_bytes)
 {
@@ -330,8 +343,9 @@ int skvq_page_check(const struct skvq_layout *l, uint32_t position, const int32_
 	r = check_zero(&c, "base section", (size_t)last->offset + last->bytes, l->base_bytes);
 	if (r < 0)
 		return r;
-	if (position != 0)
-		return 0;
+	r = check_zero(&c, "refinement section", refine_end(l), (size_t)l->base_bytes + l->refine_bytes);
+	if (r < 0 || position != 0)
+		return r;
 	return check_zero(&c, "sidecar",
 			  (size_t)l->base_bytes + l->refine_bytes +
 			      (size_t)l->geo.n_layer * l->layer_sidecar_bytes,

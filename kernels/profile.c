@@ -11,6 +11,10 @@
 /* SKVQ's README: "to avoid overfitting we now use unified clipping, 0.91-0.97". */
 #define AFFINE_CLIP 0.92f
 
+/* Of the tokens past the window, those whose keys are read with their refinement. */
+#define YOUNG_DEFAULT 1024
+#define YOUNG_MAX     (1u << 30)
+
 struct width {
 	const char *name;
 	uint8_t bits;      /* SKVQ_BITS_*                                              */
@@ -59,10 +63,33 @@ static bool take_width(const char **s, uint8_t *ret_bits)
 	return false;
 }
 
+/* "", "-nall" or "-n<tokens>" to the end. */
+static bool take_young(const char *s, uint32_t *ret)
+{
+	uint32_t n = 0;
+
+	*ret = YOUNG_DEFAULT;
+	if (*s == '\0')
+		return true;
+	if (strcmp(s, "-nall") == 0) {
+		*ret = UINT32_MAX;
+		return true;
+	}
+	if (!take(&s, "-n") || *s < '1' || *s > '9') /* one spelling a number */
+		return false;
+	for (; *s >= '0' && *s <= '9'; s++) {
+		n = 10 * n + (uint32_t)(*s - '0');
+		if (n > YOUNG_MAX)
+			return false;
+	}
+	*ret = n;
+	return *s == '\0';
+}
+
 static bool is_reserved(const char *name)
 {
 	return take(&name, "skvq-") || take(&name, "auto-") || strcmp(name, "skvq") == 0 ||
-	       strcmp(name, "e2.1") == 0 || strcmp(name, "e2.4") == 0;
+	       strcmp(name, "e2.4") == 0;
 }
 
 int skvq_profile_parse(const char *name, struct skvq_profile *ret)
@@ -85,6 +112,14 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		p.kind = SKVQ_CODEC_FP16;
 		p.k_bits = p.v_bits = SKVQ_BITS_FP16;
 		p.rotate_k = p.rotate_v = 0;
+		*ret = p;
+		return 0;
+	}
+	if (take(&s, "e2.1")) {
+		p.k_bits = p.v_bits = SKVQ_BITS_2;
+		p.nested = 1;
+		if (!take_young(s, &p.young))
+			return -SKVQ_EPROFILE;
 		*ret = p;
 		return 0;
 	}
@@ -166,6 +201,7 @@ int skvq_codec_init(const struct skvq_profile *profile, int is_v, uint8_t bits, 
 		return -SKVQ_EPROFILE;
 
 	c.kind = profile->kind;
+	c.nested = profile->nested && !is_v && bits == SKVQ_BITS_2;
 	c.rotate = (is_v ? profile->rotate_v : profile->rotate_k) != 0;
 	if (profile->group != 0 && profile->group < dim)
 		c.group = profile->group;

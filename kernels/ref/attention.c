@@ -25,7 +25,7 @@ struct span {
 	uint32_t position;
 };
 
-/* The work space of one tile; 39 KiB, on the stack of attn_page and attn_rows. */
+/* The work space of one tile; 39 KiB, on the stack of attend_page and attn_rows. */
 struct tile {
 	float k[DIM_MAX * LANES];
 	float v[LANES * DIM_MAX];
@@ -306,17 +306,13 @@ void SKVQ_TIER(attn_begin)(struct skvq_attn_state *s)
 	memset(s->acc_stored, 0, (size_t)s->n_rows * s->dim_v * sizeof(float));
 }
 
-void SKVQ_TIER(attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc,
-			  const struct skvq_codec *vc, const uint8_t *k_codes,
-			  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
-			  uint32_t first, uint32_t n_tokens, uint32_t position)
+static void attend_page(struct skvq_attn_state *s, const struct skvq_codec *kc,
+			const struct skvq_codec *vc, const struct skvq_page_planes *page,
+			uint32_t first, uint32_t n_tokens, uint32_t position)
 {
 	float q_sums[SKVQ_ATTN_ROWS_MAX][GROUPS_MAX];
 	struct tile w;
 
-	state_check(s);
-	assert(kc->dim == s->dim_k && vc->dim == s->dim_v);
-	assert(n_tokens <= SKVQ_PAGE_TOKENS && n_tokens % LANES == 0);
 	query_sums(s, kc, q_sums);
 	for (uint32_t tile = first / LANES; tile < n_tokens / LANES; tile++) {
 		uint32_t start = tile * LANES;
@@ -327,27 +323,46 @@ void SKVQ_TIER(attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc
 			continue;
 		if (kc->kind == SKVQ_CODEC_FP16) {
 			any = weigh_rows(s, s->q_stored,
-					 (const uint16_t *)k_codes + (size_t)start * kc->dim,
+					 (const uint16_t *)page->k_codes + (size_t)start * kc->dim,
 					 kc->dim, &n, &w);
 		} else {
-			SKVQ_TIER(unpack)(kc, k_codes, tile, w.k);
-			SKVQ_TIER(dequant_params)(kc, k_params, tile, &w.kp);
+			SKVQ_TIER(unpack)(kc, page->k_codes, page->k_refine, tile, w.k);
+			SKVQ_TIER(dequant_params)(kc, page->k_params, tile, &w.kp);
 			any = weigh_page(s, kc, q_sums, &n, &w);
 		}
 		if (!any)
 			continue;
 		if (vc->kind == SKVQ_CODEC_FP16) {
-			const uint16_t *v = (const uint16_t *)v_codes + (size_t)start * vc->dim;
+			const uint16_t *v = (const uint16_t *)page->v_codes + (size_t)start * vc->dim;
 
 			SKVQ_TIER(f16_to_f32)(v, w.v, (size_t)LANES * vc->dim);
 			values_rows(s, &w, s->acc_stored);
 			continue;
 		}
-		SKVQ_TIER(unpack)(vc, v_codes, tile, w.v);
-		SKVQ_TIER(dequant_params)(vc, v_params, tile, &w.vp);
+		SKVQ_TIER(unpack)(vc, page->v_codes, NULL, tile, w.v);
+		SKVQ_TIER(dequant_params)(vc, page->v_params, tile, &w.vp);
 		for (uint32_t r = 0; r < s->n_rows; r++)
 			if (w.seen[r])
 				values_page(vc, w.p[r], &w, s->acc_stored + (size_t)r * s->dim_v);
+	}
+}
+
+void SKVQ_TIER(attn_pages)(struct skvq_attn_state *s, const struct skvq_codec *kc,
+			   const struct skvq_codec *vc, const struct skvq_page_planes *pages,
+			   uint32_t n_pages, uint32_t n_ahead, uint32_t first, uint32_t n_tokens,
+			   uint32_t position)
+{
+	(void)n_ahead;
+	state_check(s);
+	assert(kc->dim == s->dim_k && vc->dim == s->dim_v);
+	assert(n_tokens <= n_pages * SKVQ_PAGE_TOKENS && n_tokens % LANES == 0);
+	for (uint32_t i = 0; i < n_pages; i++) {
+		uint32_t at = i * SKVQ_PAGE_TOKENS, end = at + SKVQ_PAGE_TOKENS;
+
+		end = end < n_tokens ? end : n_tokens;
+		if (at < end && first < end)
+			attend_page(s, kc, vc, &pages[i], first > at ? first - at : 0, end - at,
+				    position + at);
 	}
 }
 

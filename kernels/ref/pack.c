@@ -173,8 +173,18 @@ void SKVQ_TIER(pack)(const struct skvq_codec *c, const uint8_t *codes, uint32_t 
 	}
 }
 
-void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
-		       float *ret_levels)
+static void nested_join(const uint8_t *refine, uint32_t n, uint8_t *raw)
+{
+	static const uint8_t level[16] = {SKVQ_NESTED_LEVELS};
+	uint32_t more[RAW_WORDS_MAX];
+
+	planes_unpack(refine, n, 2, 0, more);
+	for (uint32_t i = 0; i < 64 * n; i++)
+		raw[i] = level[4 * raw[i] + ((const uint8_t *)more)[i]];
+}
+
+void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const uint8_t *refine,
+		       uint32_t tile, float *ret_levels)
 {
 	uint32_t raw[RAW_WORDS_MAX];
 	const uint8_t *in = planes + (size_t)tile * c->tile_bytes;
@@ -198,5 +208,13 @@ void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, uint32
 		ternary_unpack(planes, 64 * n, tile, (uint8_t *)raw);
 		break;
 	}
+	if (!refine) {
+		levels_from_raw(c, raw, ret_levels);
+		return;
+	}
+	nested_join(refine + (size_t)tile * c->tile_bytes, n, (uint8_t *)raw);
 	levels_from_raw(c, raw, ret_levels);
+	for (uint32_t i = 0; i < LANES * c->dim; i++) /* from u - M/2 of two bits' M */
+		ret_levels[i] = (ret_levels[i] + 0.5f * (float)(c->levels_minus_1 - SKVQ_NESTED_M)) *
+				(1.0f / SKVQ_NESTED_STEP);
 }

@@ -17,6 +17,9 @@
  *     s = max((hi - lo) / M, smallest E4M3 step), z = lo, both to E4M3 first, then
  *     q = rint_even(clamp((x - z) / s, 0, M)), value s * q + z.
  *
+ * Nested (SKVQ_CODEC_SYM of 2 bits, kernels/nested.h): the same codes, and for each the nearest of
+ * the four levels in its cell.
+ *
  * All sums run in 16 lanes and one fixed tree, so the codes are the same on every ISA.
  */
 #include "tier.h"
@@ -197,6 +200,28 @@ void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t token
 		} else {
 			*scale = sym_scale(x + at, n, c);
 			sym_codes(x + at, n, c, *scale, codes + at);
+		}
+	}
+}
+
+void SKVQ_TIER(quant_refine)(const struct skvq_codec *c, const float *x, uint32_t token,
+			     const uint8_t *codes, const uint8_t *params, uint8_t *ret)
+{
+	/* Halfway between neighbouring levels, in steps: of inner cells, of outer ones. */
+	static const float border[2][3] = {{.25f, .5f, .75f}, {1.25f, 43 / 28.0f, 55 / 28.0f}};
+
+	for (uint32_t g = 0, at = 0; g < c->n_groups; g++, at += c->group) {
+		uint8_t scale = params[(size_t)g * SKVQ_PAGE_TOKENS + token];
+		float d = skvq_e4m3_value[scale] * e4m3_exp2(c->scale_exp);
+		float inverse = scale ? 1.0f / (2.0f * d) : 0.0f;
+
+		for (uint32_t i = at; i < at + c->group && i < c->dim; i++) {
+			uint8_t cell = codes[i];
+			const float *b = border[cell == 0 || cell == 3];
+			float y = fabsf(x[i] * inverse);
+			uint8_t up = (uint8_t)((y >= b[0]) + (y >= b[1]) + (y >= b[2]));
+
+			ret[i] = cell < 2 ? (uint8_t)(3 - up) : up;
 		}
 	}
 }

@@ -17,6 +17,7 @@
 #include <skvq/kernels.h>
 
 #include "../e4m3.h"
+#include "../nested.h"
 
 #ifndef SKVQ_TIER_NAME
 #error "SKVQ_TIER_NAME names the tier this file is compiled for"
@@ -147,6 +148,9 @@ void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_tr
  * parameter rows. */
 void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t token, uint8_t *codes,
 		      uint8_t *params);
+/* The refinement of a nested vector that quant() has coded: two bits a channel, one a byte. */
+void SKVQ_TIER(quant_refine)(const struct skvq_codec *c, const float *x, uint32_t token,
+			     const uint8_t *codes, const uint8_t *params, uint8_t *ret);
 
 /* How a code becomes a value: step * (code - mid) + zero, per group and token of a tile. */
 struct tile_params {
@@ -157,24 +161,26 @@ void SKVQ_TIER(dequant_params)(const struct skvq_codec *c, const uint8_t *params
 			       struct tile_params *ret);
 
 /* pack.c: codes[16][dim] into the planes, and back as far as attention needs it: levels are
- * code - mid as floats, [dim][16] for K and [16][dim] for V. Not for FP16. */
+ * code - mid as floats, [dim][16] for K and [16][dim] for V. Not for FP16. refine: NULL, or the
+ * second plane of a nested codec. */
 void SKVQ_TIER(pack)(const struct skvq_codec *c, const uint8_t *codes, uint32_t tile,
 		     uint8_t *planes);
-void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
-		       float *ret_levels);
+void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const uint8_t *refine,
+		       uint32_t tile, float *ret_levels);
 
 /* tile.c */
 void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *t,
-			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params);
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params,
+			    uint8_t *refine);
 void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
-			    uint32_t tile, float *rows);
+			    const uint8_t *refine, uint32_t tile, float *rows);
 
 /* attention.c */
 void SKVQ_TIER(attn_begin)(struct skvq_attn_state *s);
-void SKVQ_TIER(attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc,
-			  const struct skvq_codec *vc, const uint8_t *k_codes,
-			  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
-			  uint32_t first, uint32_t n_tokens, uint32_t position);
+void SKVQ_TIER(attn_pages)(struct skvq_attn_state *s, const struct skvq_codec *kc,
+			   const struct skvq_codec *vc, const struct skvq_page_planes *pages,
+			   uint32_t n_pages, uint32_t n_ahead, uint32_t first, uint32_t n_tokens,
+			   uint32_t position);
 void SKVQ_TIER(attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
 			  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);
 void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *vc,

@@ -21,13 +21,15 @@ static void sanitise(float *x, uint32_t n)
 }
 
 void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *tr,
-			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params)
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params,
+			    uint8_t *refine)
 {
 	uint8_t tile_codes[LANES * DIM_MAX];
 	uint16_t *halves = (uint16_t *)(codes + (size_t)tile * c->tile_bytes); /* FP16 only */
 	uint32_t dim = c->dim;
 
 	assert(tile < SKVQ_PAGE_TILES);
+	assert(!refine == !c->nested);
 	sanitise(rows, LANES * dim);
 	for (uint32_t t = 0; t < LANES; t++) {
 		float *row = rows + (size_t)t * dim;
@@ -40,10 +42,16 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transf
 	}
 	if (c->kind != SKVQ_CODEC_FP16)
 		SKVQ_TIER(pack)(c, tile_codes, tile, codes);
+	if (!refine)
+		return;
+	for (uint32_t t = 0; t < LANES; t++)
+		SKVQ_TIER(quant_refine)(c, rows + (size_t)t * dim, tile * LANES + t,
+					tile_codes + t * dim, params, tile_codes + t * dim);
+	SKVQ_TIER(pack)(c, tile_codes, tile, refine);
 }
 
 void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
-			    uint32_t tile, float *rows)
+			    const uint8_t *refine, uint32_t tile, float *rows)
 {
 	float levels[LANES * DIM_MAX];
 	struct tile_params p;
@@ -56,7 +64,7 @@ void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, co
 		SKVQ_TIER(f16_to_f32)(halves, rows, (size_t)LANES * dim);
 		return;
 	}
-	SKVQ_TIER(unpack)(c, codes, tile, levels);
+	SKVQ_TIER(unpack)(c, codes, refine, tile, levels);
 	SKVQ_TIER(dequant_params)(c, params, tile, &p);
 	for (uint32_t t = 0; t < LANES; t++) {
 		for (uint32_t x = 0; x < dim; x++) {
@@ -82,7 +90,7 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .encode_tile = SKVQ_TIER(encode_tile),
 	    .decode_tile = SKVQ_TIER(decode_tile),
 	    .attn_begin = SKVQ_TIER(attn_begin),
-	    .attn_page = SKVQ_TIER(attn_page),
+	    .attn_pages = SKVQ_TIER(attn_pages),
 	    .attn_rows = SKVQ_TIER(attn_rows),
 	    .attn_finish = SKVQ_TIER(attn_finish),
 	};

@@ -49,10 +49,8 @@ static void query_row(const float *q, const struct skvq_codec *kc, uint32_t digi
 }
 
 static void query_make(const struct skvq_attn_state *s, const struct skvq_codec *kc,
-		       struct query *ret)
+		       uint32_t digit_bits, struct query *ret)
 {
-	uint32_t digit_bits = DIGIT_BITS(code_max(kc->bits));
-
 	for (uint32_t r = 0; r < s->n_rows; r++)
 		query_row(s->q_stored + (size_t)r * kc->dim, kc, digit_bits,
 			  ret->digits + (size_t)r * 2 * kc->dim, &ret->scale[r], ret->sum[r]);
@@ -60,18 +58,18 @@ static void query_make(const struct skvq_attn_state *s, const struct skvq_codec 
 
 /* The query of this attention: kept in s->prep, or made anew in `local`. */
 static const struct query *query_get(struct skvq_attn_state *s, const struct skvq_codec *kc,
-				     struct query *local)
+				     uint32_t digit_bits, struct query *local)
 {
 	struct query *kept = s->prep;
 	/* What the digits depend on; never 0, which is what attn_begin leaves. */
-	uint32_t key = (uint32_t)kc->group << 16 | kc->bits;
+	uint32_t key = (uint32_t)kc->group << 16 | digit_bits;
 
 	if (!kept) {
-		query_make(s, kc, local);
+		query_make(s, kc, digit_bits, local);
 		return local;
 	}
 	if (s->prep_key != key) {
-		query_make(s, kc, kept);
+		query_make(s, kc, digit_bits, kept);
 		s->prep_key = key;
 	}
 	return kept;

@@ -78,21 +78,20 @@ static __attribute__((noinline)) void row_scores_floats(const float *q, const st
 	row_scores(q, h, floats, tile, false, ret);
 }
 
-/* Scores of the rows that see anything. */
+/* Scores of the rows that see anything, TOKENS apart. */
 static void rows_scores(const struct halves *k, const float *q, const struct span *spans,
-			uint32_t n_rows, const struct tiles *t, float *floats,
-			float (*score)[TOKENS])
+			uint32_t n_rows, const struct tiles *t, float *floats, float *score)
 {
 	for (uint32_t tile = t->from; tile < t->to; tile++) {
 		if (n_rows == 1) {
-			row_scores_halves(q, k, tile, score[0] + tile * LANES);
+			row_scores_halves(q, k, tile, score + tile * LANES);
 			continue;
 		}
 		halves_convert(k, tile, floats);
 		for (uint32_t r = 0; r < n_rows; r++)
 			if (spans[r].from < spans[r].to)
 				row_scores_floats(q + (size_t)r * k->dim, k, floats, tile,
-						  score[r] + tile * LANES);
+						  score + r * TOKENS + tile * LANES);
 	}
 }
 
@@ -144,17 +143,17 @@ static __attribute__((noinline)) void row_values_floats(const float *p, const st
 }
 
 static void rows_values(const struct halves *v, const bool *seen, uint32_t n_rows,
-			const struct tiles *t, float (*p)[TOKENS], float *floats, float *acc)
+			const struct tiles *t, const float *p, float *floats, float *acc)
 {
 	for (uint32_t tile = t->from; tile < t->to; tile++) {
 		if (n_rows == 1) {
-			row_values_halves(p[0] + tile * LANES, v, tile, acc);
+			row_values_halves(p + tile * LANES, v, tile, acc);
 			continue;
 		}
 		halves_convert(v, tile, floats);
 		for (uint32_t r = 0; r < n_rows; r++)
 			if (seen[r])
-				row_values_floats(p[r] + tile * LANES, v, floats, tile,
+				row_values_floats(p + r * TOKENS + tile * LANES, v, floats, tile,
 						  acc + (size_t)r * v->dim);
 	}
 }

@@ -7,29 +7,34 @@
 /* What the score functions of one page share. */
 struct keys {
 	const struct skvq_codec *c;
+	uint32_t bits;         /* how the codes are read: c's, or BITS_NESTED               */
 	const uint8_t *planes;
+	ptrdiff_t refine;      /* nested: from the planes to those that refine them         */
+	ptrdiff_t ahead;       /* from the planes to those of a later page; 0: none         */
 	const struct query *q;
 	const struct page_params *params;
-	struct tiles t;
+	uint32_t at;           /* token of the block that the page begins with              */
+	struct tiles t;        /* of the page                                               */
 	uint32_t digit_bits;
-	ptrdiff_t ahead; /* from the planes to those of the next page; 0: none */
+	uint32_t levels_minus_1;
+	float *score;          /* of row 0 and the page's first token                       */
+	uint32_t score_step;   /* floats between rows                                       */
 };
 
 /* The sums of one group and tile to scores, set (group 0) or added. */
-SIMD void score_fold(const struct keys *k, uint32_t r, uint32_t g, uint32_t tile, i32s sum,
-		     float *score)
+SIMD void score_fold(const struct keys *k, uint32_t r, uint32_t g, uint32_t tile, i32s sum)
 {
-	const float *step = k->params->step[g] + tile * LANES;
+	const float *step = k->params->step[g] + k->at + tile * LANES;
 	f32s scale = f32_set(k->q->scale[r]), x;
 	int32_t q_sum = k->q->sum[r][g];
-	float *at = score + tile * LANES;
+	float *at = k->score + (size_t)r * k->score_step + tile * LANES;
 
-	sum = i32_add(sum, i32_set((int32_t)(code_bias(k->c->bits) * (uint32_t)q_sum)));
+	sum = i32_add(sum, i32_set((int32_t)(code_bias(k->bits) * (uint32_t)q_sum)));
 	if (k->c->kind == SKVQ_CODEC_AFFINE) {
-		x = f32_mul(f32_load(k->params->zero[g] + tile * LANES), f32_set((float)q_sum));
+		x = f32_mul(f32_load(k->params->zero[g] + k->at + tile * LANES), f32_set((float)q_sum));
 		x = f32_fma(f32_load(step), f32_from_i32(sum), x);
 	} else {
-		uint32_t middle = (uint32_t)k->c->levels_minus_1 * (uint32_t)q_sum; /* wraps */
+		uint32_t middle = k->levels_minus_1 * (uint32_t)q_sum; /* wraps */
 
 		sum = i32_sub(i32_shl(sum, 1), i32_set((int32_t)middle));
 		x = f32_mul(f32_load(step), f32_from_i32(sum));
@@ -39,10 +44,9 @@ SIMD void score_fold(const struct keys *k, uint32_t r, uint32_t g, uint32_t tile
 
 /* --- rows that share a copy ------------------------------------------------------------------ */
 
-static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0, uint32_t n_rows,
-			  float (*score)[TOKENS])
+static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0, uint32_t n_rows)
 {
-	uint32_t dim = k->c->dim, steps = DOT_STEPS(code_max(k->c->bits));
+	uint32_t dim = k->c->dim, steps = DOT_STEPS(code_max(k->bits));
 	int32_t sums[DOT_ROWS * DOT_X * LANES];
 
 	for (uint32_t g = 0, at = 0; at < dim; g++, at += k->c->group) {
@@ -57,7 +61,7 @@ static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0
 		    .n = n / 4,
 		    .steps = steps,
 		    .digit_bits = k->digit_bits,
-		    .wide = k->c->bits == SKVQ_BITS_8,
+		    .wide = code_max(k->bits) > 127,
 		};
 
 		for (uint32_t x0 = k->t.from; x0 < k->t.to; x0 += DOT_X) {
@@ -67,8 +71,7 @@ static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0
 			for (uint32_t r = 0; r < n_rows; r++)
 				for (uint32_t x = 0; x < n_x; x++)
 					score_fold(k, r0 + r, g, x0 + x,
-						   i32_load(sums + 16 * (r * n_x + x)),
-						   score[r0 + r]);
+						   i32_load(sums + 16 * (r * n_x + x)));
 		}
 	}
 }
@@ -77,10 +80,10 @@ static void scores_shared(const struct keys *k, const uint8_t *copy, uint32_t r0
 
 /* Column by column: its four vectors are a quarter of the channels apart, so each has its own group
  * and, with PLANE_SUMS of 4, its own sums. */
-SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
-			float (*score)[TOKENS])
+SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R)
 {
 	uint32_t dim = k->c->dim, m = dim / 16, steps = DOT_STEPS(code_max(bits)) / 4;
+	const bool once = steps >= DIM_MAX / 16;
 	uint32_t planes_in_group = k->c->n_groups == 1 ? 4 : k->c->group / (4 * m);
 
 	for (uint32_t tile = k->t.from; tile < k->t.to; tile++) {
@@ -89,7 +92,7 @@ SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
 
 		REPEAT(r, R, REPEAT(p, PLANE_SUMS, total[r][p] = i32_set(0);););
 		for (uint32_t from = 0; from < m;) {
-			uint32_t to = m - from > steps ? from + steps : m;
+			uint32_t to = once || m - from <= steps ? m : from + steps;
 			dot hi[FUSED_ROWS][PLANE_SUMS], lo[FUSED_ROWS][PLANE_SUMS];
 
 			REPEAT(r, R, REPEAT(p, PLANE_SUMS, hi[r][p] = lo[r][p] = dot_zero();););
@@ -97,10 +100,8 @@ SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
 				const int8_t *b = k->q->digits + 4 * (size_t)c;
 				codes v[4];
 
-				fetch(in + 64 * (size_t)c + k->ahead);
-				if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
-					fetch(in + 64 * (size_t)(c + m) + k->ahead);
-				unpack_raised(bits, in, m, c, v);
+				fetch_column(bits, in, m, c, k->refine, k->ahead);
+				unpack_raised(bits, in, k->refine, m, c, v);
 				REPEAT(p, 4, REPEAT(r, R, {
 					       const uint32_t i = p % PLANE_SUMS;
 					       const int8_t *at = b + r * 2 * dim + 4 * p * m;
@@ -117,6 +118,8 @@ SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
 				       sum = i32_sar(sum, raised(bits, p)); /* exact */
 				       total[r][p] = i32_add(total[r][p], sum);
 			       }););
+			if (once)
+				break;
 			from = to;
 		}
 		REPEAT(r, R, {
@@ -124,29 +127,29 @@ SIMD void scores_column(const struct keys *k, uint32_t bits, const uint32_t R,
 			i32s c = total[r][2 % PLANE_SUMS], d = total[r][3 % PLANE_SUMS];
 
 			if (PLANE_SUMS == 1) {
-				score_fold(k, r, 0, tile, a, score[r]);
+				score_fold(k, r, 0, tile, a);
 			} else if (planes_in_group == 4) {
 				a = i32_add(i32_add(a, b), i32_add(c, d));
-				score_fold(k, r, 0, tile, a, score[r]);
+				score_fold(k, r, 0, tile, a);
 			} else if (planes_in_group == 2) {
-				score_fold(k, r, 0, tile, i32_add(a, b), score[r]);
-				score_fold(k, r, 1, tile, i32_add(c, d), score[r]);
+				score_fold(k, r, 0, tile, i32_add(a, b));
+				score_fold(k, r, 1, tile, i32_add(c, d));
 			} else {
-				score_fold(k, r, 0, tile, a, score[r]);
-				score_fold(k, r, 1, tile, b, score[r]);
-				score_fold(k, r, 2, tile, c, score[r]);
-				score_fold(k, r, 3, tile, d, score[r]);
+				score_fold(k, r, 0, tile, a);
+				score_fold(k, r, 1, tile, b);
+				score_fold(k, r, 2, tile, c);
+				score_fold(k, r, 3, tile, d);
 			}
 		});
 	}
 }
 
 /* Whether scores_column can keep the groups apart. */
-static bool column_fits(const struct skvq_codec *c)
+static bool column_fits(const struct skvq_codec *c, uint32_t bits)
 {
 	uint32_t quarter = c->dim / 4u;
 
-	if (c->bits == SKVQ_BITS_8 || c->bits == SKVQ_BITS_TERNARY)
+	if (bits == SKVQ_BITS_8 || bits == SKVQ_BITS_TERNARY)
 		return false;
 	if (c->n_groups == 1)
 		return true;
@@ -154,7 +157,7 @@ static bool column_fits(const struct skvq_codec *c)
 }
 
 /* A vector of ternary codes is a quad of all five tiles. */
-SIMD void scores_trits(const struct keys *k, const uint32_t R, float (*score)[TOKENS])
+SIMD void scores_trits(const struct keys *k, const uint32_t R)
 {
 	uint32_t dim = k->c->dim;
 
@@ -182,57 +185,97 @@ SIMD void scores_trits(const struct keys *k, const uint32_t R, float (*score)[TO
 			       if (x >= k->t.from && x < k->t.to)
 				       score_fold(k, r, g, x,
 						  digits_join(dot_sums(hi[r][x]),
-							      dot_sums(lo[r][x]), k->digit_bits),
-						  score[r]);
+							      dot_sums(lo[r][x]), k->digit_bits));
 		       }););
 	}
 }
 
+/* Where sixteen-bit sums have room for only some of a column's four products, each is widened. */
+SIMD void scores_nested(const struct keys *k, const uint32_t R)
+{
+	uint32_t dim = k->c->dim, m = dim / 16;
+
+	if (DOT_STEPS(SKVQ_NESTED_MAX) >= 4) {
+		scores_column(k, BITS_NESTED, R);
+		return;
+	}
+	for (uint32_t tile = k->t.from; tile < k->t.to; tile++) {
+		const uint8_t *in = k->planes + (size_t)tile * k->c->tile_bytes;
+		i32s hi[FUSED_ROWS], lo[FUSED_ROWS];
+
+		REPEAT(r, R, hi[r] = lo[r] = i32_set(0););
+		for (uint32_t c = 0; c < m; c++) {
+			const int8_t *b = k->q->digits + 4 * (size_t)c;
+			codes v[4];
+
+			fetch_column(BITS_NESTED, in, m, c, k->refine, k->ahead);
+			unpack_column(BITS_NESTED, in, k->refine, m, c, v);
+			REPEAT(p, 2, REPEAT(r, R, {
+				       const int8_t *at = b + r * 2 * dim + 8 * p * m;
+				       dot h = dot_zero(), l = dot_zero();
+
+				       h = dot_add(h, v[2 * p], quad_load(at));
+				       h = dot_add(h, v[2 * p + 1], quad_load(at + 4 * m));
+				       l = dot_add(l, v[2 * p], quad_load(at + dim));
+				       l = dot_add(l, v[2 * p + 1], quad_load(at + dim + 4 * m));
+				       hi[r] = i32_add(hi[r], dot_sums(h));
+				       lo[r] = i32_add(lo[r], dot_sums(l));
+			       }););
+		}
+		REPEAT(r, R, score_fold(k, r, 0, tile, digits_join(hi[r], lo[r], k->digit_bits)););
+	}
+}
+
 #define SCORES(name, call)                                                                         \
-	static __attribute__((noinline)) void name(const struct keys *k, float(*score)[TOKENS])    \
+	static __attribute__((noinline)) void name(const struct keys *k)                           \
 	{                                                                                          \
 		call;                                                                              \
 	}
-SCORES(scores_1_4, scores_column(k, SKVQ_BITS_4, 1, score))
-SCORES(scores_1_3, scores_column(k, SKVQ_BITS_3, 1, score))
-SCORES(scores_1_2, scores_column(k, SKVQ_BITS_2, 1, score))
-SCORES(scores_1_t, scores_trits(k, 1, score))
-SCORES(scores_2_4, scores_column(k, SKVQ_BITS_4, 2, score))
-SCORES(scores_2_3, scores_column(k, SKVQ_BITS_3, 2, score))
-SCORES(scores_2_2, scores_column(k, SKVQ_BITS_2, 2, score))
-SCORES(scores_2_t, scores_trits(k, 2, score))
+SCORES(scores_1_4, scores_column(k, SKVQ_BITS_4, 1))
+SCORES(scores_1_3, scores_column(k, SKVQ_BITS_3, 1))
+SCORES(scores_1_2, scores_column(k, SKVQ_BITS_2, 1))
+SCORES(scores_1_t, scores_trits(k, 1))
+SCORES(scores_2_4, scores_column(k, SKVQ_BITS_4, 2))
+SCORES(scores_2_3, scores_column(k, SKVQ_BITS_3, 2))
+SCORES(scores_2_2, scores_column(k, SKVQ_BITS_2, 2))
+SCORES(scores_2_t, scores_trits(k, 2))
+SCORES(scores_1_n, scores_nested(k, 1))
+SCORES(scores_2_n, scores_nested(k, 2))
 #undef SCORES
 
-typedef void scores_fn(const struct keys *k, float (*score)[TOKENS]);
+typedef void scores_fn(const struct keys *k);
 
 /* The function for few rows, or NULL if the codec has none. */
-static scores_fn *scores_function(const struct skvq_codec *c, uint32_t n_rows)
+static scores_fn *scores_function(const struct skvq_codec *c, uint32_t bits, uint32_t n_rows)
 {
-	static scores_fn *const table[FUSED_ROWS][4] = {
-	    {scores_1_4, scores_1_3, scores_1_2, scores_1_t},
-	    {scores_2_4, scores_2_3, scores_2_2, scores_2_t},
+	static scores_fn *const table[FUSED_ROWS][5] = {
+	    {scores_1_4, scores_1_3, scores_1_2, scores_1_t, scores_1_n},
+	    {scores_2_4, scores_2_3, scores_2_2, scores_2_t, scores_2_n},
 	};
 
 	if (n_rows > FUSED_ROWS)
 		return NULL;
-	if (c->bits == SKVQ_BITS_TERNARY)
+	if (bits == SKVQ_BITS_TERNARY)
 		return TRIT_KEYS_FUSED ? table[n_rows - 1][3] : NULL;
-	if (!column_fits(c))
+	if (!column_fits(c, bits))
 		return NULL;
-	return table[n_rows - 1][c->bits == SKVQ_BITS_4 ? 0 : c->bits == SKVQ_BITS_3 ? 1 : 2];
+	return table[n_rows - 1][bits == SKVQ_BITS_4   ? 0
+				 : bits == SKVQ_BITS_3 ? 1
+				 : bits == SKVQ_BITS_2 ? 2
+						       : 4];
 }
 
-/* Scores of all rows and of tiles k->t. copy: COPY_BYTES of room. */
-static void scores(const struct keys *k, uint32_t n_rows, uint8_t *copy, float (*score)[TOKENS])
+/* Scores of all rows and of tiles k->t of one page. copy: COPY_BYTES of room. */
+static void scores(const struct keys *k, uint32_t n_rows, uint8_t *copy)
 {
-	scores_fn *fused = scores_function(k->c, n_rows);
+	scores_fn *fused = scores_function(k->c, k->bits, n_rows);
 	const uint8_t *raw;
 
 	if (fused) {
-		fused(k, score);
+		fused(k);
 		return;
 	}
-	raw = unpack_page(k->c, k->planes, k->ahead, &k->t, copy);
+	raw = unpack_page(k->c, k->bits, k->planes, k->refine, k->ahead, &k->t, copy);
 	for (uint32_t r = 0; r < n_rows; r += DOT_ROWS)
-		scores_shared(k, raw, r, n_rows - r < DOT_ROWS ? n_rows - r : DOT_ROWS, score);
+		scores_shared(k, raw, r, n_rows - r < DOT_ROWS ? n_rows - r : DOT_ROWS);
 }

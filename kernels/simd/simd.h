@@ -10,7 +10,9 @@
  * registers: DIGIT_BITS(code_max)  bits of the lower of the two digits a number is split into;
  *   DOT_STEPS(code_max)   dot_adds before dot_sums must be taken;
  *   WIDE_BIAS             what codes_load_wide takes from 8-bit codes, for signed dot_adds;
- *   PLANE_SUMS, TRIT_KEYS_FUSED, DOT_ROWS, DOT_X, DOT_SHAPES, VALUE_BLOCKS  the shapes of loops.
+ *   PLANE_SUMS, TRIT_SUMS, TRIT_KEYS_FUSED, DOT_ROWS, DOT_X, DOT_SHAPES, VALUE_BLOCKS
+ *                         the shapes of loops;
+ *   TRIT_RAISED(k)        codes_trits_raised() gives digit k times 2 to this.
  *
  * The arithmetic. A number to be multiplied with codes (a query's channel; a token's softmax weight
  * times its step) is an integer x = hi * 2^DIGIT_BITS + lo times one float scale, with signed bytes
@@ -19,7 +21,7 @@
  *     symmetric: sum x (2c - M) = 2 sum x c - M sum x, exact as well (it wraps, the result does
  * not) affine:    step * sum x c + zero * sum x so that what is lost against the reference is the
  * rounding of x alone. scores:  x = query, one scale a row;       sixteen lanes are the tokens of a
- * tile values:  x = weight * step, one scale a    sixteen lanes are channels row, page and group
+ * tile values:  x = weight * step, one scale a    sixteen lanes are channels row, block and group
  */
 #ifndef SKVQ_KERNELS_SIMD_H
 #define SKVQ_KERNELS_SIMD_H
@@ -28,6 +30,7 @@
 #include <math.h>
 #include <stdbool.h>
 
+#include "../nested.h"
 #include "../ref/tier.h"
 
 /* The text once for each i below n, both known to the compiler. gcc 12 unrolls loops too late to
@@ -57,22 +60,29 @@
 #define FUSED_ROWS 2u /* rows that read the planes directly: no copy is worth its stores      */
 #define COPY_BYTES (TOKENS * DIM_MAX) /* a page's codes, one a byte */
 
-/* Tiles from..to-1 of a page. */
+/* Most pages of one softmax step: the sums over V's codes, the maximum and the scale of the weights
+ * are then taken once for all of them. */
+#define BLOCK_PAGES  4u
+#define BLOCK_TOKENS (BLOCK_PAGES * TOKENS)
+
+/* Tiles from..to-1 of a page or, in five times as many, of a block of pages. */
 struct tiles {
 	uint32_t from, to;
 };
 
-/* Steps and zeros of a page as floats, [group][token]. */
+/* Steps and zeros of a block as floats, [group][token]. */
 struct page_params {
-	float step[GROUPS_MAX][TOKENS];
-	float zero[GROUPS_MAX][TOKENS]; /* affine only */
+	float step[GROUPS_MAX][BLOCK_TOKENS];
+	float zero[GROUPS_MAX][BLOCK_TOKENS]; /* affine only */
 };
 
+/* Of one page's tiles n, from token `at` of the block on. factor: what steps are multiplied by. */
 static inline void page_params_load(const struct skvq_codec *c, const uint8_t *params,
-				    const struct tiles *n, struct page_params *ret)
+				    const struct tiles *n, uint32_t at, float factor,
+				    struct page_params *ret)
 {
 	/* f32_from_e4m3 gives a 256th. */
-	f32s step = f32_set(e4m3_exp2(c->scale_exp) * 256.0f);
+	f32s step = f32_set(e4m3_exp2(c->scale_exp) * 256.0f * factor);
 	f32s zero = f32_set(e4m3_exp2(c->zero_exp) * 256.0f);
 	bool affine = c->kind == SKVQ_CODEC_AFFINE;
 
@@ -81,18 +91,24 @@ static inline void page_params_load(const struct skvq_codec *c, const uint8_t *p
 		const uint8_t *z = s + (size_t)c->n_groups * TOKENS;
 
 		for (uint32_t t = n->from * LANES; t < n->to * LANES; t += LANES) {
-			f32_store(ret->step[g] + t, f32_mul(f32_from_e4m3(s + t), step));
+			f32_store(ret->step[g] + at + t, f32_mul(f32_from_e4m3(s + t), step));
 			if (affine)
-				f32_store(ret->zero[g] + t, f32_mul(f32_from_e4m3(z + t), zero));
+				f32_store(ret->zero[g] + at + t,
+					  f32_mul(f32_from_e4m3(z + t), zero));
 		}
 	}
 }
+
+/* How codes are read: SKVQ_BITS_*, or 2-bit codes with the two bits that refine them. */
+#define BITS_NESTED 0xf0u
 
 static inline uint32_t code_max(uint32_t bits)
 {
 	switch (bits) {
 	case SKVQ_BITS_8:
 		return 255;
+	case BITS_NESTED:
+		return SKVQ_NESTED_MAX;
 	case SKVQ_BITS_4:
 		return 15;
 	case SKVQ_BITS_3:
@@ -107,7 +123,7 @@ static inline uint32_t code_max(uint32_t bits)
 /* What dot_add gets less than the codes: sums of x * code lack this times the sum of x. */
 static inline uint32_t code_bias(uint32_t bits)
 {
-	return bits == SKVQ_BITS_8 ? WIDE_BIAS : 0;
+	return code_max(bits) > 127 ? WIDE_BIAS : 0;
 }
 
 /* The largest x that two digits hold, the lower one signed. */

@@ -1,28 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * simd/softmax.h - scores of up to a page's tokens to weights, one row at a time: one maximum, one
- * sum and at most one rescaling of what the row has gathered a page.
+ * simd/softmax.h - scores of a block's tokens to weights, one row at a time: one maximum, one sum
+ * and at most one rescaling of what the row has gathered a block.
  */
 
-/* exp(x) as ref/exp.h has it, for x <= 0: 0 below -87 and for NaN. */
+/* exp(x) for x <= 0, within 3e-7 of it; 0 below -87 and for NaN. x = (k + r) ln 2 with k whole and
+ * |r| <= 1/2; 2^r by its polynomial of least relative error, 2^k by the exponent. */
 SIMD f32s exps(f32s x)
 {
-	const f32s magic = f32_set(12582912.0f); /* adding it rounds to an integer */
-	const f32s least = f32_set(-87.0f);
-	f32s y = f32_max(x, least), k = f32_fma(y, f32_set(1.44269504f), magic);
-	i32s n = i32_sub(f32_bits_of(k), f32_bits_of(magic));
-	f32s p, r;
+	const f32s magic = f32_set(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+	const f32s least = f32_set(-87.0f), log2e = f32_set(1.44269504f);
+	f32s y = f32_max(x, least), k = f32_fma(y, log2e, magic);
+	f32s r = f32_fnma(y, log2e, f32_sub(k, magic)); /* -r, rounded once */
+	f32s p;
 
-	k = f32_sub(k, magic);
-	r = f32_fnma(k, f32_set(0.693359375f), y);
-	r = f32_fnma(k, f32_set(-2.12194440e-4f), r);
-	p = f32_fma(f32_set(1.9875691500e-4f), r, f32_set(1.3981999507e-3f));
-	p = f32_fma(p, r, f32_set(8.3334519073e-3f));
-	p = f32_fma(p, r, f32_set(4.1665795894e-2f));
-	p = f32_fma(p, r, f32_set(1.6666665459e-1f));
-	p = f32_fma(p, r, f32_set(5.0000001201e-1f));
-	p = f32_fma(p, f32_mul(r, r), f32_add(r, f32_set(1.0f)));
-	return f32_if_ge(x, least, f32_scale(p, n), f32_set(0.0f));
+	p = f32_fma(f32_set(-1.32647273e-3f), r, f32_set(9.67151299e-3f));
+	p = f32_fma(p, r, f32_set(-5.55073358e-2f));
+	p = f32_fma(p, r, f32_set(2.40222424e-1f));
+	p = f32_fma(p, r, f32_set(-6.93147004e-1f));
+	p = f32_fma(p, r, f32_set(1.0f));
+	/* Only k's lowest nine bits survive f32_scale's shift, and magic has none there. */
+	return f32_if_ge(x, least, f32_scale(p, f32_bits_of(k)), f32_set(0.0f));
 }
 
 /* cap * tanh(x / cap); NaN stays NaN. */
@@ -84,7 +82,7 @@ static void raise_max(struct skvq_attn_state *s, uint32_t r, float max)
 	}
 }
 
-/* x[80]: scores to weights, in tiles t; false if all are zero. */
+/* x: scores of a block's tokens to weights, in tiles t; false if all are zero. */
 static inline bool softmax(struct skvq_attn_state *s, uint32_t r, const struct span *n,
 			   const struct tiles *t, float *x)
 {

@@ -14,7 +14,21 @@ SIMD void fetch(const uint8_t *p)
 	__builtin_prefetch(p, 0, 2);
 }
 
-SIMD void unpack_column(uint32_t bits, const uint8_t *tile, uint32_t m, uint32_t c, codes ret[4])
+/* The lines of a column, of a page `ahead` bytes on. */
+SIMD void fetch_column(uint32_t bits, const uint8_t *tile, uint32_t m, uint32_t c, ptrdiff_t refine,
+		       ptrdiff_t ahead)
+{
+	const uint8_t *p = tile + 64 * (size_t)c + ahead;
+
+	fetch(p);
+	if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
+		fetch(p + 64 * (size_t)m);
+	if (bits == BITS_NESTED)
+		fetch(p + refine);
+}
+
+SIMD void unpack_column(uint32_t bits, const uint8_t *tile, ptrdiff_t refine, uint32_t m,
+			uint32_t c, codes ret[4])
 {
 	const uint8_t *p = tile + 64 * (size_t)c;
 	codes a, b;
@@ -24,6 +38,10 @@ SIMD void unpack_column(uint32_t bits, const uint8_t *tile, uint32_t m, uint32_t
 		return;
 	}
 	a = codes_load(p);
+	if (bits == BITS_NESTED) {
+		codes_nested(a, codes_load(p + refine), ret);
+		return;
+	}
 	if (bits == SKVQ_BITS_4) {
 		b = codes_load(p + 64 * (size_t)m);
 		ret[0] = codes_and(a, 15);
@@ -59,7 +77,8 @@ SIMD uint32_t raised(uint32_t bits, uint32_t p)
 	return bits == SKVQ_BITS_2 ? 2 * p : bits == SKVQ_BITS_4 ? p / 2 * 4 : 0;
 }
 
-SIMD void unpack_raised(uint32_t bits, const uint8_t *tile, uint32_t m, uint32_t c, codes ret[4])
+SIMD void unpack_raised(uint32_t bits, const uint8_t *tile, ptrdiff_t refine, uint32_t m,
+			uint32_t c, codes ret[4])
 {
 	const uint8_t *p = tile + 64 * (size_t)c;
 
@@ -75,14 +94,14 @@ SIMD void unpack_raised(uint32_t bits, const uint8_t *tile, uint32_t m, uint32_t
 		ret[2] = codes_and(a, 0xf0);
 		ret[3] = codes_and(b, 0xf0);
 	} else {
-		unpack_column(bits, tile, m, c, ret);
+		unpack_column(bits, tile, refine, m, c, ret);
 	}
 }
 
 /* Tiles of a page to ret[tile][n] vectors; returns where tile 0 is: 8-bit codes are read in place.
  */
 SIMD void unpack_tiles(uint32_t bits, const struct skvq_codec *c, const uint8_t *planes,
-		       ptrdiff_t ahead, const struct tiles *t, uint8_t *ret)
+		       ptrdiff_t refine, ptrdiff_t ahead, const struct tiles *t, uint8_t *ret)
 {
 	uint32_t m = c->dim / 16u, n = 4 * m;
 
@@ -93,33 +112,34 @@ SIMD void unpack_tiles(uint32_t bits, const struct skvq_codec *c, const uint8_t 
 		for (uint32_t col = 0; col < m; col++) {
 			codes v[4];
 
-			fetch(tile + 64 * (size_t)col + ahead);
-			if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
-				fetch(tile + 64 * (size_t)(col + m) + ahead);
-			unpack_column(bits, tile, m, col, v);
+			fetch_column(bits, tile, m, col, refine, ahead);
+			unpack_column(bits, tile, refine, m, col, v);
 			REPEAT(k, 4, codes_store(out + 64 * (size_t)(col + k * m), v[k]););
 		}
 	}
 }
 
-static const uint8_t *unpack_page(const struct skvq_codec *c, const uint8_t *planes,
-				  ptrdiff_t ahead, const struct tiles *t, uint8_t *ret)
+static const uint8_t *unpack_page(const struct skvq_codec *c, uint32_t bits, const uint8_t *planes,
+				  ptrdiff_t refine, ptrdiff_t ahead, const struct tiles *t, uint8_t *ret)
 {
 	uint32_t n = c->dim / 4u;
 
-	switch (c->bits) {
+	switch (bits) {
 	case SKVQ_BITS_8:
 		for (uint32_t i = 0; ahead && i < c->head_bytes; i += 64)
 			fetch(planes + i + ahead);
 		return planes;
 	case SKVQ_BITS_4:
-		unpack_tiles(SKVQ_BITS_4, c, planes, ahead, t, ret);
+		unpack_tiles(SKVQ_BITS_4, c, planes, refine, ahead, t, ret);
 		break;
 	case SKVQ_BITS_3:
-		unpack_tiles(SKVQ_BITS_3, c, planes, ahead, t, ret);
+		unpack_tiles(SKVQ_BITS_3, c, planes, refine, ahead, t, ret);
 		break;
 	case SKVQ_BITS_2:
-		unpack_tiles(SKVQ_BITS_2, c, planes, ahead, t, ret);
+		unpack_tiles(SKVQ_BITS_2, c, planes, refine, ahead, t, ret);
+		break;
+	case BITS_NESTED:
+		unpack_tiles(BITS_NESTED, c, planes, refine, ahead, t, ret);
 		break;
 	default:
 		for (uint32_t v = 0; v < n; v++) {

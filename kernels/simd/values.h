@@ -11,27 +11,32 @@ struct weights {
 	float scale[ROWS_MAX];
 	float zero[ROWS_MAX]; /* affine: sum of p * zero */
 	int32_t sum[ROWS_MAX];
-	int8_t digits[ROWS_MAX][2 * TOKENS]; /* high, low; 0 outside the tiles */
+	uint32_t lo, step;                  /* bytes to the low digits, to the next row      */
+	int8_t digits[ROWS_MAX * 2 * TOKENS]; /* 0 outside the tiles                          */
 };
 
+/* V of a block of pages. */
 struct values {
 	const struct skvq_codec *c;
-	const uint8_t *planes;
+	const uint8_t *planes[BLOCK_PAGES];
+	ptrdiff_t ahead[BLOCK_PAGES]; /* as in struct keys */
 	const struct page_params *params;
-	struct tiles t;
+	uint32_t n_pages;
+	struct tiles t; /* of the block */
 	uint32_t digit_bits;
-	ptrdiff_t ahead; /* as in struct keys */
+	const float *p; /* weights of row 0 and the block's first token */
+	uint32_t p_step;
 	float *acc; /* [row][dim] */
 };
 
-/* Adds row r with weights p[80] unless they all are zero. */
-static inline void weights_add(const struct values *v, uint32_t g, uint32_t r, const float *p,
-			       struct weights *w)
+/* Adds row r unless its weights are all zero. */
+static inline void weights_add(const struct values *v, uint32_t g, uint32_t r, struct weights *w)
 {
-	uint32_t from = v->t.from * LANES, to = v->t.to * LANES;
+	uint32_t from = v->t.from * LANES, to = v->t.to * LANES, n = v->n_pages * TOKENS;
+	const float *p = v->p + (size_t)r * v->p_step;
 	const float *step = v->params->step[g], *zero = v->params->zero[g];
 	f32s top = f32_set(0.0f), inverse, zeros = f32_set(0.0f);
-	int8_t *digits = w->digits[w->n];
+	int8_t *digits = w->digits + (size_t)w->n * w->step;
 	i32s sum = i32_set(0);
 	float largest;
 
@@ -47,12 +52,14 @@ static inline void weights_add(const struct values *v, uint32_t g, uint32_t r, c
 		largest = 1e-33f;
 	}
 	inverse = f32_set((float)digits_max(v->digit_bits) / largest);
-	if (to - from < TOKENS)
-		memset(digits, 0, 2 * (size_t)TOKENS);
+	if (to - from < n) {
+		memset(digits, 0, n);
+		memset(digits + w->lo, 0, n);
+	}
 	for (uint32_t i = from; i < to; i += LANES) {
 		i32s x = f32_to_i32(f32_mul(f32_mul(f32_load(p + i), f32_load(step + i)), inverse));
 
-		digits_store(x, v->digit_bits, digits + i, digits + TOKENS + i);
+		digits_store(x, v->digit_bits, digits + i, digits + w->lo + i);
 		sum = i32_add(sum, x);
 	}
 	w->row[w->n] = r;
@@ -83,6 +90,7 @@ SIMD void value_fold(const struct values *v, const struct weights *w, uint32_t j
 
 /* --- rows that share a copy ------------------------------------------------------------------ */
 
+/* copy: of all tiles of the block, or 8-bit planes of the one page there is. */
 static void values_shared(const struct values *v, const struct weights *w, const uint8_t *copy,
 			  uint32_t channel, uint32_t end)
 {
@@ -93,9 +101,9 @@ static void values_shared(const struct values *v, const struct weights *w, const
 	    .a = copy + 64 * (size_t)(v->t.from * 4 * m + channel / LANES),
 	    .x_step = 64,
 	    .i_step = 64 * (size_t)m,
-	    .b = w->digits[0] + v->t.from * LANES,
-	    .r_step = sizeof(w->digits[0]),
-	    .lo = TOKENS,
+	    .b = w->digits + v->t.from * LANES,
+	    .r_step = w->step,
+	    .lo = w->lo,
 	    .n = 4 * (v->t.to - v->t.from),
 	    .steps = DOT_STEPS(code_max(v->c->bits)),
 	    .digit_bits = v->digit_bits,
@@ -119,24 +127,26 @@ static void values_shared(const struct values *v, const struct weights *w, const
 
 /* --- few rows -------------------------------------------------------------------------------- */
 
-/* Sums that were kept apart only to be under way together. */
-SIMD i32s sums_join(const dot *hi, const dot *lo, uint32_t digit_bits)
+/* Four sums that were kept apart, each 2^raised(bits, p) times what is wanted, as one. */
+SIMD i32s sums_join(const dot *hi, const dot *lo, uint32_t bits, uint32_t digit_bits)
 {
-	i32s h = dot_sums(hi[0]), l = dot_sums(lo[0]);
+	i32s sum[4];
 
-	if (PLANE_SUMS == 4) {
-		h = i32_add(i32_add(h, dot_sums(hi[1 % PLANE_SUMS])),
-			    i32_add(dot_sums(hi[2 % PLANE_SUMS]), dot_sums(hi[3 % PLANE_SUMS])));
-		l = i32_add(i32_add(l, dot_sums(lo[1 % PLANE_SUMS])),
-			    i32_add(dot_sums(lo[2 % PLANE_SUMS]), dot_sums(lo[3 % PLANE_SUMS])));
-	}
-	return digits_join(h, l, digit_bits);
+	if (PLANE_SUMS != 4)
+		return digits_join(dot_sums(hi[0]), dot_sums(lo[0]), digit_bits);
+	REPEAT(p, 4, {
+		sum[p] = digits_join(dot_sums(hi[p % PLANE_SUMS]), dot_sums(lo[p % PLANE_SUMS]),
+				     digit_bits);
+		sum[p] = i32_sar(sum[p], raised(bits, p)); /* exact */
+	});
+	return i32_add(i32_add(sum[0], sum[1]), i32_add(sum[2], sum[3]));
 }
 
 SIMD void values_fused(const struct values *v, uint32_t bits, const struct weights *w,
 		       uint32_t channel, uint32_t end, const uint32_t R)
 {
 	uint32_t m = v->c->dim / 16u, steps = DOT_STEPS(code_max(bits)) / 4;
+	const bool once = steps >= BLOCK_PAGES * TILES;
 
 	for (; channel < end; channel += LANES) {
 		uint32_t c = channel / LANES;
@@ -144,65 +154,93 @@ SIMD void values_fused(const struct values *v, uint32_t bits, const struct weigh
 
 		REPEAT(r, R, total[r] = i32_set(0););
 		for (uint32_t from = v->t.from; from < v->t.to;) {
-			uint32_t to = v->t.to - from > steps ? from + steps : v->t.to;
+			uint32_t to = once || v->t.to - from <= steps ? v->t.to : from + steps;
 			dot hi[FUSED_ROWS][PLANE_SUMS], lo[FUSED_ROWS][PLANE_SUMS];
 
 			REPEAT(r, R, REPEAT(p, PLANE_SUMS, hi[r][p] = lo[r][p] = dot_zero();););
 			for (uint32_t tile = from; tile < to; tile++) {
+				uint32_t page = tile / TILES, in_page = tile % TILES;
+				const uint8_t *in =
+				    v->planes[page] + (size_t)in_page * v->c->tile_bytes;
+				const int8_t *b = w->digits + tile * LANES;
 				codes x[4];
 
-				const uint8_t *in = v->planes + (size_t)tile * v->c->tile_bytes;
-
-				fetch(in + 64 * (size_t)c + v->ahead);
-				if (bits == SKVQ_BITS_4 || bits == SKVQ_BITS_3)
-					fetch(in + 64 * (size_t)(c + m) + v->ahead);
-				unpack_column(bits, in, m, c, x);
+				fetch_column(bits, in, m, c, 0, v->ahead[page]);
+				unpack_raised(bits, in, 0, m, c, x);
 				REPEAT(p, 4, REPEAT(r, R, {
 					       const uint32_t i = p % PLANE_SUMS;
-					       const int8_t *b =
-						   w->digits[r] + tile * LANES + 4 * p;
+					       const int8_t *at = b + r * w->step + 4 * p;
 
-					       hi[r][i] = dot_add(hi[r][i], x[p], quad_load(b));
-					       lo[r][i] =
-						   dot_add(lo[r][i], x[p], quad_load(b + TOKENS));
+					       hi[r][i] = dot_add(hi[r][i], x[p], quad_load(at));
+					       lo[r][i] = dot_add(lo[r][i], x[p],
+								  quad_load(at + w->lo));
 				       }););
 			}
 			REPEAT(r, R, {
-				i32s sum = sums_join(hi[r], lo[r], v->digit_bits);
+				i32s sum = sums_join(hi[r], lo[r], bits, v->digit_bits);
 
 				total[r] = i32_add(total[r], sum);
 			});
+			if (once)
+				break;
 			from = to;
 		}
 		REPEAT(r, R, value_fold(v, w, r, channel, total[r]););
 	}
 }
 
+/* A byte of V holds a trit of each of the page's tiles; with TRIT_SUMS of five, each tile's sums are
+ * kept apart, so that its digits need not be shifted down. */
 SIMD void values_trits(const struct values *v, const struct weights *w, uint32_t channel,
 		       uint32_t end, const uint32_t R)
 {
-	uint32_t m = v->c->dim / 16u;
+	uint32_t m = v->c->dim / 16u, pages = (v->t.to + TILES - 1) / TILES;
+	uint32_t steps = DOT_STEPS(code_max(SKVQ_BITS_TERNARY)) / (4 * TILES);
+	const bool once = steps >= BLOCK_PAGES;
 
 	for (; channel < end; channel += LANES) {
-		dot hi[FUSED_ROWS][PLANE_SUMS], lo[FUSED_ROWS][PLANE_SUMS];
+		i32s total[FUSED_ROWS];
 
-		REPEAT(r, R, REPEAT(p, PLANE_SUMS, hi[r][p] = lo[r][p] = dot_zero();););
-		REPEAT(p, 4, {
-			codes x[TILES];
+		REPEAT(r, R, total[r] = i32_set(0););
+		for (uint32_t from = v->t.from / TILES; from < pages;) {
+			uint32_t to = once || pages - from <= steps ? pages : from + steps;
+			dot hi[FUSED_ROWS][TRIT_SUMS], lo[FUSED_ROWS][TRIT_SUMS];
 
-			const uint8_t *in = v->planes + 64 * (size_t)(p * m) + 4 * channel;
+			REPEAT(r, R, REPEAT(k, TRIT_SUMS, hi[r][k] = lo[r][k] = dot_zero();););
+			for (uint32_t page = from; page < to; page++) {
+				const uint8_t *in = v->planes[page] + 4 * (size_t)channel;
+				const int8_t *b = w->digits + page * TOKENS;
 
-			fetch(in + v->ahead);
-			codes_trits(codes_load(in), x);
-			REPEAT(k, TILES, REPEAT(r, R, {
-				       const uint32_t i = k % PLANE_SUMS;
-				       const int8_t *b = w->digits[r] + k * LANES + 4 * p;
+				for (uint32_t p = 0; p < 4; p++, in += 64 * (size_t)m, b += 4) {
+					codes x[TILES];
 
-				       hi[r][i] = dot_add(hi[r][i], x[k], quad_load(b));
-				       lo[r][i] = dot_add(lo[r][i], x[k], quad_load(b + TOKENS));
+					fetch(in + v->ahead[page]);
+					codes_trits_raised(codes_load(in), x);
+					REPEAT(k, TILES, REPEAT(r, R, {
+						       const uint32_t i = k % TRIT_SUMS;
+						       const int8_t *at =
+							   b + r * w->step + k * LANES;
+
+						       hi[r][i] = dot_add(hi[r][i], x[k],
+									  quad_load(at));
+						       lo[r][i] =
+							   dot_add(lo[r][i], x[k],
+								   quad_load(at + w->lo));
+					       }););
+				}
+			}
+			REPEAT(r, R, REPEAT(k, TRIT_SUMS, {
+				       i32s sum = digits_join(dot_sums(hi[r][k]),
+							      dot_sums(lo[r][k]), v->digit_bits);
+
+				       sum = i32_sar(sum, TRIT_RAISED(k)); /* exact */
+				       total[r] = i32_add(total[r], sum);
 			       }););
-		});
-		REPEAT(r, R, value_fold(v, w, r, channel, sums_join(hi[r], lo[r], v->digit_bits)););
+			if (once)
+				break;
+			from = to;
+		}
+		REPEAT(r, R, value_fold(v, w, r, channel, total[r]););
 	}
 }
 
@@ -248,14 +286,36 @@ static values_fn *values_function(uint32_t bits, uint32_t n_rows)
 	}
 }
 
-/* All groups of tiles v->t. copy: COPY_BYTES of room. */
-static void values(const struct values *v, const bool *seen, uint32_t n_rows, float (*p)[TOKENS],
-		   uint8_t *copy)
+/* The codes of the block's tiles, one a byte, tile by tile. */
+static const uint8_t *values_unpack(const struct values *v, uint8_t *copy)
+{
+	uint32_t page_bytes = TOKENS * v->c->dim;
+
+	if (v->c->bits == SKVQ_BITS_8) {
+		assert(v->n_pages == 1);
+		return unpack_page(v->c, v->c->bits, v->planes[0], 0, v->ahead[0], &v->t, copy);
+	}
+	for (uint32_t i = v->t.from / TILES; i * TILES < v->t.to; i++) {
+		uint32_t from = v->t.from > i * TILES ? v->t.from - i * TILES : 0;
+		uint32_t to = v->t.to - i * TILES < TILES ? v->t.to - i * TILES : TILES;
+
+		assert((i + 1) * page_bytes <= COPY_BYTES);
+		(void)unpack_page(v->c, v->c->bits, v->planes[i], 0, v->ahead[i],
+				  &(struct tiles){from, to}, copy + (size_t)i * page_bytes);
+	}
+	return copy;
+}
+
+/* All groups of tiles v->t of the rows that see any. copy: COPY_BYTES of room, which the codes of
+ * the block's pages fill at most. */
+static void values(const struct values *v, const bool *seen, uint32_t n_rows, uint8_t *copy)
 {
 	const uint8_t *raw = NULL;
 	uint32_t dim = v->c->dim;
 	struct weights w;
 
+	w.lo = v->n_pages * TOKENS;
+	w.step = 2 * w.lo;
 	for (uint32_t g = 0, at = 0; at < dim; g++, at += v->c->group) {
 		uint32_t end = at + v->c->group < dim ? at + v->c->group : dim;
 		values_fn *fused;
@@ -263,7 +323,7 @@ static void values(const struct values *v, const bool *seen, uint32_t n_rows, fl
 		w.n = 0;
 		for (uint32_t r = 0; r < n_rows; r++)
 			if (seen[r])
-				weights_add(v, g, r, p[r], &w);
+				weights_add(v, g, r, &w);
 		if (w.n == 0)
 			continue;
 		fused = values_function(v->c->bits, w.n);
@@ -272,7 +332,7 @@ static void values(const struct values *v, const bool *seen, uint32_t n_rows, fl
 			continue;
 		}
 		if (!raw)
-			raw = unpack_page(v->c, v->planes, v->ahead, &v->t, copy);
+			raw = values_unpack(v, copy);
 		values_shared(v, &w, raw, at, end);
 	}
 }

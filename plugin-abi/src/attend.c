@@ -23,6 +23,8 @@
 /* Rows under one softmax at a time: as many as keep the four row arrays at 16 KiB each. */
 #define ROW_FLOATS 4096u
 #define GROUP_MAX 32u     /* sequences in one block */
+#define RUN_PAGES 60u     /* handed to the kernel at a time, */
+#define AHEAD_PAGES 4u    /* with so many more to ask the memory for */
 #define PART_PAGES_MIN 16u /* below 1,280 tokens a part is not worth its merge */
 
 /* Sequences whose rows share a block, or one sequence with any number of rows. */
@@ -230,28 +232,65 @@ static struct skvq_attn_state member_state(const struct group *g, struct block *
 	return st;
 }
 
-static void attend_page(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
-                        uint32_t head, uint32_t i)
+const uint8_t *page_refine(const skvq_seq *q, uint32_t layer, uint32_t head, uint32_t i,
+                           uint32_t position)
+{
+	const struct skvq_model *m = q->model;
+
+	if (!m->layout.layers[layer].k.nested || page_is_old(q, i, position))
+		return NULL;
+	return q->pages[i].data + skvq_layout_k_refine(&m->layout, layer, head);
+}
+
+/* Pages from..to-1, as rows from `position` on see them. */
+static void attend_pages(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
+                         uint32_t head, uint32_t from, uint32_t to, uint32_t position)
 {
 	const struct skvq_model *m = q->model;
 	const struct skvq_layout *l = &m->layout;
-	const uint8_t *page = q->pages[i].data, *next = NULL;
-	uint32_t at = i * SKVQ_PAGE_TOKENS;
-	uint32_t n = q->n_encoded - at < SKVQ_PAGE_TOKENS ? q->n_encoded - at : SKVQ_PAGE_TOKENS;
-	uint32_t first = at == 0 ? m->sinks : 0;
+	size_t k_codes = skvq_layout_k_codes(l, layer, head);
+	size_t k_params = skvq_layout_k_params(l, layer, head);
+	size_t v_codes = skvq_layout_v_codes(l, layer, head);
+	size_t v_params = skvq_layout_v_params(l, layer, head);
+	struct skvq_page_planes planes[RUN_PAGES + AHEAD_PAGES];
 
-	if (first >= n)
-		return;
-	if (at + SKVQ_PAGE_TOKENS < q->n_encoded)
-		next = q->pages[i + 1].data;
-	st->next_k = next ? next + skvq_layout_k_codes(l, layer, head) : NULL;
-	st->next_v = next ? next + skvq_layout_v_codes(l, layer, head) : NULL;
-	st->next_params = next ? next + skvq_layout_k_params(l, layer, head) : NULL;
-	m->session->kernels->attn_page(st, &l->layers[layer].k, &l->layers[layer].v,
-	                               page + skvq_layout_k_codes(l, layer, head),
-	                               page + skvq_layout_k_params(l, layer, head),
-	                               page + skvq_layout_v_codes(l, layer, head),
-	                               page + skvq_layout_v_params(l, layer, head), first, n, at);
+	while (from < to) {
+		uint32_t n = to - from < RUN_PAGES ? to - from : RUN_PAGES, ahead = to - from - n;
+		uint32_t at = from * SKVQ_PAGE_TOKENS, tokens = q->n_encoded - at;
+
+		if (ahead > AHEAD_PAGES)
+			ahead = AHEAD_PAGES;
+		for (uint32_t i = 0; i < n + ahead; i++) {
+			const uint8_t *page = q->pages[from + i].data;
+
+			planes[i] = (struct skvq_page_planes){
+			    page + k_codes, page + k_params, page + v_codes, page + v_params,
+			    page_refine(q, layer, head, from + i, position)};
+		}
+		if (tokens > n * SKVQ_PAGE_TOKENS)
+			tokens = n * SKVQ_PAGE_TOKENS;
+		m->session->kernels->attn_pages(st, &l->layers[layer].k, &l->layers[layer].v, planes,
+		                                n, ahead, m->sinks > at ? m->sinks - at : 0, tokens,
+		                                at);
+		from += n;
+	}
+}
+
+/* What an item's rows see of a head: tokens lo..last, the first row being at `position`. */
+struct seen {
+	uint32_t layer, head, lo, last, position;
+};
+
+/* Pages from..to-1 as far as they are seen. */
+static void attend_seen(struct skvq_attn_state *st, const skvq_seq *q, const struct seen *n,
+                        uint32_t from, uint32_t to)
+{
+	uint32_t first = n->lo / SKVQ_PAGE_TOKENS, end = n->last / SKVQ_PAGE_TOKENS + 1;
+
+	from = from > first ? from : first;
+	to = to < end ? to : end;
+	if (from < to)
+		attend_pages(st, q, n->layer, n->head, from, to, n->position);
 }
 
 static void attend_sinks(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
@@ -292,14 +331,14 @@ static void attend_part(const struct group *g, struct block *b, const struct ite
 	if (to > g->pages || it->part + 1 == g->parts)
 		to = g->pages;
 	uint32_t common_to = to < g->common ? to : g->common;
-	uint32_t lo = UINT32_MAX, last = 0;
+	uint32_t lo = UINT32_MAX, last = 0, youngest = UINT32_MAX;
 	for (uint32_t i = 0; i < g->n; i++) {
+		youngest = g->attns[i].position < youngest ? g->attns[i].position : youngest;
 		lo = b->member[i].lo < lo ? b->member[i].lo : lo;
 		last = b->member[i].last > last ? b->member[i].last : last;
 	}
-	for (uint32_t i = from; i < common_to; i++)
-		if ((i + 1) * SKVQ_PAGE_TOKENS > lo && i * SKVQ_PAGE_TOKENS <= last)
-			attend_page(&b->st, g->seqs[0], layer, it->head, i);
+	attend_seen(&b->st, g->seqs[0], &(struct seen){layer, it->head, lo, last, youngest}, from,
+	            common_to);
 	for (uint32_t k = 0; k < g->n; k++) {
 		const skvq_seq *q = g->seqs[k];
 		struct skvq_attn_state st = member_state(g, b, k);
@@ -307,10 +346,10 @@ static void attend_part(const struct group *g, struct block *b, const struct ite
 
 		if (!b->member[k].n)
 			continue;
-		for (uint32_t i = from > g->common ? from : g->common; i < end; i++)
-			if ((i + 1) * SKVQ_PAGE_TOKENS > b->member[k].lo &&
-			    i * SKVQ_PAGE_TOKENS <= b->member[k].last)
-				attend_page(&st, q, layer, it->head, i);
+		attend_seen(&st, q,
+		            &(struct seen){layer, it->head, b->member[k].lo, b->member[k].last,
+		                           g->attns[k].position},
+		            from > g->common ? from : g->common, end);
 		if (it->part == 0)
 			attend_sinks(&st, q, layer, it->head, b->member[k].lo, b->member[k].last);
 		if (it->part + 1 == g->parts)

@@ -136,6 +136,9 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 						                 : skvq_layout_k_codes(l, d.layer, h)),
 						    page + (is_v ? skvq_layout_v_params(l, d.layer, h)
 						                 : skvq_layout_k_params(l, d.layer, h)),
+						    !is_v ? page_refine(q, d.layer, h, position / SKVQ_PAGE_TOKENS,
+						                        q->appended[d.layer])
+						          : NULL,
 						    in_page / SKVQ_TILE_TOKENS, rows);
 					}
 					memcpy(x, rows + (size_t)(position - tile_at) * c->dim,

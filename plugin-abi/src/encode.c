@@ -80,7 +80,7 @@ static int page_open(struct skvq_seq *q, uint32_t i)
 static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
                         uint16_t *(*row)(const struct skvq_seq *, uint32_t, uint32_t, uint32_t), uint32_t layer,
                         uint32_t head, uint32_t position, uint8_t *codes,
-                        uint8_t *params)
+                        uint8_t *params, uint8_t *refine)
 {
 	const struct skvq_kernels *k = q->model->session->kernels;
 	float rows[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
@@ -88,7 +88,7 @@ static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
 	for (uint32_t t = 0; t < SKVQ_TILE_TOKENS; t++)
 		k->f16_to_f32(row(q, layer, head, position + t), rows + (size_t)t * c->dim, c->dim);
 	k->encode_tile(c, transform_of(q->model, c->is_v, layer, head), rows,
-	               position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, codes, params);
+	               position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, codes, params, refine);
 }
 
 /* Gives whole pages within bytes [from, to) of a mapping back to the system. */
@@ -132,6 +132,29 @@ static void ring_release(struct skvq_seq *q)
 	q->ring_released = q->n_encoded;
 }
 
+bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position)
+{
+	uint64_t end = ((uint64_t)i + 1) * SKVQ_PAGE_TOKENS;
+
+	return end + q->model->window + q->model->young <= position;
+}
+
+/* Gives back refinements that no later token reads. Pages to be published must stay whole. */
+static void shed_refinements(struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_layout *l = &m->layout;
+	bool own = m->session->daemon == DAEMON_NONE || q->flags & SKVQ_SEQ_NO_PUBLISH;
+
+	if (!l->refine_bytes || !own)
+		return;
+	for (; page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
+		if (q->pages[q->n_shed].state == PAGE_LOCAL)
+			(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
+			                (off_t)l->refine_bytes);
+}
+
 int encode_tiles(struct skvq_seq *q)
 {
 	struct skvq_model *m = q->model;
@@ -157,14 +180,16 @@ int encode_tiles(struct skvq_seq *q)
 			for (uint32_t h = 0; h < m->n_kv_heads; h++) {
 				encode_rows(q, &ll->k, ring_k, layer, h, position,
 				            page + skvq_layout_k_codes(l, layer, h),
-				            page + skvq_layout_k_params(l, layer, h));
+				            page + skvq_layout_k_params(l, layer, h),
+				            ll->k.nested ? page + skvq_layout_k_refine(l, layer, h) : NULL);
 				encode_rows(q, &ll->v, ring_v, layer, h, position,
 				            page + skvq_layout_v_codes(l, layer, h),
-				            page + skvq_layout_v_params(l, layer, h));
+				            page + skvq_layout_v_params(l, layer, h), NULL);
 			}
 		}
 		q->n_encoded += SKVQ_TILE_TOKENS;
 	}
+	shed_refinements(q);
 	if (q->n_encoded - q->ring_released >= RELEASE_TOKENS)
 		ring_release(q);
 	return 0;

@@ -85,6 +85,7 @@ struct skvq_model {
 	struct skvq_layout layout;
 	uint32_t n_q_heads, n_kv_heads, dim_k, dim_v, n_layer;
 	uint32_t window, sinks;
+	uint32_t young; /* elastic: tokens past the window whose refinement is read */
 	uint32_t pairs_half_dim; /* interleaved pairs: rope_dim / 2, else 0 */
 	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
 	uint16_t *reorder_v;     /* allocation                                                */
@@ -124,6 +125,7 @@ struct skvq_seq {
 	uint32_t n_tokens;  /* committed */
 	uint32_t n_matched;
 	uint32_t n_encoded; /* (data) tokens in pages; the rest is in the window */
+	uint32_t n_shed;    /* first pages whose refinement holds no memory any more */
 	int32_t *tokens;    /* [max_tokens] */
 	uint32_t *appended; /* (data) [n_layer] tokens seen by each layer */
 
@@ -214,8 +216,14 @@ void unpin_orphans(struct skvq_session *s);
 int staging_take(const struct skvq_seq *q, uint32_t i);
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
+/* Whether attention from `position` on reads page i without refinement, where there is one. */
+bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position);
 
 /* attend.c */
+/* The refinement of K in page i as attention from `position` on reads it: NULL if the layer has none,
+ * or the page is too old. */
+const uint8_t *page_refine(const skvq_seq *q, uint32_t layer, uint32_t head, uint32_t i,
+                           uint32_t position);
 #define SPLIT_PARTS_MAX 8u
 /* Address space of a sequence's split scratch; memory only where it is used. */
 size_t split_bytes(const struct skvq_model *m);

@@ -109,6 +109,7 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	m->dim_k = d->head_dim_k;
 	m->dim_v = d->head_dim_v;
 	m->sinks = l->geo.n_sinks;
+	m->young = p->young;
 	m->window = d->window == SKVQ_DEFAULT ? WINDOW_DEFAULT : d->window;
 	m->token_bytes_fp16 = (size_t)d->n_layer * d->n_kv_heads * (d->head_dim_k + d->head_dim_v) * 2;
 	uint32_t rope_dim = d->rope_kind == SKVQ_ROPE_NONE ? 0

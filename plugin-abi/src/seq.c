@@ -355,8 +355,16 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 			out.bytes_shared += bytes;
 		} else {
 			out.pages_local++;
-			out.bytes_local += bytes;
+			out.bytes_local += bytes - (i < q->n_shed ? m->layout.refine_bytes : 0);
 		}
 	}
+	if (m->layout.refine_bytes) {
+		uint32_t old = 0;
+
+		while (page_is_old(q, old, q->n_tokens))
+			old++;
+		out.n_refined = q->n_encoded - old * SKVQ_PAGE_TOKENS;
+	}
+	out.n_base = q->n_encoded - out.n_refined;
 	return copy_out(info, &out, sizeof out);
 }

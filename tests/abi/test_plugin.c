@@ -289,6 +289,46 @@ static void codecs_err_within_their_bits(void **state)
 	}
 }
 
+static double elastic_error(const char *profile, uint32_t tokens, skvq_seq_info *info)
+{
+	struct toy t = toy_default();
+	double e;
+
+	t.profile = profile;
+	t.tokens = tokens;
+	rng = 88172645463325252u; /* the same numbers for every profile */
+	toy_open(&t);
+	float *out = calloc((size_t)t.chunk * t.q_heads * t.dim, sizeof *out);
+	for (uint32_t at = 0; at + 96 <= tokens; at += 96)
+		feed(&t, at, at + 96, at + 192 > tokens ? out : NULL);
+	e = worst_error(&t, t.layers - 1, tokens / 96 * 96 - 96, 96, out, 0, 0);
+	assert_int_equal(api->seq_info(t.seq, info), 0);
+	free(out);
+	toy_close(&t);
+	return e;
+}
+
+/* The refinement brings keys near to those of 4 bits; without it they are those of 2 bits. */
+static void elastic_keys_fade_with_age(void **state)
+{
+	skvq_seq_info all = {.struct_size = sizeof all}, young = all, plain = all, four = all;
+	double e2 = elastic_error("k2v2", 960, &plain), e4 = elastic_error("k4v2", 960, &four);
+	double e_all = elastic_error("e2.1-nall", 960, &all);
+	double e_young = elastic_error("e2.1-n320", 960, &young);
+
+	(void)state;
+	if (!(e_all < .5 * (e2 + e4) && e_all < e_young && e_young < e2))
+		fail_msg("errors: 2 bits %g, 4 bits %g, refined %g, the young ones %g", e2, e4,
+			 e_all, e_young);
+	assert_int_equal(plain.n_refined, 0);
+	assert_int_equal(plain.n_base, plain.n_paged);
+	assert_int_equal(all.n_refined, all.n_paged);
+	assert_true(young.n_refined >= 320 && young.n_refined < 320 + 80);
+	assert_int_equal(young.n_refined + young.n_base, young.n_paged);
+	/* What is not read any more holds no memory; without an age limit, all of it does. */
+	assert_true(young.bytes_local < all.bytes_local && young.bytes_local > plain.bytes_local);
+}
+
 static void sliding_limit_softcap_and_lse(void **state)
 {
 	(void)state;
@@ -804,6 +844,7 @@ int main(void)
 	    cmocka_unit_test(unloads_and_loads_again),
 	    cmocka_unit_test(attention_is_exact_with_fp16_pages),
 	    cmocka_unit_test(codecs_err_within_their_bits),
+	    cmocka_unit_test(elastic_keys_fade_with_age),
 	    cmocka_unit_test(sliding_limit_softcap_and_lse),
 	    cmocka_unit_test(shares_of_the_work_add_up),
 	    cmocka_unit_test(a_long_sequence_is_split),

@@ -83,6 +83,7 @@ struct encode_run {
 	float rows[16 * SKVQ_HEAD_DIM_MAX];
 	_Alignas(64) uint8_t codes[80 * 2 * SKVQ_HEAD_DIM_MAX];
 	uint8_t params[16 * 80];
+	_Alignas(64) uint8_t refine[20 * SKVQ_HEAD_DIM_MAX];
 };
 
 static void encode_once(void *arg)
@@ -90,7 +91,8 @@ static void encode_once(void *arg)
 	struct encode_run *r = arg;
 
 	memcpy(r->rows, r->input, 16u * r->codec.dim * sizeof(float));
-	r->k->encode_tile(&r->codec, NULL, r->rows, 0, r->codes, r->params);
+	r->k->encode_tile(&r->codec, NULL, r->rows, 0, r->codes, r->params,
+			  r->codec.nested ? r->refine : NULL);
 }
 
 static void bench_encode(const struct check_tier *tier, bool json)
@@ -124,7 +126,9 @@ struct attn_run {
 	float max[ROWS], sum[ROWS];
 	float q[ROWS * 128], acc[ROWS * 128], acc_stored[ROWS * 128];
 	_Alignas(64) uint8_t k_codes[PAGES][80 * 2 * 128], v_codes[PAGES][80 * 2 * 128];
+	_Alignas(64) uint8_t k_refine[PAGES][20 * 128];
 	uint8_t k_params[PAGES][8 * 80], v_params[PAGES][8 * 80];
+	struct skvq_page_planes pages[PAGES];
 };
 
 static void pages_once(void *arg)
@@ -132,9 +136,7 @@ static void pages_once(void *arg)
 	struct attn_run *r = arg;
 
 	r->k->attn_begin(&r->s);
-	for (uint32_t i = 0; i < PAGES; i++)
-		r->k->attn_page(&r->s, &r->kc, &r->vc, r->k_codes[i], r->k_params[i], r->v_codes[i],
-				r->v_params[i], 0, 80, i * 80);
+	r->k->attn_pages(&r->s, &r->kc, &r->vc, r->pages, PAGES, 0, 0, PAGES * 80, 0);
 }
 
 static void rows_once(void *arg)
@@ -159,10 +161,15 @@ static void attn_setup(struct attn_run *r, const struct check_tier *tier, const 
 	for (uint32_t i = 0; i < PAGES; i++) {
 		for (uint32_t t = 0; t < 5; t++) {
 			input_fill(&rng, 0, rows, 16u * dim);
-			tier->k.encode_tile(&r->kc, NULL, rows, t, r->k_codes[i], r->k_params[i]);
+			tier->k.encode_tile(&r->kc, NULL, rows, t, r->k_codes[i], r->k_params[i],
+					    r->kc.nested ? r->k_refine[i] : NULL);
 			input_fill(&rng, 0, rows, 16u * dim);
-			tier->k.encode_tile(&r->vc, NULL, rows, t, r->v_codes[i], r->v_params[i]);
+			tier->k.encode_tile(&r->vc, NULL, rows, t, r->v_codes[i], r->v_params[i],
+					    NULL);
 		}
+		r->pages[i] = (struct skvq_page_planes){r->k_codes[i], r->k_params[i],
+							r->v_codes[i], r->v_params[i],
+							r->kc.nested ? r->k_refine[i] : NULL};
 	}
 	for (uint32_t i = 0; i < ROWS * 128; i++)
 		r->q[i] = seeded_gauss(&rng) / sqrtf((float)dim);
@@ -232,44 +239,70 @@ static double read_ns(const uint8_t *p, size_t bytes)
 	return (now_ns() - start) / (double)bytes;
 }
 
-/* One head after another over its pages, which lie side by side: codes of K and V, parameters. */
-static void decode_once(struct attn_run *r, const uint8_t *memory, size_t stride, uint32_t heads)
-{
-	size_t v = r->kc.head_bytes, params = v + r->vc.head_bytes;
-	const uint8_t *p = memory;
+/* Where a page of decode's memory has what. */
+struct decode_page {
+	size_t v, refine, params, stride;
+};
 
-	for (uint32_t head = 0; head < heads; head++) {
+static struct decode_page decode_layout(const struct attn_run *r)
+{
+	struct decode_page p;
+
+	p.v = r->kc.head_bytes;
+	p.refine = p.v + r->vc.head_bytes;
+	p.params = p.refine + (r->kc.nested ? r->kc.head_bytes : 0);
+	p.stride = (p.params + (r->kc.n_rows + r->vc.n_rows) * 80ul + 63) / 64 * 64;
+	return p;
+}
+
+#define RUN 60u
+
+/* One head after another over its pages, which lie side by side. base: without refinements. */
+static void decode_once(struct attn_run *r, const uint8_t *memory, const struct decode_page *l,
+			uint32_t heads, bool base)
+{
+	struct skvq_page_planes planes[RUN + 4];
+	const uint32_t pages = CONTEXT / 80;
+
+	for (uint32_t head = 0; head < heads; head++, memory += pages * l->stride) {
 		r->k->attn_begin(&r->s);
-		for (uint32_t at = 0; at < CONTEXT; at += 80, p += stride) {
-			r->s.next_k = p + stride; /* beyond the end is only fetched, not read */
-			r->s.next_v = p + stride + v;
-			r->s.next_params = p + stride + params;
-			r->k->attn_page(&r->s, &r->kc, &r->vc, p, p + params, p + v,
-					p + params + r->kc.n_rows * 80ul, 0, 80, at);
+		for (uint32_t at = 0; at < pages; at += RUN) {
+			uint32_t n = pages - at < RUN ? pages - at : RUN;
+			uint32_t ahead = pages - at - n < 4 ? pages - at - n : 4;
+
+			for (uint32_t i = 0; i < n + ahead; i++) {
+				const uint8_t *p = memory + (at + i) * l->stride;
+
+				planes[i] = (struct skvq_page_planes){
+				    p, p + l->params, p + l->v, p + l->params + r->kc.n_rows * 80ul,
+				    r->kc.nested && !base ? p + l->refine : NULL};
+			}
+			r->k->attn_pages(&r->s, &r->kc, &r->vc, planes, n, ahead, 0, n * 80,
+					 at * 80);
 		}
 	}
-	r->s.next_k = r->s.next_v = r->s.next_params = NULL;
 }
 
 static void decode_report(const struct check_tier *tier, const char *profile, uint32_t dim,
-			  struct attn_run *r, const uint8_t *memory, size_t stride, bool json)
+			  struct attn_run *r, const uint8_t *memory, const struct decode_page *l,
+			  bool base, bool json)
 {
-	uint32_t heads = MEMORY_BYTES / (uint32_t)(stride * (CONTEXT / 80));
+	uint32_t heads = MEMORY_BYTES / (uint32_t)(l->stride * (CONTEXT / 80));
 	double times[PASSES], reads[PASSES], tokens = (double)CONTEXT * heads, per_token;
-	size_t bytes = stride * (CONTEXT / 80) * heads;
+	size_t bytes = l->stride * (CONTEXT / 80) * heads;
 	char more[16];
 
 	for (int i = 0; i < PASSES; i++) { /* interleaved: neighbours come and go */
 		double start = now_ns();
 
-		decode_once(r, memory, stride, heads);
+		decode_once(r, memory, l, heads, base);
 		times[i] = (now_ns() - start) / tokens;
 		reads[i] = read_ns(memory, bytes);
 	}
 	qsort(times, PASSES, sizeof(times[0]), by_value);
 	qsort(reads, PASSES, sizeof(reads[0]), by_value);
-	per_token = (double)bytes / tokens;
-	snprintf(more, sizeof(more), ".r%u", r->s.n_rows);
+	per_token = (double)(l->stride - (base ? r->kc.head_bytes : 0)) / 80.0;
+	snprintf(more, sizeof(more), ".r%u%s", r->s.n_rows, base ? ".base" : "");
 	report(tier, "decode", profile, dim, more, times[PASSES / 2], "ns per token and KV head",
 	       json);
 	if (!json)
@@ -287,51 +320,56 @@ static void bench_decode(const struct check_tier *tier, const char *profile, uin
 	static const uint32_t n_rows[] = {1, 4, 8};
 	static struct attn_run r;
 	static uint32_t prep[SKVQ_ATTN_PREP_BYTES / 4];
-	size_t params, stride, pages;
+	struct decode_page l;
 	uint8_t *memory;
+	size_t pages;
 
 	attn_setup(&r, tier, profile, dim);
-	params = (r.kc.n_rows + r.vc.n_rows) * 80ul;
-	stride = (r.kc.head_bytes + r.vc.head_bytes + params + 63) / 64 * 64;
-	pages = MEMORY_BYTES / stride;
-	memory = aligned_alloc(64, stride * pages);
+	l = decode_layout(&r);
+	pages = MEMORY_BYTES / l.stride;
+	memory = aligned_alloc(64, l.stride * pages);
 	if (!memory)
 		abort();
 	for (size_t i = 0; i < pages; i++) {
-		uint8_t *p = memory + i * stride, *v = p + r.kc.head_bytes;
-		uint8_t *k_params = v + r.vc.head_bytes, *v_params = k_params + r.kc.n_rows * 80ul;
+		uint8_t *p = memory + i * l.stride;
 
-		memset(p, 0, stride);
+		memset(p, 0, l.stride);
 		memcpy(p, r.k_codes[i % PAGES], r.kc.head_bytes);
-		memcpy(v, r.v_codes[i % PAGES], r.vc.head_bytes);
-		memcpy(k_params, r.k_params[i % PAGES], r.kc.n_rows * 80ul);
-		memcpy(v_params, r.v_params[i % PAGES], r.vc.n_rows * 80ul);
+		memcpy(p + l.v, r.v_codes[i % PAGES], r.vc.head_bytes);
+		if (r.kc.nested)
+			memcpy(p + l.refine, r.k_refine[i % PAGES], r.kc.head_bytes);
+		memcpy(p + l.params, r.k_params[i % PAGES], r.kc.n_rows * 80ul);
+		memcpy(p + l.params + r.kc.n_rows * 80ul, r.v_params[i % PAGES],
+		       r.vc.n_rows * 80ul);
 	}
 	for (uint32_t i = 0; i < ROWS; i++)
 		r.pos[i] = CONTEXT;
 	r.s.prep = prep;
 	for (size_t g = 0; g < 3; g++) {
 		r.s.n_rows = n_rows[g];
-		decode_report(tier, profile, dim, &r, memory, stride, json);
+		decode_report(tier, profile, dim, &r, memory, &l, false, json);
+		if (r.kc.nested)
+			decode_report(tier, profile, dim, &r, memory, &l, true, json);
 	}
 	free(memory);
 }
 
 void bench(const struct check_tier *tier, const char *function, bool json)
 {
-	static const char *const pages[] = {"k2v1.5",          "k2v2", "k3v2", "k4v4", "k8v8",
-					    "affine-k2v2-g64", "fp16"};
+	static const char *const pages[] = {"k2v1.5", "k2v2", "e2.1",            "k3v2",
+					    "k4v4",   "k8v8", "affine-k2v2-g64", "fp16"};
 	static const char *const rows[] = {"fp16"};
 
 	if (!function || strcmp(function, "encode_tile") == 0)
 		bench_encode(tier, json);
-	if (!function || strcmp(function, "attn_page") == 0)
-		bench_attn(tier, "attn_page", pages_once, pages, sizeof(pages) / sizeof(pages[0]),
+	if (!function || strcmp(function, "attn_pages") == 0)
+		bench_attn(tier, "attn_pages", pages_once, pages, sizeof(pages) / sizeof(pages[0]),
 			   json);
-	if (!function || strcmp(function, "attn_page") == 0) {
+	if (!function || strcmp(function, "attn_pages") == 0) {
 		bench_decode(tier, "k2v1.5", 64, json);
 		bench_decode(tier, "k2v1.5", 128, json);
 		bench_decode(tier, "k4v4", 128, json);
+		bench_decode(tier, "e2.1", 128, json);
 	}
 	if (!function || strcmp(function, "attn_rows") == 0)
 		bench_attn(tier, "attn_rows", rows_once, rows, 1, json);

@@ -68,7 +68,7 @@ void check_from_stored(struct check *c);
 void check_query_to_stored(struct check *c);
 void check_encode_tile(struct check *c);
 void check_decode_tile(struct check *c);
-void check_attn_page(struct check *c);
+void check_attn_pages(struct check *c);
 void check_attn_rows(struct check *c);
 void check_attn_finish(struct check *c);
 

@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define ROWS SKVQ_ATTN_ROWS_MAX
-#define D    SKVQ_HEAD_DIM_MAX
+#define D     SKVQ_HEAD_DIM_MAX
+#define PAGES 6u
 
 /* One call's inputs, all between guard pages, and room for two results. */
 struct attn {
@@ -17,7 +18,9 @@ struct attn {
 	float *q, *q_stored;
 	uint32_t *pos, *lo;
 	struct skvq_transform tv;
-	uint8_t *k_codes, *k_params, *v_codes, *v_params;
+	uint32_t n_pages;
+	uint8_t *k_codes, *k_params, *v_codes, *v_params, *k_refine; /* of all pages in a row */
+	struct skvq_page_planes pages[PAGES];
 	uint16_t *k, *v;
 	void *prep; /* or NULL */
 	uint32_t n_tokens, k_stride, v_stride;
@@ -58,10 +61,13 @@ static void attn_new(struct check *c, struct attn *a, uint32_t i, bool hostile)
 	a->q_stored = guard_new(a->n_rows * dk * 4ul, a->side);
 	a->pos = guard_new(a->n_rows * 4ul, a->side);
 	a->lo = guard_new(a->n_rows * 4ul, a->side);
-	a->k_codes = guard_new(a->kc.head_bytes, a->side);
-	a->v_codes = guard_new(a->vc.head_bytes, a->side);
-	a->k_params = guard_new(a->kc.n_rows * 80ul, a->side);
-	a->v_params = guard_new(a->vc.n_rows * 80ul, a->side);
+	a->n_pages = seeded_below(&c->rng, 2) ? 1 : 1 + seeded_below(&c->rng, PAGES);
+	a->k_codes = guard_new((size_t)a->n_pages * a->kc.head_bytes, a->side);
+	a->v_codes = guard_new((size_t)a->n_pages * a->vc.head_bytes, a->side);
+	a->k_params = guard_new(a->n_pages * a->kc.n_rows * 80ul, a->side);
+	a->v_params = guard_new(a->n_pages * a->vc.n_rows * 80ul, a->side);
+	a->k_refine =
+	    a->kc.nested ? guard_new((size_t)a->n_pages * a->kc.head_bytes, a->side) : NULL;
 	a->k = guard_new((a->n_tokens - 1ul) * a->k_stride * 2 + dk * 2, a->side);
 	a->v = guard_new((a->n_tokens - 1ul) * a->v_stride * 2 + dv * 2, a->side);
 	a->prep = i % 2 ? guard_new(SKVQ_ATTN_PREP_BYTES, a->side) : NULL;
@@ -87,10 +93,11 @@ static void attn_free(struct attn *a)
 	guard_free(a->pos, a->n_rows * 4ul);
 	guard_free(a->lo, a->n_rows * 4ul);
 	input_transform_free(&a->tv, dv);
-	guard_free(a->k_codes, a->kc.head_bytes);
-	guard_free(a->v_codes, a->vc.head_bytes);
-	guard_free(a->k_params, a->kc.n_rows * 80ul);
-	guard_free(a->v_params, a->vc.n_rows * 80ul);
+	guard_free(a->k_codes, (size_t)a->n_pages * a->kc.head_bytes);
+	guard_free(a->v_codes, (size_t)a->n_pages * a->vc.head_bytes);
+	guard_free(a->k_params, a->n_pages * a->kc.n_rows * 80ul);
+	guard_free(a->v_params, a->n_pages * a->vc.n_rows * 80ul);
+	guard_free(a->k_refine, (size_t)a->n_pages * a->kc.head_bytes);
 	guard_free(a->k, (a->n_tokens - 1ul) * a->k_stride * 2 + dk * 2);
 	guard_free(a->v, (a->n_tokens - 1ul) * a->v_stride * 2 + dv * 2);
 }
@@ -104,22 +111,34 @@ static double row_norm(const float *x, uint32_t n)
 	return sqrt(sum);
 }
 
-static void fill_page(struct check *c, struct attn *a)
+/* Some of a nested K's pages are read without their refinement: old ones first, as a rule. */
+static void fill_pages(struct check *c, struct attn *a)
 {
+	uint32_t base_only = seeded_below(&c->rng, a->n_pages + 1);
 	static float rows[16 * D];
 
 	a->k_norm = 0.0;
-	for (uint32_t t = 0; t < SKVQ_PAGE_TILES; t++) {
-		input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->kc.dim);
-		c->ref.encode_tile(&a->kc, NULL, rows, t, a->k_codes, a->k_params);
-		c->ref.decode_tile(&a->kc, a->k_codes, a->k_params, t, rows);
-		for (uint32_t i = 0; i < 16; i++)
-			a->k_norm = fmax(a->k_norm, row_norm(rows + i * a->kc.dim, a->kc.dim));
-		input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->vc.dim);
-		c->ref.encode_tile(&a->vc, NULL, rows, t, a->v_codes, a->v_params);
+	for (uint32_t i = 0; i < a->n_pages; i++) {
+		uint8_t *k = a->k_codes + (size_t)i * a->kc.head_bytes;
+		uint8_t *v = a->v_codes + (size_t)i * a->vc.head_bytes;
+		uint8_t *kp = a->k_params + i * a->kc.n_rows * 80ul;
+		uint8_t *vp = a->v_params + i * a->vc.n_rows * 80ul;
+		uint8_t *refine = a->k_refine ? a->k_refine + (k - a->k_codes) : NULL;
+
+		for (uint32_t t = 0; t < SKVQ_PAGE_TILES; t++) {
+			input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->kc.dim);
+			c->ref.encode_tile(&a->kc, NULL, rows, t, k, kp, refine);
+			c->ref.decode_tile(&a->kc, k, kp, refine, t, rows);
+			for (uint32_t j = 0; j < 16; j++)
+				a->k_norm =
+				    fmax(a->k_norm, row_norm(rows + j * a->kc.dim, a->kc.dim));
+			input_fill(&c->rng, seeded_below(&c->rng, 3), rows, 16ul * a->vc.dim);
+			c->ref.encode_tile(&a->vc, NULL, rows, t, v, vp, NULL);
+		}
+		a->pages[i] = (struct skvq_page_planes){k, kp, v, vp, i < base_only ? NULL : refine};
 	}
-	guard_read_only(a->k_codes, a->kc.head_bytes);
-	guard_read_only(a->v_codes, a->vc.head_bytes);
+	guard_read_only(a->k_codes, (size_t)a->n_pages * a->kc.head_bytes);
+	guard_read_only(a->v_codes, (size_t)a->n_pages * a->vc.head_bytes);
 }
 
 static void fill_rows(struct check *c, struct attn *a, bool hostile)
@@ -183,9 +202,6 @@ static void begin(const struct attn *a, const struct skvq_kernels *k, struct res
 	    .acc_stored = r->acc_stored,
 	    .prep = a->prep,
 	    .prep_key = 0xa5a5a5a5, /* attn_begin resets it */
-	    .next_k = a->k_codes,
-	    .next_v = a->v_codes,
-	    .next_params = a->k_params,
 	};
 	k->attn_begin(&r->s);
 }
@@ -255,25 +271,24 @@ static void compare(struct check *c, const struct attn *a, bool hostile)
 	}
 }
 
-static void one_page(struct check *c, uint32_t i, bool hostile)
+static void one_pages(struct check *c, uint32_t i, bool hostile)
 {
 	uint32_t first = seeded_below(&c->rng, 3) ? 0 : seeded_below(&c->rng, 81);
-	uint32_t n = 16 * (1 + seeded_below(&c->rng, 5)),
-		 position = seeded_below(&c->rng, 1000) * 80;
+	uint32_t position = seeded_below(&c->rng, 1000) * 80, n;
 	struct attn a;
 
 	attn_new(c, &a, i, hostile);
-	fill_page(c, &a);
+	fill_pages(c, &a);
+	n = 80 * (a.n_pages - 1) + 16 * (1 + seeded_below(&c->rng, 5));
 	if (hostile && i % 3 == 0)
-		position = UINT32_MAX - 79;
+		position = UINT32_MAX - 80 * a.n_pages + 1;
 	fill_masks(c, &a, position, n);
 	begin(&a, &c->ref, &want);
 	begin(&a, &c->tier->k, &have);
 	for (int twice = 0; twice < 2; twice++) {
-		c->ref.attn_page(&want.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes,
-				 a.v_params, first, n, position);
-		c->tier->k.attn_page(&have.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes,
-				     a.v_params, first, n, position);
+		c->ref.attn_pages(&want.s, &a.kc, &a.vc, a.pages, a.n_pages, 0, first, n, position);
+		c->tier->k.attn_pages(&have.s, &a.kc, &a.vc, a.pages, a.n_pages, 0, first, n,
+				      position);
 	}
 	finish(&a, &c->ref, &want, NULL);
 	finish(&a, &c->ref, &have, NULL);
@@ -307,13 +322,12 @@ static void one_finish(struct check *c, uint32_t i)
 	struct attn a;
 
 	attn_new(c, &a, i, false);
-	fill_page(c, &a);
+	fill_pages(c, &a);
 	fill_rows(c, &a, false);
 	fill_masks(c, &a, 0, 80);
 	begin(&a, &c->ref, &want);
 	begin(&a, &c->tier->k, &have);
-	c->ref.attn_page(&want.s, &a.kc, &a.vc, a.k_codes, a.k_params, a.v_codes, a.v_params, 0, 80,
-			 0);
+	c->ref.attn_pages(&want.s, &a.kc, &a.vc, a.pages, 1, 0, 0, 80, 0);
 	c->ref.attn_rows(&want.s, a.k, a.k_stride, a.v, a.v_stride, a.n_tokens, 80);
 	memcpy(have.max, want.max, sizeof(have.max));
 	memcpy(have.sum, want.sum, sizeof(have.sum));
@@ -325,10 +339,10 @@ static void one_finish(struct check *c, uint32_t i)
 	attn_free(&a);
 }
 
-void check_attn_page(struct check *c)
+void check_attn_pages(struct check *c)
 {
 	for (uint32_t i = 0; i < INPUT_DIMS * 24; i++)
-		one_page(c, i, i % 4 == 3);
+		one_pages(c, i, i % 4 == 3);
 }
 
 void check_attn_rows(struct check *c)

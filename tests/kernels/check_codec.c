@@ -123,7 +123,7 @@ void check_query_to_stored(struct check *c)
 struct head {
 	struct skvq_codec codec;
 	size_t code_bytes, param_bytes;
-	uint8_t *codes, *params;
+	uint8_t *codes, *params, *refine; /* refine: of a nested codec, else NULL */
 };
 
 static void head_new(struct head *h, enum guard_side side)
@@ -132,12 +132,14 @@ static void head_new(struct head *h, enum guard_side side)
 	h->param_bytes = (size_t)h->codec.n_rows * SKVQ_PAGE_TOKENS;
 	h->codes = guard_new(h->code_bytes, side);
 	h->params = guard_new(h->param_bytes, side);
+	h->refine = h->codec.nested ? guard_new(h->code_bytes, side) : NULL;
 }
 
 static void head_free(struct head *h)
 {
 	guard_free(h->codes, h->code_bytes);
 	guard_free(h->params, h->param_bytes);
+	guard_free(h->refine, h->code_bytes);
 }
 
 static void check_head(struct check *c, uint32_t i, bool decode)
@@ -163,19 +165,25 @@ static void check_head(struct check *c, uint32_t i, bool decode)
 			 tr.into ? " by a matrix" : "", tr.reorder ? " reordered" : "");
 		input_fill(&c->rng, kind, rows, (size_t)16 * dim);
 		memcpy(want_rows, rows, row_bytes);
-		c->ref.encode_tile(&want.codec, &tr, want_rows, tile, want.codes, want.params);
+		c->ref.encode_tile(&want.codec, &tr, want_rows, tile, want.codes, want.params,
+				   want.refine);
 		if (!decode) {
 			c->tier->k.encode_tile(&have.codec, &tr, rows, tile, have.codes,
-					       have.params);
+					       have.params, have.refine);
 			check_bytes(c, have.codes, want.codes, want.code_bytes, "codes");
 			check_bytes(c, have.params, want.params, want.param_bytes, "parameters");
+			if (want.refine)
+				check_bytes(c, have.refine, want.refine, want.code_bytes,
+					    "refinement");
 		}
 	}
 	guard_read_only(want.codes, want.code_bytes);
 	guard_read_only(want.params, want.param_bytes);
 	for (uint32_t tile = 0; decode && tile < SKVQ_PAGE_TILES; tile++) {
-		c->ref.decode_tile(&want.codec, want.codes, want.params, tile, want_rows);
-		c->tier->k.decode_tile(&want.codec, want.codes, want.params, tile, rows);
+		const uint8_t *refine = seeded_below(&c->rng, 2) ? want.refine : NULL;
+
+		c->ref.decode_tile(&want.codec, want.codes, want.params, refine, tile, want_rows);
+		c->tier->k.decode_tile(&want.codec, want.codes, want.params, refine, tile, rows);
 		check_floats(c, rows, want_rows, (size_t)16 * dim, "rows");
 	}
 	head_free(&want);
@@ -205,13 +213,15 @@ static void check_decode_garbage(struct check *c, uint32_t i)
 		h.codes[b] =
 		    (uint8_t)(h.codec.bits == SKVQ_BITS_TERNARY ? seeded_below(&c->rng, 243)
 								: seeded_u64(&c->rng));
+	for (size_t b = 0; h.refine && b < h.code_bytes; b++)
+		h.refine[b] = (uint8_t)seeded_u64(&c->rng);
 	for (size_t b = 0; b < h.param_bytes; b++)
 		h.params[b] = (uint8_t)seeded_u64(&c->rng);
 	for (uint32_t tile = 0; tile < SKVQ_PAGE_TILES; tile++) {
 		snprintf(c->where, sizeof(c->where), "%s %c D=%u tile %u random bytes", name,
 			 h.codec.is_v ? 'V' : 'K', dim, tile);
-		c->ref.decode_tile(&h.codec, h.codes, h.params, tile, want);
-		c->tier->k.decode_tile(&h.codec, h.codes, h.params, tile, have);
+		c->ref.decode_tile(&h.codec, h.codes, h.params, h.refine, tile, want);
+		c->tier->k.decode_tile(&h.codec, h.codes, h.params, h.refine, tile, have);
 		check_floats(c, have, want, (size_t)16 * dim, "rows");
 	}
 	head_free(&h);

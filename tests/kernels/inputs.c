@@ -85,6 +85,8 @@ void input_codec(struct seeded *rng, int is_v, uint32_t dim, struct skvq_codec *
 
 	if (kind == 15) {
 		strcpy(name, "fp16");
+	} else if (kind == 14) {
+		strcpy(name, "e2.1");
 	} else {
 		const char *w = widths[seeded_below(rng, 5)];
 

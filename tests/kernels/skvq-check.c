@@ -22,7 +22,7 @@ static const struct {
     {"to_stored", check_to_stored},     {"from_stored", check_from_stored},
     {"query_to_stored", check_query_to_stored},
     {"encode_tile", check_encode_tile}, {"decode_tile", check_decode_tile},
-    {"attn_page", check_attn_page},     {"attn_rows", check_attn_rows},
+    {"attn_pages", check_attn_pages},   {"attn_rows", check_attn_rows},
     {"attn_finish", check_attn_finish},
 };
 #define N_FUNCTIONS (sizeof(functions) / sizeof(functions[0]))

@@ -42,6 +42,7 @@ struct sequence {
 	uint16_t k16[TOKENS * D], v16[TOKENS * D];
 	float k[TOKENS * D], v[TOKENS * D];
 	_Alignas(64) uint8_t k_codes[TOKENS / 80][80 * D * 2], v_codes[TOKENS / 80][80 * D * 2];
+	_Alignas(64) uint8_t k_refine[TOKENS / 80][20 * D];
 	uint8_t k_params[TOKENS / 80][16 * 80], v_params[TOKENS / 80][16 * 80];
 };
 
@@ -100,14 +101,15 @@ static void transforms_make(uint32_t dk, uint32_t dv)
 }
 
 static void tile_encode(const struct skvq_codec *c, const struct skvq_transform *tr, uint16_t *half,
-			float *seen, uint32_t first, uint32_t from, uint8_t *codes, uint8_t *params)
+			float *seen, uint32_t first, uint32_t from, uint8_t *codes, uint8_t *params,
+			uint8_t *refine)
 {
 	float rows[16 * D], back[16 * D];
 	uint32_t tile = first % 80 / 16;
 
 	ref.f16_to_f32(half + (size_t)first * c->dim, rows, (size_t)16 * c->dim);
-	ref.encode_tile(c, tr, rows, tile, codes, params);
-	ref.decode_tile(c, codes, params, tile, back);
+	ref.encode_tile(c, tr, rows, tile, codes, params, refine);
+	ref.decode_tile(c, codes, params, refine, tile, back);
 	for (uint32_t t = 0; t < 16; t++) {
 		ref.from_stored(c, tr, back + t * c->dim);
 		if (first + t >= from)
@@ -141,9 +143,10 @@ static void sequence_make(const char *profile, uint32_t dk, uint32_t dv, uint32_
 		uint32_t page = at / 80;
 
 		tile_encode(&seq.kc, &seq.tk, seq.k16, seq.k, at, seq.sinks,
-			    seq.k_codes[page], seq.k_params[page]);
+			    seq.k_codes[page], seq.k_params[page],
+			    seq.kc.nested ? seq.k_refine[page] : NULL);
 		tile_encode(&seq.vc, &seq.tv, seq.v16, seq.v, at, seq.sinks,
-			    seq.v_codes[page], seq.v_params[page]);
+			    seq.v_codes[page], seq.v_params[page], NULL);
 	}
 }
 
@@ -228,8 +231,11 @@ static void run_fp16(struct query *q, uint32_t from, uint32_t to)
 /* Tokens first..end-1 of a page, counted from its start. */
 static void run_page(struct query *q, uint32_t page, uint32_t first, uint32_t end)
 {
-	tested.attn_page(&q->s, &seq.kc, &seq.vc, seq.k_codes[page], seq.k_params[page],
-			 seq.v_codes[page], seq.v_params[page], first, end, page * 80);
+	struct skvq_page_planes planes = {seq.k_codes[page], seq.k_params[page], seq.v_codes[page],
+					  seq.v_params[page],
+					  seq.kc.nested ? seq.k_refine[page] : NULL};
+
+	tested.attn_pages(&q->s, &seq.kc, &seq.vc, &planes, 1, 0, first, end, page * 80);
 }
 
 static uint32_t page_first(uint32_t page)

@@ -62,7 +62,7 @@ static void encode(struct head *h, const uint16_t *reorder, uint32_t tile)
 	float rows[16 * DIM_MAX];
 
 	memcpy(rows, h->in, sizeof(rows));
-	ref.encode_tile(&h->c, &t, rows, tile, h->codes, h->params);
+	ref.encode_tile(&h->c, &t, rows, tile, h->codes, h->params, NULL);
 }
 
 static void gauss_rows(float *x, uint32_t n, float sigma)
@@ -286,7 +286,7 @@ static void check_layout(const char *name, int is_v, uint32_t dim, double mse_ma
 	for (uint32_t tile = 0; tile < 5; tile++) {
 		gauss_rows(head.in, 16 * dim, 1.0f);
 		encode(&head, NULL, tile);
-		ref.decode_tile(&head.c, head.codes, head.params, tile, head.out);
+		ref.decode_tile(&head.c, head.codes, head.params, NULL, tile, head.out);
 		for (uint32_t t = 0; t < 16; t++)
 			ref.to_stored(&head.c, NULL, head.in + t * dim);
 		for (uint32_t i = 0; i < 16 * dim; i++) {
@@ -343,7 +343,7 @@ static void fp16_rows(void **state)
 		head.in[3] = NAN;
 		head.in[4] = -INFINITY;
 		encode(&head, map, tile);
-		ref.decode_tile(&head.c, head.codes, head.params, tile, head.out);
+		ref.decode_tile(&head.c, head.codes, head.params, NULL, tile, head.out);
 		for (uint32_t i = 0; i < 16 * 80; i++) {
 			uint32_t t = i / 80, ch = i % 80, from = t * 80 + 79 - ch;
 			double want = (double)head.in[from], got = (double)head.out[i];
@@ -369,7 +369,7 @@ static double relative_error(const char *name, uint32_t dim, float (*draw)(struc
 		for (uint32_t j = 0; j < 16 * dim; j++)
 			head.in[j] = draw(&rng);
 		encode(&head, NULL, 0);
-		ref.decode_tile(&head.c, head.codes, head.params, 0, head.out);
+		ref.decode_tile(&head.c, head.codes, head.params, NULL, 0, head.out);
 		for (uint32_t t = 0; t < 16; t++)
 			ref.to_stored(&head.c, NULL, head.in + t * dim);
 		for (uint32_t j = 0; j < 16 * dim; j++) {
@@ -538,12 +538,12 @@ static void ternary_grows_tile_by_tile(void **state)
 			for (uint32_t tile = 0; tile < 5; tile++) {
 				gauss_rows(head.in, n, 1.0f);
 				encode(&head, NULL, tile);
-				ref.decode_tile(&head.c, head.codes, head.params, tile,
+				ref.decode_tile(&head.c, head.codes, head.params, NULL, tile,
 						first[tile]);
 				for (uint32_t i = 0; i < head.c.head_bytes; i++)
 					assert_true(head.codes[i] < 243);
 				for (uint32_t before = 0; before < tile; before++) {
-					ref.decode_tile(&head.c, head.codes, head.params, before,
+					ref.decode_tile(&head.c, head.codes, head.params, NULL, before,
 							head.out);
 					assert_memory_equal(head.out, first[before], n * 4);
 				}
@@ -561,7 +561,7 @@ static void ternary_every_byte(void **state)
 	for (uint32_t b = 0; b < 243; b++)
 		head.codes[b] = (uint8_t)b;
 	for (uint32_t tile = 0; tile < 5; tile++) {
-		ref.decode_tile(&head.c, head.codes, head.params, tile, head.out);
+		ref.decode_tile(&head.c, head.codes, head.params, NULL, tile, head.out);
 		for (uint32_t b = 0; b < 243; b++) {
 			uint32_t ch = b / 64 * 4 + b % 4, t = b % 64 / 4, digit = b;
 
@@ -683,7 +683,7 @@ static void zero_vector(const char *name, int is_v, uint32_t dim)
 	for (uint32_t i = 0; i < 16 * dim; i++)
 		head.in[i] = i % 3 ? 0.0f : -0.0f;
 	encode(&head, NULL, 1);
-	ref.decode_tile(&head.c, head.codes, head.params, 1, head.out);
+	ref.decode_tile(&head.c, head.codes, head.params, NULL, 1, head.out);
 	for (uint32_t i = 0; i < 16 * dim; i++)
 		assert_true(head.out[i] == 0.0f);
 	if (head.c.kind != SKVQ_CODEC_SYM)
@@ -705,7 +705,7 @@ static void zeros(void **state)
 
 static void finite_out(const struct head *h)
 {
-	ref.decode_tile(&h->c, h->codes, h->params, 0, head.out);
+	ref.decode_tile(&h->c, h->codes, h->params, NULL, 0, head.out);
 	for (uint32_t i = 0; i < 16u * h->c.dim; i++)
 		assert_true(isfinite(head.out[i]));
 	for (uint32_t i = 0; i < 80u * h->c.n_rows; i++)
@@ -758,7 +758,7 @@ static void one_outlier(void **state)
 		for (uint32_t t = 0; t < 16; t++)
 			head.in[t * 128 + 8 * t] = t % 2 ? 40.0f : -40.0f;
 		encode(&head, NULL, 0);
-		ref.decode_tile(&head.c, head.codes, head.params, 0, head.out);
+		ref.decode_tile(&head.c, head.codes, head.params, NULL, 0, head.out);
 		for (uint32_t t = 0; t < 16; t++) {
 			float got = head.out[t * 128 + 8 * t], want = t % 2 ? 40.0f : -40.0f;
 

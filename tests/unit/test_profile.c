@@ -126,6 +126,11 @@ static void bad_names(void **state)
 	    "auto",
 	    "e2.2",
 	    "e2.1x",
+	    "e2.1-n",
+	    "e2.1-n0",
+	    "e2.1-n08",
+	    "e2.1-n9999999999",
+	    "e2.1-n16 ",
 	    "e",
 	    "skvqd",
 	    "k2v2-g64-g64",
@@ -136,7 +141,7 @@ static void bad_names(void **state)
 	    "\xff\xfe",
 	};
 	static const char *const later[] = {"skvq",     "skvq-", "skvq-k2v2-g64", "auto-2.1",
-					    "auto-2.4", "auto-", "e2.1",          "e2.4"};
+					    "auto-2.4", "auto-", "e2.4"};
 
 	char name[SKVQ_PROFILE_NAME_MAX + 40];
 
@@ -150,6 +155,27 @@ static void bad_names(void **state)
 		refused(bad[i], SKVQ_EPROFILE);
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		refused(later[i], SKVQ_ENOTSUP);
+}
+
+static void elastic(void **state)
+{
+	struct skvq_profile p;
+	struct skvq_codec k, v;
+
+	(void)state;
+	assert_int_equal(skvq_profile_parse("e2.1", &p), 0);
+	assert_int_equal(p.young, 1024);
+	assert_int_equal(skvq_codec_init(&p, 0, p.k_bits, 64, &k), 0);
+	assert_int_equal(skvq_codec_init(&p, 1, p.v_bits, 64, &v), 0);
+	assert_true(k.nested && !v.nested);
+	assert_int_equal(skvq_codec_init(&p, 0, SKVQ_BITS_3, 64, &k), 0);
+	assert_false(k.nested); /* by a bit table */
+	assert_int_equal(skvq_profile_parse("e2.1-n1", &p), 0);
+	assert_int_equal(p.young, 1);
+	assert_int_equal(skvq_profile_parse("e2.1-n1073741824", &p), 0);
+	assert_int_equal(p.young, 1 << 30);
+	assert_int_equal(skvq_profile_parse("e2.1-nall", &p), 0);
+	assert_true(p.young == UINT32_MAX);
 }
 
 static void codecs(void **state)
@@ -253,7 +279,8 @@ static void bad_codecs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(codecs),
+	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(elastic),
+	    cmocka_unit_test(codecs),
 	    cmocka_unit_test(codec_sizes), cmocka_unit_test(bad_codecs),
 	};
 

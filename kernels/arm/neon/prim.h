@@ -9,6 +9,8 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
+#include "../../nested.h"
+
 #define SIMD static inline __attribute__((always_inline))
 
 /* sdot adds in 32 bits and never saturates, but both its sides are signed: codes above 127 come to
@@ -17,6 +19,8 @@
 #define DOT_STEPS(code_max)  UINT32_MAX
 #define WIDE_BIAS            128u
 #define PLANE_SUMS           1u
+#define TRIT_SUMS            1u
+#define TRIT_RAISED(k)       0
 #define TRIT_KEYS_FUSED      0
 #define DOT_ROWS             2u
 #define DOT_X                1u
@@ -140,6 +144,38 @@ SIMD void codes_trits(codes v, codes ret[5])
 	trits128(v.c, c);
 	trits128(v.d, d);
 	for (int i = 0; i < 5; i++)
+		ret[i] = (codes){a[i], b[i], c[i], d[i]};
+}
+
+SIMD void codes_trits_raised(codes v, codes ret[5])
+{
+	codes_trits(v, ret);
+}
+
+/* A column's 2-bit codes and their refinement to levels, by way of 4-bit indices. */
+static const uint8_t nested_levels[16] __attribute__((aligned(16))) = {SKVQ_NESTED_LEVELS};
+
+SIMD void nested128(uint8x16_t base, uint8x16_t refine, uint8x16_t ret[4])
+{
+	const uint8x16_t low = vdupq_n_u8(0x33), nibble = vdupq_n_u8(15), table = vld1q_u8(nested_levels);
+	uint8x16_t even = vbslq_u8(low, refine, vshlq_n_u8(base, 2));
+	uint8x16_t odd = vbslq_u8(low, vshrq_n_u8(refine, 2), base);
+
+	ret[0] = vqtbl1q_u8(table, vandq_u8(even, nibble));
+	ret[1] = vqtbl1q_u8(table, vandq_u8(odd, nibble));
+	ret[2] = vqtbl1q_u8(table, vshrq_n_u8(even, 4));
+	ret[3] = vqtbl1q_u8(table, vshrq_n_u8(odd, 4));
+}
+
+SIMD void codes_nested(codes base, codes refine, codes ret[4])
+{
+	uint8x16_t a[4], b[4], c[4], d[4];
+
+	nested128(base.a, refine.a, a);
+	nested128(base.b, refine.b, b);
+	nested128(base.c, refine.c, c);
+	nested128(base.d, refine.d, d);
+	for (int i = 0; i < 4; i++)
 		ret[i] = (codes){a[i], b[i], c[i], d[i]};
 }
 

@@ -55,10 +55,13 @@ struct skvq_attn_state {
 	 * key belongs to the kernels; attn_begin resets it. */
 	void *prep;
 	uint32_t prep_key;
-	/* The page that the next attn_page will get, to be fetched while this one is computed:
-	 * codes of K and V, and the parameter rows of both (K's first, V's right behind). NULL:
-	 * none. */
-	const uint8_t *next_k, *next_v, *next_params;
+};
+
+/* Where one KV head's part of a page is. */
+struct skvq_page_planes {
+	const uint8_t *k_codes, *k_params, *v_codes, *v_params;
+	const uint8_t *k_refine; /* of a nested K; NULL: its 2-bit codes are read alone. Always as
+				  * far from k_codes in pages of one run                       */
 };
 
 #define SKVQ_ATTN_ROWS_MAX   64u
@@ -87,24 +90,27 @@ struct skvq_kernels {
 
 	/* Encodes 16 tokens, rows[16][dim] in engine space (clobbered), as tile 0..4 of a head's
 	 * planes. codes: head_bytes, zero before tile 0 is written; tiles are written in order,
-	 * each once. params: n_rows rows of 80 bytes. Non-finite input counts as 0 (NaN) or
-	 * +-65504 (infinity). */
+	 * each once. params: n_rows rows of 80 bytes. refine: head_bytes of a nested codec's
+	 * second plane, else NULL. Non-finite input counts as 0 (NaN) or +-65504 (infinity). */
 	void (*encode_tile)(const struct skvq_codec *c, const struct skvq_transform *t,
-			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params);
-	/* Decodes one tile to rows[16][dim] in stored space. */
+			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params,
+			    uint8_t *refine);
+	/* Decodes one tile to rows[16][dim] in stored space. refine NULL: by the codes alone. */
 	void (*decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
-			    uint32_t tile, float *rows);
+			    const uint8_t *refine, uint32_t tile, float *rows);
 
 	/* Attention. begin zeroes max, sum, acc; any number of pages and rows in any order follows;
 	 * finish writes out[r] (out_stride floats apart, dim_v each) and, if lse is not NULL,
 	 * lse[r]. A row that saw nothing gives zeros and lse = -INFINITY. */
 	void (*attn_begin)(struct skvq_attn_state *s);
-	/* Tokens first..n_tokens-1 (n_tokens a multiple of 16) of a head's page planes, token i at
-	 * position + i. Earlier ones are skipped: they are sinks, read as FP16 elsewhere. */
-	void (*attn_page)(struct skvq_attn_state *s, const struct skvq_codec *kc,
-			  const struct skvq_codec *vc, const uint8_t *k_codes,
-			  const uint8_t *k_params, const uint8_t *v_codes, const uint8_t *v_params,
-			  uint32_t first, uint32_t n_tokens, uint32_t position);
+	/* Tokens first..n_tokens-1 of n_pages pages in a row, token i in page i / 80 and at
+	 * position + i; n_tokens is a multiple of 16. Earlier ones are skipped: they are sinks,
+	 * read as FP16 elsewhere. pages[n_pages..] holds n_ahead more that a later call will get:
+	 * their memory is only asked for. */
+	void (*attn_pages)(struct skvq_attn_state *s, const struct skvq_codec *kc,
+			   const struct skvq_codec *vc, const struct skvq_page_planes *pages,
+			   uint32_t n_pages, uint32_t n_ahead, uint32_t first, uint32_t n_tokens,
+			   uint32_t position);
 	/* FP16 tokens in engine space; strides in elements between tokens. */
 	void (*attn_rows)(struct skvq_attn_state *s, const uint16_t *k, size_t k_stride,
 			  const uint16_t *v, size_t v_stride, uint32_t n_tokens, uint32_t position);

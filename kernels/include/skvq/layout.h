@@ -26,6 +26,8 @@ struct skvq_layer_layout {
 	uint32_t offset;       /* from the start of the page, 64-byte aligned             */
 	uint32_t bytes;        /* planes, parameter rows and padding                      */
 	uint32_t param_offset; /* of the first parameter row, from the start of the page  */
+	uint32_t refine_offset; /* nested K: of head 0's refinement, from the start of the page;
+				 * head_bytes a head                                         */
 };
 
 struct skvq_layout {
@@ -33,7 +35,7 @@ struct skvq_layout {
 	uint32_t tokens_offset;
 	uint32_t layers_offset;
 	uint32_t base_bytes;
-	uint32_t refine_bytes;  /* 0 in this version                                      */
+	uint32_t refine_bytes;  /* 0 unless some layer's K is nested                      */
 	uint32_t sidecar_bytes; /* of a first page; 0 if there are no sinks               */
 	uint64_t slot_bytes;    /* base + refine + sidecar: the stride of arena and staging */
 	uint32_t layer_sidecar_bytes;
@@ -52,6 +54,8 @@ size_t skvq_layout_v_codes(const struct skvq_layout *l, uint32_t layer, uint32_t
 /* First of the head's parameter rows of K or V; rows are SKVQ_PAGE_TOKENS bytes apart. */
 size_t skvq_layout_k_params(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 size_t skvq_layout_v_params(const struct skvq_layout *l, uint32_t layer, uint32_t head);
+/* The refinement of a head's K; only where layers[layer].k.nested. */
+size_t skvq_layout_k_refine(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 /* FP16 sinks [n_sinks][head_dim] of a first page. */
 size_t skvq_layout_k_sinks(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 size_t skvq_layout_v_sinks(const struct skvq_layout *l, uint32_t layer, uint32_t head);

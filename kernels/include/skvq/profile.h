@@ -29,6 +29,8 @@ struct skvq_profile {
 	uint8_t rotate_k; /* 1: per-head normalised Hadamard, in blocks of the largest power  */
 	uint8_t rotate_v; /* of two that divides head_dim                                     */
 	uint16_t group;   /* channels that share parameters: 32, 64, 128; 0: the whole vector */
+	uint8_t nested;   /* elastic: 2-bit keys with a refinement (kernels/nested.h), which  */
+	uint32_t young;   /* is read for so many tokens past the window; UINT32_MAX: for all  */
 	float clip;       /* affine only: lo, hi are the group's min, max times clip          */
 };
 
@@ -38,6 +40,7 @@ struct skvq_codec {
 	uint8_t bits;
 	uint8_t rotate;
 	uint8_t is_v;          /* selects the tile order of format.h                          */
+	uint8_t nested;        /* there is a refinement of head_bytes as well, K at 2 bits only */
 	uint16_t dim;          /* channels of a head                                          */
 	uint16_t group;        /* resolved, 1..dim                                            */
 	uint16_t n_groups;     /* ceil(dim / group)                                           */
@@ -52,9 +55,11 @@ struct skvq_codec {
 };
 
 /* Names: "fp16", "k<b>v<b>[-g<32|64|128>]" (Hadamard, symmetric), "plain-k<b>v<b>[-g..]" (the same
- * without rotation), "affine-k<b>v<b>-g<32|64|128>" (clip 0.92, no rotation); <b> in 8 4 3 2 1.5.
+ * without rotation), "affine-k<b>v<b>-g<32|64|128>" (clip 0.92, no rotation); <b> in 8 4 3 2 1.5;
+ * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window).
+ *
  * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("skvq-...",
- * "auto-...", "e2.1", "e2.4", "skvq"). ret is untouched on failure. */
+ * "auto-...", "e2.4", "skvq"). ret is untouched on failure. */
 int skvq_profile_parse(const char *name, struct skvq_profile *ret);
 
 /* The codec of K (is_v 0) or V (1) of a layer, bits one of SKVQ_BITS_*: the bit table's word where

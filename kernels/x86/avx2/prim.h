@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "../../nested.h"
+
 #define SIMD static inline __attribute__((always_inline))
 
 /* vpmaddubsw adds two products in 16 bits, saturating, and sums stay in 16 bits as long as they
@@ -18,6 +20,8 @@
 #define DOT_STEPS(code_max)  ((code_max) > 127 ? 1u : 127u / (code_max))
 #define WIDE_BIAS            0u
 #define PLANE_SUMS           1u
+#define TRIT_SUMS            1u
+#define TRIT_RAISED(k)       0
 #define TRIT_KEYS_FUSED      0
 #define DOT_ROWS             2u
 #define DOT_X                1u
@@ -150,6 +154,38 @@ SIMD void codes_trits(codes v, codes ret[5])
 	trits256(v.a, a);
 	trits256(v.b, b);
 	for (int i = 0; i < 5; i++)
+		ret[i] = (codes){a[i], b[i]};
+}
+
+SIMD void codes_trits_raised(codes v, codes ret[5])
+{
+	codes_trits(v, ret);
+}
+
+/* A column's 2-bit codes and their refinement to levels, by way of 4-bit indices. */
+SIMD void nested256(__m256i base, __m256i refine, __m256i ret[4])
+{
+	const __m256i low = _mm256_set1_epi8(0x33), nibble = _mm256_set1_epi8(15);
+	const __m256i table = _mm256_setr_epi8(SKVQ_NESTED_LEVELS, SKVQ_NESTED_LEVELS);
+	__m256i even, odd;
+
+	even = _mm256_or_si256(_mm256_and_si256(low, refine),
+			       _mm256_andnot_si256(low, _mm256_slli_epi16(base, 2)));
+	odd = _mm256_or_si256(_mm256_and_si256(low, _mm256_srli_epi16(refine, 2)),
+			      _mm256_andnot_si256(low, base));
+	ret[0] = _mm256_shuffle_epi8(table, _mm256_and_si256(even, nibble));
+	ret[1] = _mm256_shuffle_epi8(table, _mm256_and_si256(odd, nibble));
+	ret[2] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(even, 4), nibble));
+	ret[3] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(odd, 4), nibble));
+}
+
+SIMD void codes_nested(codes base, codes refine, codes ret[4])
+{
+	__m256i a[4], b[4];
+
+	nested256(base.a, refine.a, a);
+	nested256(base.b, refine.b, b);
+	for (int i = 0; i < 4; i++)
 		ret[i] = (codes){a[i], b[i]};
 }
 

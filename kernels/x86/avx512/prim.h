@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "../../nested.h"
+
 #define SIMD static inline __attribute__((always_inline))
 
 /* vpdpbusd adds in 32 bits and never saturates: digits of 8 bits and sums of any length. It takes
@@ -17,6 +19,8 @@
 #define DOT_STEPS(code_max)  UINT32_MAX
 #define WIDE_BIAS            0u
 #define PLANE_SUMS           4u /* sums side by side for one row and digit in fused loops */
+#define TRIT_SUMS            5u
+#define TRIT_RAISED(k)       ((k) < 4 ? 2 * (k) : 0)
 #define TRIT_KEYS_FUSED      1
 #define DOT_ROWS             2u
 #define DOT_X                5u
@@ -94,18 +98,56 @@ static const uint8_t trits[128] __attribute__((aligned(64))) = {
 
 /* A byte below 243 to its five digits. The top digit by two subtractions that stick at zero
  * crossing (b - 81 wraps to more than b if b < 81); 81 and 162 show it in their lowest two bits. */
-SIMD void codes_trits(codes b, codes ret[5])
+SIMD codes codes_trits_top(codes b, codes *ret_fields)
 {
-	codes k81 = _mm512_set1_epi8(81), low, f;
+	codes k81 = _mm512_set1_epi8(81), low;
 
 	low = _mm512_min_epu8(b, _mm512_sub_epi8(b, k81));
 	low = _mm512_min_epu8(low, _mm512_sub_epi8(low, k81));
-	f = _mm512_permutex2var_epi8(_mm512_load_si512(trits), low, _mm512_load_si512(trits + 64));
+	*ret_fields = _mm512_permutex2var_epi8(_mm512_load_si512(trits), low,
+					       _mm512_load_si512(trits + 64));
+	return codes_and(_mm512_sub_epi8(b, low), 3);
+}
+
+SIMD void codes_trits(codes b, codes ret[5])
+{
+	codes f;
+
+	ret[4] = codes_trits_top(b, &f);
 	ret[0] = codes_and(f, 3);
 	ret[1] = codes_and(codes_shr2(f), 3);
 	ret[2] = codes_and(codes_shr4(f), 3);
 	ret[3] = codes_and(codes_shr6(f), 3);
-	ret[4] = codes_and(_mm512_sub_epi8(b, low), 3);
+}
+
+/* Digit k times 2^TRIT_RAISED(k): shifts run on one of the two ports that dot products need. */
+SIMD void codes_trits_raised(codes b, codes ret[5])
+{
+	codes f;
+
+	ret[4] = codes_trits_top(b, &f);
+	ret[0] = codes_and(f, 3);
+	ret[1] = codes_and(f, 3 << 2);
+	ret[2] = codes_and(f, 3 << 4);
+	ret[3] = codes_and(f, 3 << 6);
+}
+
+/* A column's 2-bit codes and their refinement to levels. Indices of two vectors lie in the nibbles
+ * of a byte; vpermb looks at six bits, so its table is there four times. */
+static const uint8_t nested_levels[64] __attribute__((aligned(64))) = {
+    SKVQ_NESTED_LEVELS, SKVQ_NESTED_LEVELS, SKVQ_NESTED_LEVELS, SKVQ_NESTED_LEVELS};
+
+SIMD void codes_nested(codes base, codes refine, codes ret[4])
+{
+	codes low = _mm512_set1_epi8(0x33), table = _mm512_load_si512(nested_levels), even, odd;
+
+	/* low ? the second : the third operand */
+	even = _mm512_ternarylogic_epi32(low, refine, codes_shl2(base), 0xca);
+	odd = _mm512_ternarylogic_epi32(low, codes_shr2(refine), base, 0xca);
+	ret[0] = _mm512_permutexvar_epi8(even, table);
+	ret[1] = _mm512_permutexvar_epi8(odd, table);
+	ret[2] = _mm512_permutexvar_epi8(codes_shr4(even), table);
+	ret[3] = _mm512_permutexvar_epi8(codes_shr4(odd), table);
 }
 
 /* --- dot products ---------------------------------------------------------------------------- */

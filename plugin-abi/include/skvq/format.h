@@ -77,7 +77,7 @@ extern "C" {
 
 /* Page flags. */
 #define SKVQ_PAGE_HAS_SIDECAR UINT32_C(1)    /* first page of a sequence: FP16 sinks follow */
-#define SKVQ_PAGE_HAS_REFINEMENT UINT32_C(2) /* elastic profiles; nothing fills it yet      */
+#define SKVQ_PAGE_HAS_REFINEMENT UINT32_C(2) /* elastic profiles: second planes of K         */
 
 /* Start of every page. crc_header covers bytes [0, 256) with crc_header itself as zero; crc_base
  * covers [256, base_bytes); the others their whole section. CRC-32C (Castagnoli). An engine leaves
@@ -113,11 +113,11 @@ typedef struct skvq_page_header {
 /* One entry of the layer table: makes a page readable without its profile at hand. */
 typedef struct skvq_page_layer {
 	uint32_t offset;        /* of the layer's planes from the start of the page     */
-	uint32_t refine_offset; /* the same in the refinement section; 0 if none        */
+	uint32_t refine_offset; /* of K's second planes, head by head; 0 if none        */
 	uint8_t k_bits;         /* SKVQ_BITS_* of the base codes                        */
 	uint8_t v_bits;
-	uint8_t k_refine_bits; /* bits added by the refinement section, in tenths      */
-	uint8_t v_refine_bits;
+	uint8_t k_refine_bits; /* of SKVQ_BITS_*, what the second plane adds; 0: none  */
+	uint8_t v_refine_bits; /* 0                                                    */
 	uint32_t reserved;
 } skvq_page_layer;
 
