@@ -21,6 +21,14 @@ static int geometry_check(const struct skvq_geometry *g)
 	return 0; /* head_dim is skvq_codec_init()'s to check */
 }
 
+/* A scale and a zero for each group of a layer's channels. */
+static uint32_t shared_rows(const struct skvq_geometry *g, const struct skvq_codec *c)
+{
+	if (c->kind != SKVQ_CODEC_FAITHFUL)
+		return 0;
+	return 2 * ((g->n_kv_heads * c->dim + c->group - 1) / c->group);
+}
+
 /* Fills everything but the sizes of the page as a whole; returns the end of the last layer. */
 static int layers_place(const struct skvq_profile *profile, const uint8_t *bit_table,
 			struct skvq_layout *l, uint64_t *ret_end)
@@ -43,7 +51,10 @@ static int layers_place(const struct skvq_profile *profile, const uint8_t *bit_t
 		if (r < 0)
 			return r;
 		codes = (uint64_t)g->n_kv_heads * (ll->k.head_bytes + ll->v.head_bytes);
-		rows = (uint64_t)g->n_kv_heads * (ll->k.n_rows + ll->v.n_rows);
+		ll->k_rows = shared_rows(g, &ll->k);
+		ll->v_rows = shared_rows(g, &ll->v);
+		rows = (uint64_t)g->n_kv_heads * (ll->k.n_rows + ll->v.n_rows) + ll->k_rows +
+		       ll->v_rows;
 		bytes = round_up(codes + rows * SKVQ_PAGE_TOKENS, SKVQ_PLANE_ALIGN);
 		if (at + bytes > SKVQ_PAGE_BYTES_MAX)
 			return -SKVQ_EGEOMETRY;
@@ -137,7 +148,7 @@ size_t skvq_layout_k_params(const struct skvq_layout *l, uint32_t layer, uint32_
 size_t skvq_layout_v_params(const struct skvq_layout *l, uint32_t layer, uint32_t head)
 {
 	return skvq_layout_k_params(l, layer, head) +
-	       (size_t)l->layers[layer].k.n_rows * SKVQ_PAGE_TOKENS;
+	       (size_t)(l->layers[layer].k.n_rows + l->layers[layer].k_rows) * SKVQ_PAGE_TOKENS;
 }
 
 size_t skvq_layout_k_refine(const struct skvq_layout *l, uint32_t layer, uint32_t head)

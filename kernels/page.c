@@ -282,8 +282,8 @@ static int check_layer(const struct check *c, uint32_t layer)
 {
 	const struct skvq_layout *l = c->l;
 	const struct skvq_layer_layout *ll = &l->layers[layer];
-	size_t end = skvq_layout_k_params(l, layer, l->geo.n_kv_heads - 1) +
-		     ((size_t)ll->k.n_rows + ll->v.n_rows) * SKVQ_PAGE_TOKENS;
+	size_t end = skvq_layout_v_params(l, layer, l->geo.n_kv_heads - 1) +
+		     ((size_t)ll->v.n_rows + ll->v_rows) * SKVQ_PAGE_TOKENS;
 	int r;
 
 	for (uint32_t h = 0; h < l->geo.n_kv_heads; h++) {
@@ -296,7 +296,12 @@ static int check_layer(const struct check *c, uint32_t layer)
 		if (r < 0)
 			return r;
 	}
-	return check_zero(c, "layer", end, (size_t)ll->offset + ll->bytes);
+	r = check_params(c, "K", layer, 0, skvq_layout_k_params(l, layer, 0),
+			 (size_t)ll->k_rows * SKVQ_PAGE_TOKENS);
+	if (r == 0)
+		r = check_params(c, "V", layer, 0, skvq_layout_v_params(l, layer, 0),
+				 (size_t)ll->v_rows * SKVQ_PAGE_TOKENS);
+	return r < 0 ? r : check_zero(c, "layer", end, (size_t)ll->offset + ll->bytes);
 }
 
 /* The end of what the refinement section holds. */

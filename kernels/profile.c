@@ -88,7 +88,7 @@ static bool take_young(const char *s, uint32_t *ret)
 
 static bool is_reserved(const char *name)
 {
-	return take(&name, "skvq-") || take(&name, "auto-") || strcmp(name, "skvq") == 0 ||
+	return take(&name, "auto-") || strcmp(name, "skvq") == 0 ||
 	       strcmp(name, "e2.4") == 0;
 }
 
@@ -129,6 +129,11 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		p.kind = SKVQ_CODEC_AFFINE;
 		p.rotate_k = p.rotate_v = 0;
 		p.clip = AFFINE_CLIP;
+	} else if (take(&s, "skvq-")) {
+		p.kind = SKVQ_CODEC_FAITHFUL;
+		p.rotate_k = p.rotate_v = 0;
+		p.clip = AFFINE_CLIP;
+		p.pre_rope = !take(&s, "post-");
 	}
 	if (!take(&s, "k") || !take_width(&s, &p.k_bits) || !take(&s, "v") ||
 	    !take_width(&s, &p.v_bits))
@@ -139,7 +144,7 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		p.group = 64;
 	else if (take(&s, "-g128"))
 		p.group = 128;
-	else if (p.kind == SKVQ_CODEC_AFFINE)
+	else if (p.kind != SKVQ_CODEC_SYM)
 		return -SKVQ_EPROFILE;
 	if (*s != '\0')
 		return -SKVQ_EPROFILE;
@@ -195,18 +200,25 @@ int skvq_codec_init(const struct skvq_profile *profile, int is_v, uint8_t bits, 
 		*ret = c;
 		return 0;
 	}
-	if (!w || (profile->kind != SKVQ_CODEC_SYM && profile->kind != SKVQ_CODEC_AFFINE))
+	if (!w || profile->kind == SKVQ_CODEC_FP16 || profile->kind > SKVQ_CODEC_FAITHFUL)
 		return -SKVQ_EPROFILE;
 	if (!(profile->clip > 0.0f && profile->clip <= 1.0f))
 		return -SKVQ_EPROFILE;
 
 	c.kind = profile->kind;
+	c.levels_minus_1 = w->levels_m1;
+	if (c.kind == SKVQ_CODEC_FAITHFUL) {
+		c.group = profile->group;
+		c.n_groups = 0;
+		c.clip = profile->clip;
+		*ret = c;
+		return 0;
+	}
 	c.nested = profile->nested && !is_v && bits == SKVQ_BITS_2;
 	c.rotate = (is_v ? profile->rotate_v : profile->rotate_k) != 0;
 	if (profile->group != 0 && profile->group < dim)
 		c.group = profile->group;
 	c.n_groups = (uint16_t)((dim + c.group - 1) / c.group);
-	c.levels_minus_1 = w->levels_m1;
 	if (c.kind == SKVQ_CODEC_AFFINE) {
 		c.n_rows = (uint16_t)(2 * c.n_groups);
 		c.scale_exp = (int16_t)(w->affine_exp + (is_v ? V_EXP : 0));

@@ -201,6 +201,8 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 	if (r < 0)
 		return set_error(s, -r, r == -SKVQ_ENOTSUP ? "profile '%.47s' is not implemented yet"
 		                                           : "there is no profile '%.47s'", name);
+	if (p.kind == SKVQ_CODEC_FAITHFUL)
+		return set_error(s, SKVQ_ENOTSUP, "profile '%.47s' is not implemented yet", name);
 	if (d.clip != 0)
 		p.clip = d.clip;
 	struct skvq_model *m = calloc(1, sizeof *m);

@@ -86,6 +86,11 @@ static void check_planes(const struct skvq_layout *l)
 			claim(map, bytes, skvq_layout_v_sinks(l, i, h),
 			      (size_t)l->geo.n_sinks * l->geo.head_dim_v * 2);
 		}
+		claim(map, base, skvq_layout_k_params(l, i, 0), 80u * ll->k_rows);
+		claim(map, base, skvq_layout_v_params(l, i, 0), 80u * ll->v_rows);
+		for (uint32_t h = 0; ll->k.nested && h < l->geo.n_kv_heads; h++)
+			claim(map, base + l->refine_bytes, skvq_layout_k_refine(l, i, h),
+			      ll->k.head_bytes);
 		assert_true(unclaimed(map, ll->offset, (size_t)ll->offset + ll->bytes) <
 			    SKVQ_PLANE_ALIGN);
 	}
@@ -93,7 +98,8 @@ static void check_planes(const struct skvq_layout *l)
 	assert_true(unclaimed(map, 0, l->layers[0].offset) < SKVQ_PLANE_ALIGN);
 	assert_true(unclaimed(map, l->layers[0].offset, base) <
 		    SKVQ_SECTION_ALIGN + (size_t)l->geo.n_layer * SKVQ_PLANE_ALIGN);
-	assert_true(unclaimed(map, base, bytes) < SKVQ_SECTION_ALIGN);
+	assert_true(unclaimed(map, base, base + l->refine_bytes) < SKVQ_SECTION_ALIGN);
+	assert_true(unclaimed(map, base + l->refine_bytes, bytes) < SKVQ_SECTION_ALIGN);
 	free(map);
 }
 
@@ -104,18 +110,22 @@ static void check_layout(const struct skvq_geometry *g, const struct skvq_profil
 	assert_memory_equal(&layout.geo, g, sizeof(*g));
 	assert_int_equal(layout.base_bytes % SKVQ_SECTION_ALIGN, 0);
 	assert_int_equal(layout.sidecar_bytes % SKVQ_SECTION_ALIGN, 0);
-	assert_int_equal(layout.refine_bytes, 0);
-	assert_int_equal(layout.slot_bytes, (uint64_t)layout.base_bytes + layout.sidecar_bytes);
+	assert_int_equal(layout.refine_bytes == 0, !p->nested);
+	assert_int_equal(layout.refine_bytes % SKVQ_SECTION_ALIGN, 0);
+	assert_int_equal(layout.slot_bytes, (uint64_t)layout.base_bytes + layout.refine_bytes +
+						layout.sidecar_bytes);
 	assert_int_equal(layout.sidecar_bytes == 0, g->n_sinks == 0);
 	assert_int_equal(skvq_layout_page_bytes(&layout, 0), layout.slot_bytes);
-	assert_int_equal(skvq_layout_page_bytes(&layout, 80), layout.base_bytes);
+	assert_int_equal(skvq_layout_page_bytes(&layout, 80),
+			 layout.base_bytes + layout.refine_bytes);
 	check_planes(&layout);
 }
 
 static void grid(void **state)
 {
 	static const char *const profiles[] = {
-	    "k2v1.5", "k8v4-g32", "k3v3-g64", "affine-k2v1.5-g32", "plain-k4v2-g128", "fp16"};
+	    "k2v1.5", "k8v4-g32", "k3v3-g64", "affine-k2v1.5-g32", "plain-k4v2-g128", "fp16",
+	    "skvq-k2v1.5-g64", "skvq-post-k4v3-g128", "e2.1"};
 
 	(void)state;
 	for (size_t p = 0; p < sizeof(profiles) / sizeof(profiles[0]); p++) {
@@ -239,8 +249,8 @@ static struct page page_make(uint32_t position)
 	memcpy(p.bytes + layout.tokens_offset, p.tokens, sizeof(p.tokens));
 	for (uint32_t i = 0; i < layout.geo.n_layer; i++) {
 		const struct skvq_layer_layout *ll = &layout.layers[i];
-		size_t end = skvq_layout_k_params(&layout, i, layout.geo.n_kv_heads - 1) +
-			     80u * (ll->k.n_rows + ll->v.n_rows);
+		size_t end = skvq_layout_v_params(&layout, i, layout.geo.n_kv_heads - 1) +
+			     80u * (ll->v.n_rows + ll->v_rows);
 
 		for (size_t at = ll->offset; at < ll->param_offset; at++)
 			p.bytes[at] = (uint8_t)seeded_below(&rng, 243);
@@ -295,11 +305,12 @@ static void layout_small(const char *profile, uint32_t dim, uint32_t sinks)
 
 static void check_accepts(void **state)
 {
-	static const char *const profiles[] = {"k2v1.5", "fp16", "k3v2-g32", "affine-k4v1.5-g64"};
+	static const char *const profiles[] = {"k2v1.5",           "fp16",            "k3v2-g32",
+					       "affine-k4v1.5-g64", "skvq-k3v2-g64", "e2.1"};
 	char why[8];
 
 	(void)state;
-	for (size_t i = 0; i < 4; i++) {
+	for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++) {
 		layout_small(profiles[i], 80, i % 2 ? 5 : 0);
 		for (uint32_t position = 0; position < 240; position += 80) {
 			struct page p = page_make(position);

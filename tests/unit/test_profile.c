@@ -126,6 +126,11 @@ static void bad_names(void **state)
 	    "auto",
 	    "e2.2",
 	    "e2.1x",
+	    "skvq-",
+	    "skvq-k2v2",
+	    "skvq-post-",
+	    "skvq-post-post-k2v2-g64",
+	    "skvq-fp16",
 	    "e2.1-n",
 	    "e2.1-n0",
 	    "e2.1-n08",
@@ -140,7 +145,7 @@ static void bad_names(void **state)
 	    "k-2v2",
 	    "\xff\xfe",
 	};
-	static const char *const later[] = {"skvq",     "skvq-", "skvq-k2v2-g64", "auto-2.1",
+	static const char *const later[] = {"skvq", "auto-2.1",
 					    "auto-2.4", "auto-", "e2.4"};
 
 	char name[SKVQ_PROFILE_NAME_MAX + 40];
@@ -176,6 +181,22 @@ static void elastic(void **state)
 	assert_int_equal(p.young, 1 << 30);
 	assert_int_equal(skvq_profile_parse("e2.1-nall", &p), 0);
 	assert_true(p.young == UINT32_MAX);
+}
+
+static void faithful(void **state)
+{
+	struct skvq_profile p;
+	struct skvq_codec c;
+
+	(void)state;
+	assert_int_equal(skvq_profile_parse("skvq-k2v1.5-g64", &p), 0);
+	assert_true(p.kind == SKVQ_CODEC_FAITHFUL && p.pre_rope && p.group == 64);
+	assert_true(p.clip == 0.92f);
+	assert_int_equal(skvq_codec_init(&p, 0, p.k_bits, 64, &c), 0);
+	assert_int_equal(c.n_rows, 0); /* they are the layer's */
+	assert_int_equal(c.levels_minus_1, 3);
+	assert_int_equal(skvq_profile_parse("skvq-post-k4v3-g128", &p), 0);
+	assert_true(!p.pre_rope && p.group == 128);
 }
 
 static void codecs(void **state)
@@ -280,6 +301,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(elastic),
+	    cmocka_unit_test(faithful),
 	    cmocka_unit_test(codecs),
 	    cmocka_unit_test(codec_sizes), cmocka_unit_test(bad_codecs),
 	};

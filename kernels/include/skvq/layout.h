@@ -26,6 +26,8 @@ struct skvq_layer_layout {
 	uint32_t offset;       /* from the start of the page, 64-byte aligned             */
 	uint32_t bytes;        /* planes, parameter rows and padding                      */
 	uint32_t param_offset; /* of the first parameter row, from the start of the page  */
+	uint32_t k_rows, v_rows; /* parameter rows that all heads share: faithful codecs; of each
+				  * group a scale, then of each group a zero                 */
 	uint32_t refine_offset; /* nested K: of head 0's refinement, from the start of the page;
 				 * head_bytes a head                                         */
 };
@@ -51,7 +53,8 @@ int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile 
 /* Offsets from the start of the page. Arguments must be in range (asserted). */
 size_t skvq_layout_k_codes(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 size_t skvq_layout_v_codes(const struct skvq_layout *l, uint32_t layer, uint32_t head);
-/* First of the head's parameter rows of K or V; rows are SKVQ_PAGE_TOKENS bytes apart. */
+/* First of the head's parameter rows of K or V, or of those it shares with the others; rows are
+ * SKVQ_PAGE_TOKENS bytes apart. */
 size_t skvq_layout_k_params(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 size_t skvq_layout_v_params(const struct skvq_layout *l, uint32_t layer, uint32_t head);
 /* The refinement of a head's K; only where layers[layer].k.nested. */

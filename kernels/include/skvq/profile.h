@@ -19,6 +19,7 @@ enum skvq_codec_kind {
 	SKVQ_CODEC_FP16 = 0,
 	SKVQ_CODEC_SYM = 1,    /* x' = d * (2c - M), one E4M3 half step d a group            */
 	SKVQ_CODEC_AFFINE = 2, /* x' = s * c + z, E4M3 step s and zero z a group (SKVQ's form) */
+	SKVQ_CODEC_FAITHFUL = 3, /* skvq/faithful.h: groups across the KV heads of a layer      */
 };
 
 struct skvq_profile {
@@ -31,7 +32,8 @@ struct skvq_profile {
 	uint16_t group;   /* channels that share parameters: 32, 64, 128; 0: the whole vector */
 	uint8_t nested;   /* elastic: 2-bit keys with a refinement (kernels/nested.h), which  */
 	uint32_t young;   /* is read for so many tokens past the window; UINT32_MAX: for all  */
-	float clip;       /* affine only: lo, hi are the group's min, max times clip          */
+	uint8_t pre_rope; /* faithful only: keys are stored as they are before RoPE           */
+	float clip;       /* affine, faithful: lo, hi are the group's min, max times clip     */
 };
 
 /* How K or V of one layer is coded. Filled by skvq_codec_init(); value type. */
@@ -44,7 +46,8 @@ struct skvq_codec {
 	uint16_t dim;          /* channels of a head                                          */
 	uint16_t group;        /* resolved, 1..dim                                            */
 	uint16_t n_groups;     /* ceil(dim / group)                                           */
-	uint16_t n_rows;       /* parameter rows of one head: n_groups, or 2 n_groups affine  */
+	uint16_t n_rows;       /* parameter rows of one head: n_groups, or 2 n_groups affine;
+	                        * 0 faithful, whose rows are the layer's (skvq/layout.h)      */
 	uint16_t levels_minus_1; /* M: 255, 15, 7, 3, 2                                       */
 	int16_t scale_exp;     /* step (sym: half step) = E4M3 * 2^scale_exp                  */
 	int16_t zero_exp;      /* zero = E4M3 * 2^zero_exp (affine)                           */
@@ -56,9 +59,10 @@ struct skvq_codec {
 
 /* Names: "fp16", "k<b>v<b>[-g<32|64|128>]" (Hadamard, symmetric), "plain-k<b>v<b>[-g..]" (the same
  * without rotation), "affine-k<b>v<b>-g<32|64|128>" (clip 0.92, no rotation); <b> in 8 4 3 2 1.5;
+ * "skvq-[post-]k<b>v<b>-g<32|64|128>" (faithful; groups of so many channels on average, across heads);
  * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window).
  *
- * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("skvq-...",
+ * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later (
  * "auto-...", "e2.4", "skvq"). ret is untouched on failure. */
 int skvq_profile_parse(const char *name, struct skvq_profile *ret);
 
