@@ -79,6 +79,14 @@ static inline void vec_store(float *x, vec_f32 v)
 	*(vec_f32_mem *)x = v;
 }
 
+/* a > b ? a : b, in each lane. */
+static inline vec_f32 vec_max(vec_f32 a, vec_f32 b)
+{
+	vec_i32 greater = (vec_i32)(a > b);
+
+	return (vec_f32)(((vec_i32)a & greater) | ((vec_i32)b & ~greater));
+}
+
 /* The one order in which 16 partial sums are added. */
 static inline float lanes_sum(const float x[LANES])
 {
@@ -143,9 +151,9 @@ void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transf
 void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
 				float *x);
 
-/* quant.c: one vector in stored space to codes[dim], one a byte, and column `token` of the
- * parameter rows. */
-void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t token, uint8_t *codes,
+/* quant.c: a tile in stored space, x[dim][16], to codes[16][dim], one a byte, and the tile's columns
+ * of the parameter rows. */
+void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t tile, uint8_t *codes,
 		      uint8_t *params);
 
 /* How a code becomes a value: step * (code - mid) + zero, per group and token of a tile. */

@@ -23,23 +23,24 @@ static void sanitise(float *x, uint32_t n)
 void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *tr,
 			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params)
 {
+	float x[DIM_MAX * LANES];
 	uint8_t tile_codes[LANES * DIM_MAX];
 	uint16_t *halves = (uint16_t *)(codes + (size_t)tile * c->tile_bytes); /* FP16 only */
 	uint32_t dim = c->dim;
 
 	assert(tile < SKVQ_PAGE_TILES);
 	sanitise(rows, LANES * dim);
-	for (uint32_t t = 0; t < LANES; t++) {
-		float *row = rows + (size_t)t * dim;
-
-		SKVQ_TIER(to_stored)(c, tr, row);
-		if (c->kind == SKVQ_CODEC_FP16)
-			SKVQ_TIER(f32_to_f16)(row, halves + (size_t)t * dim, dim);
-		else
-			SKVQ_TIER(quant)(c, row, tile * LANES + t, tile_codes + t * dim, params);
+	for (uint32_t t = 0; t < LANES; t++)
+		SKVQ_TIER(to_stored)(c, tr, rows + (size_t)t * dim);
+	if (c->kind == SKVQ_CODEC_FP16) {
+		SKVQ_TIER(f32_to_f16)(rows, halves, (size_t)LANES * dim);
+		return;
 	}
-	if (c->kind != SKVQ_CODEC_FP16)
-		SKVQ_TIER(pack)(c, tile_codes, tile, codes);
+	for (uint32_t t = 0; t < LANES; t++)
+		for (uint32_t i = 0; i < dim; i++)
+			x[i * LANES + t] = rows[(size_t)t * dim + i];
+	SKVQ_TIER(quant)(c, x, tile, tile_codes, params);
+	SKVQ_TIER(pack)(c, tile_codes, tile, codes);
 }
 
 void SKVQ_TIER(decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
