@@ -116,15 +116,17 @@ static inline float lanes_max(const float x[LANES], float least)
 
 /* IEEE binary16 to binary32, exact; signalling NaN comes out quiet, as F16C and NEON do it. No
  * branch, and no denormal operand even for subnormal halves: 0.m * 2^-14 is made as 1.m * 2^-14
- * less 2^-14, so a caller's DAZ mode changes nothing. */
+ * less 2^-14, so a caller's DAZ mode changes nothing. Nor is NaN left to the subtraction to be made
+ * quiet: with -fno-trapping-math clang 14 drops one of 0. */
 static inline float f16_decode(uint16_t h)
 {
 	uint32_t em = h & 0x7fffu;
 	uint32_t subnormal = -(uint32_t)(em < 0x400), special = -(uint32_t)(em >= 0x7c00);
+	uint32_t quiet = em > 0x7c00u ? 1u << 22 : 0;
 	uint32_t u = (em << 13) + (112u << 23) + (subnormal & 1u << 23) + (special & 112u << 23);
 	float f = bits_f32(u) - bits_f32(subnormal & 113u << 23);
 
-	return bits_f32(f32_bits(f) | (uint32_t)(h & 0x8000u) << 16);
+	return bits_f32(f32_bits(f) | quiet | (uint32_t)(h & 0x8000u) << 16);
 }
 
 /* binary32 to binary16, to nearest even, overflow to infinity; NaN keeps its upper bits, quiet. */
