@@ -146,12 +146,16 @@ static inline uint16_t f16_encode(float x)
 /* f16.c */
 void SKVQ_TIER(f16_to_f32)(const uint16_t *x, float *ret, size_t n);
 void SKVQ_TIER(f32_to_f16)(const float *x, uint16_t *ret, size_t n);
+void SKVQ_TIER(bf16_to_f32)(const uint16_t *x, float *ret, size_t n);
+void SKVQ_TIER(f32_to_bf16)(const float *x, uint16_t *ret, size_t n);
 
 /* transform.c */
 void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
 				float *x);
+void SKVQ_TIER(tile_from_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				 float *rows);
 
 /* quant.c: a tile in stored space, x[dim][16], to codes[16][dim], one a byte, and the tile's columns
  * of the parameter rows. */
@@ -193,7 +197,8 @@ void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *
 /* tile.c: puts the tier's functions into the table. */
 void SKVQ_TIER(fill)(struct skvq_kernels *table);
 #ifdef SKVQ_TIER_SIMD
-/* simd/page.h: the entries that have more than the compiler's vectors. */
+/* simd/decode.h and simd/page.h: the entries that have more than the compiler's vectors. */
+void SKVQ_TIER(codec_fill)(struct skvq_kernels *table);
 void SKVQ_TIER(simd_fill)(struct skvq_kernels *table);
 #endif
 

@@ -77,9 +77,12 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .tier = SKVQ_TIER_STRING(SKVQ_TIER_NAME),
 	    .f16_to_f32 = SKVQ_TIER(f16_to_f32),
 	    .f32_to_f16 = SKVQ_TIER(f32_to_f16),
+	    .f32_to_bf16 = SKVQ_TIER(f32_to_bf16),
+	    .bf16_to_f32 = SKVQ_TIER(bf16_to_f32),
 	    .to_stored = SKVQ_TIER(to_stored),
 	    .from_stored = SKVQ_TIER(from_stored),
 	    .query_to_stored = SKVQ_TIER(query_to_stored),
+	    .tile_from_stored = SKVQ_TIER(tile_from_stored),
 	    .encode_tile = SKVQ_TIER(encode_tile),
 	    .decode_tile = SKVQ_TIER(decode_tile),
 	    .attn_begin = SKVQ_TIER(attn_begin),
@@ -88,6 +91,7 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .attn_finish = SKVQ_TIER(attn_finish),
 	};
 #ifdef SKVQ_TIER_SIMD
+	SKVQ_TIER(codec_fill)(table);
 	SKVQ_TIER(simd_fill)(table);
 #endif
 }
