@@ -280,20 +280,26 @@ static void simd_encode_tile(const struct skvq_codec *c, const struct skvq_trans
 	float x[DIM_MAX * LANES] __attribute__((aligned(64))); /* [dim][16] */
 	float a[DIM_MAX * LANES] __attribute__((aligned(64)));
 	int32_t raw[RAW_WORDS_MAX] __attribute__((aligned(64)));
+	const float *m = tr ? tr->into : NULL;
+	const uint16_t *reorder = tr ? tr->reorder : NULL;
 	uint32_t dim = c->dim;
 	struct quant q;
 
 	assert(tile < SKVQ_PAGE_TILES && dim <= DIM_MAX);
 	for (uint32_t i = 0; i < LANES * dim; i += LANES)
 		f32_store(rows + i, f32_within(f32_load(rows + i), F16_MAX));
-	rows_forward(c, tr ? tr->into : NULL, tr ? tr->reorder : NULL, LANES, rows);
 	if (c->kind == SKVQ_CODEC_FP16) {
+		rows_forward(c, m, reorder, LANES, rows);
 		simd_f32_to_f16(rows, (uint16_t *)(void *)(planes + (size_t)tile * c->tile_bytes),
 				(size_t)LANES * dim);
 		return;
 	}
-	for (uint32_t i = 0; i < dim; i += LANES)
-		f32_transpose(rows + i, dim, x + i * LANES, LANES);
+	rows_forward(c, m, NULL, LANES, rows);
+	tile_columns(rows, dim, reorder ? a : x);
+	for (uint32_t i = 0; reorder && i < dim; i++)
+		f32_store(x + i * LANES, f32_load(a + (size_t)reorder[i] * LANES));
+	if (reorder && c->is_v)
+		tile_rows(x, dim, rows);
 	for (uint32_t g = 0, at = 0; g < c->n_groups; g++, at += c->group) {
 		uint32_t n = at + c->group <= dim ? c->group : dim - at;
 		uint8_t *scale = params + (size_t)g * SKVQ_PAGE_TOKENS + tile * LANES;

@@ -130,11 +130,11 @@ static void hadamard_rows(float *x, uint32_t dim, uint32_t n)
 SIMD void product_block(const float *m, const float *x, uint32_t dim, const uint32_t R,
 			const uint32_t C, float *ret)
 {
-	f32s sum[PRODUCT_ROWS][PRODUCT_VECTORS];
+	f32s sum[4][4];
 
 	REPEAT(r, R, REPEAT(c, C, sum[r][c] = f32_set(0.0f);););
 	for (uint32_t j = 0; j < dim; j++) {
-		f32s v[PRODUCT_VECTORS];
+		f32s v[4];
 
 		REPEAT(c, C, v[c] = f32_load(m + (size_t)j * dim + c * LANES););
 		REPEAT(r, R, {
@@ -147,16 +147,20 @@ SIMD void product_block(const float *m, const float *x, uint32_t dim, const uint
 	       REPEAT(c, C, f32_store(ret + (size_t)r * dim + c * LANES, sum[r][c]);););
 }
 
-/* ret = x m, not in place, for R rows. */
-SIMD void product_rows(const float *m, const float *x, uint32_t dim, const uint32_t R, float *ret)
+/* ret = x m, not in place. A block of columns of m stays in L1 for all rows, a multiple of R. */
+SIMD void product(const float *m, const float *x, uint32_t dim, uint32_t n_rows, const uint32_t R,
+		  const uint32_t C, float *ret)
 {
-	const uint32_t C = PRODUCT_VECTORS;
 	uint32_t i = 0;
 
 	for (; i + C * LANES <= dim; i += C * LANES)
-		product_block(m + i, x, dim, R, C, ret + i);
+		for (uint32_t r = 0; r < n_rows; r += R)
+			product_block(m + i, x + (size_t)r * dim, dim, R, C,
+				      ret + (size_t)r * dim + i);
 	for (; i < dim; i += LANES)
-		product_block(m + i, x, dim, R, 1, ret + i);
+		for (uint32_t r = 0; r < n_rows; r += R)
+			product_block(m + i, x + (size_t)r * dim, dim, R, 1,
+				      ret + (size_t)r * dim + i);
 }
 
 /* n_rows is 1 or 16. */
@@ -166,12 +170,23 @@ static __attribute__((noinline)) void multiply_rows(const float *m, uint32_t dim
 	float y[LANES * DIM_MAX];
 
 	if (n_rows == 1)
-		product_rows(m, x, dim, 1, y);
+		product(m, x, dim, 1, 1, 4, y);
 	else
-		for (uint32_t r = 0; r < LANES; r += PRODUCT_ROWS)
-			product_rows(m, x + (size_t)r * dim, dim, PRODUCT_ROWS,
-				     y + (size_t)r * dim);
+		product(m, x, dim, LANES, PRODUCT_ROWS, PRODUCT_VECTORS, y);
 	memcpy(x, y, (size_t)n_rows * dim * sizeof(float));
+}
+
+/* rows[16][dim] to columns[dim][16], and back. */
+static void tile_columns(const float *rows, uint32_t dim, float *ret)
+{
+	for (uint32_t i = 0; i < dim; i += LANES)
+		f32_transpose(rows + i, dim, ret + (size_t)i * LANES, LANES);
+}
+
+static void tile_rows(const float *columns, uint32_t dim, float *ret)
+{
+	for (uint32_t i = 0; i < dim; i += LANES)
+		f32_transpose(columns + (size_t)i * LANES, LANES, ret + i, dim);
 }
 
 static void rows_forward(const struct skvq_codec *c, const float *m, const uint16_t *reorder,
@@ -192,27 +207,6 @@ static void rows_forward(const struct skvq_codec *c, const float *m, const uint1
 	}
 }
 
-static void rows_back(const struct skvq_codec *c, const struct skvq_transform *t, uint32_t n_rows,
-		      float *x)
-{
-	const uint16_t *reorder = t ? t->reorder : NULL;
-	uint32_t dim = c->dim;
-	float y[DIM_MAX];
-
-	assert(dim <= DIM_MAX);
-	for (uint32_t r = 0; reorder && r < n_rows; r++) {
-		float *row = x + (size_t)r * dim;
-
-		memcpy(y, row, dim * sizeof(float));
-		for (uint32_t i = 0; i < dim; i++)
-			row[reorder[i]] = y[i];
-	}
-	if (t && t->back)
-		multiply_rows(t->back, dim, n_rows, x);
-	else if (c->rotate)
-		hadamard_rows(x, dim, n_rows * dim);
-}
-
 static void simd_to_stored(const struct skvq_codec *c, const struct skvq_transform *t, float *x)
 {
 	rows_forward(c, t ? t->into : NULL, t ? t->reorder : NULL, 1, x);
@@ -228,11 +222,42 @@ static void simd_query_to_stored(const struct skvq_codec *c, const struct skvq_t
 
 static void simd_from_stored(const struct skvq_codec *c, const struct skvq_transform *t, float *x)
 {
-	rows_back(c, t, 1, x);
+	uint32_t dim = c->dim;
+	float y[DIM_MAX];
+
+	assert(dim <= DIM_MAX);
+	if (t && t->reorder) {
+		memcpy(y, x, dim * sizeof(float));
+		for (uint32_t i = 0; i < dim; i++)
+			x[t->reorder[i]] = y[i];
+	}
+	if (t && t->back)
+		multiply_rows(t->back, dim, 1, x);
+	else if (c->rotate)
+		hadamard_rows(x, dim, dim);
+}
+
+/* Columns are cheaper to put in order than channels of rows. */
+static __attribute__((noinline)) void tile_reorder_back(const uint16_t *reorder, uint32_t dim,
+							float *rows)
+{
+	float x[DIM_MAX * LANES] __attribute__((aligned(64)));
+	float y[DIM_MAX * LANES] __attribute__((aligned(64)));
+
+	tile_columns(rows, dim, x);
+	for (uint32_t i = 0; i < dim; i++)
+		f32_store(y + (size_t)reorder[i] * LANES, f32_load(x + (size_t)i * LANES));
+	tile_rows(y, dim, rows);
 }
 
 static void simd_tile_from_stored(const struct skvq_codec *c, const struct skvq_transform *t,
 				  float *rows)
 {
-	rows_back(c, t, LANES, rows);
+	assert(c->dim <= DIM_MAX);
+	if (t && t->reorder)
+		tile_reorder_back(t->reorder, c->dim, rows);
+	if (t && t->back)
+		multiply_rows(t->back, c->dim, LANES, rows);
+	else if (c->rotate)
+		hadamard_rows(rows, c->dim, LANES * c->dim);
 }

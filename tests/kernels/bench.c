@@ -253,6 +253,7 @@ static void bench_codec(const struct check_tier *tier, const char *function, boo
 	    {"encode_tile", bench_tile, encode_tile_once},
 	    {"decode_tile", bench_tile, decode_tile_once},
 	    {"export", bench_tile, export_once},
+	    {"encode_tile", bench_transform, encode_tile_once},
 	    {"query_to_stored", bench_transform, query_once},
 	    {"tile_from_stored", bench_transform, back_once},
 	    {"f16_to_f32", bench_halves, f16_to_f32_once},

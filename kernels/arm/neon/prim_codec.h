@@ -10,8 +10,8 @@
 #include "prim.h"
 
 #define HADAMARD_VECTORS 4u /* of sixteen floats, in registers */
-#define PRODUCT_ROWS     2u
-#define PRODUCT_VECTORS  2u
+#define PRODUCT_ROWS     4u
+#define PRODUCT_VECTORS  1u
 #define SEARCH_WIDTH     2u /* half steps tried at a time: eight sums under way, eight edges */
 
 SIMD float32x4_t min128(float32x4_t x, float32x4_t y)

@@ -10,8 +10,8 @@
 #include "prim.h"
 
 #define HADAMARD_VECTORS 4u /* of sixteen floats, in registers */
-#define PRODUCT_ROWS     2u
-#define PRODUCT_VECTORS  2u
+#define PRODUCT_ROWS     4u
+#define PRODUCT_VECTORS  1u /* at a time of the matrix, the less of which a row reads the better */
 #define SEARCH_WIDTH     2u /* half steps tried at a time: four sums under way, four edges */
 
 /* x < y ? x : y. */
