@@ -121,10 +121,9 @@ static void keys_from_raw(const struct skvq_codec *c, const uint8_t *raw,
 }
 
 /* V: byte j of word x is channel x of token 4 p + j. */
-static void values_from_raw(const struct skvq_codec *c, const uint8_t *raw,
+static void values_from_raw(const struct skvq_codec *c, const int32_t *raw,
 			    const struct tile_params *p, struct level l, float *rows)
 {
-	const int32_t *words = (const int32_t *)(const void *)raw;
 	uint32_t dim = c->dim;
 
 	for (uint32_t t = 0; t < LANES; t += 4, rows += 4 * dim) {
@@ -136,8 +135,8 @@ static void values_from_raw(const struct skvq_codec *c, const uint8_t *raw,
 				level[j] = l;
 				level_set(c, p, g, t + j, &level[j]);
 			});
-			for (; i < end; i += LANES, words += LANES) {
-				i32s w = i32_load(words);
+			for (; i < end; i += LANES, raw += LANES) {
+				i32s w = i32_load(raw);
 
 				REPEAT(j, 4,
 				       f32_store(rows + j * dim + i,
@@ -150,7 +149,7 @@ static void values_from_raw(const struct skvq_codec *c, const uint8_t *raw,
 static void simd_decode_tile(const struct skvq_codec *c, const uint8_t *planes,
 			     const uint8_t *params, uint32_t tile, float *rows)
 {
-	uint8_t raw[RAW_WORDS_MAX * 4] __attribute__((aligned(64)));
+	int32_t raw[RAW_WORDS_MAX] __attribute__((aligned(64)));
 	struct tile_params p;
 	struct level l = {f32_set(0.0f), f32_set(0.0f), f32_set(0.0f), false};
 
@@ -161,16 +160,16 @@ static void simd_decode_tile(const struct skvq_codec *c, const uint8_t *planes,
 		    (size_t)LANES * c->dim);
 		return;
 	}
-	raw_unpack(c, planes, tile, raw);
+	raw_unpack(c, planes, tile, (uint8_t *)raw);
 	if (!c->is_v) /* what keys_from_raw reads beyond */
-		memset(raw + (size_t)c->dim * LANES, 0, (-c->dim & 63u) * (size_t)LANES);
+		memset((uint8_t *)raw + (size_t)c->dim * LANES, 0, (-c->dim & 63u) * LANES);
 	SKVQ_TIER(dequant_params)(c, params, tile, &p);
 	l.affine = c->kind == SKVQ_CODEC_AFFINE;
 	l.middle = f32_set(l.affine ? 0.0f : 0.5f * (float)c->levels_minus_1);
 	if (c->is_v)
 		values_from_raw(c, raw, &p, l, rows);
 	else
-		keys_from_raw(c, raw, &p, l, rows);
+		keys_from_raw(c, (const uint8_t *)raw, &p, l, rows);
 }
 
 void SKVQ_TIER(codec_fill)(struct skvq_kernels *table)

@@ -64,6 +64,17 @@ SIMD f32s f32_swap(f32s v, const uint32_t k)
 	return (f32s){swap128(v.a, k), swap128(v.b, k), swap128(v.c, k), swap128(v.d, k)};
 }
 
+/* Of memory that may hold anything: bytes alias. */
+SIMD float32x4_t any_load(const float *p)
+{
+	return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)(const void *)p));
+}
+
+SIMD void any_store(float *p, float32x4_t v)
+{
+	vst1q_u8((uint8_t *)(void *)p, vreinterpretq_u8_f32(v));
+}
+
 /* ret[i][j] = x[j][i] for i, j < 16, rows so many floats apart; the bits are not looked at. Four
  * by four at a time. */
 SIMD void f32_transpose(const float *x, size_t stride, float *ret, size_t ret_stride)
@@ -72,16 +83,16 @@ SIMD void f32_transpose(const float *x, size_t stride, float *ret, size_t ret_st
 		size_t i = at / 4 * 4, j = at % 4 * 4;
 		const float *p = x + j * stride + i;
 		float *q = ret + i * ret_stride + j;
-		float32x4x2_t a = vtrnq_f32(vld1q_f32(p), vld1q_f32(p + stride));
+		float32x4x2_t a = vtrnq_f32(any_load(p), any_load(p + stride));
 		float32x4x2_t b =
-		    vtrnq_f32(vld1q_f32(p + 2 * stride), vld1q_f32(p + 3 * stride));
+		    vtrnq_f32(any_load(p + 2 * stride), any_load(p + 3 * stride));
 
-		vst1q_f32(q, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
-		vst1q_f32(q + ret_stride,
+		any_store(q, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
+		any_store(q + ret_stride,
 			  vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1])));
-		vst1q_f32(q + 2 * ret_stride,
+		any_store(q + 2 * ret_stride,
 			  vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0])));
-		vst1q_f32(q + 3 * ret_stride,
+		any_store(q + 3 * ret_stride,
 			  vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1])));
 	}
 }
