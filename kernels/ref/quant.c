@@ -1,205 +1,154 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The scalar quantisers, one group of one vector at a time.
+ * The scalar quantisers, one group of a tile's sixteen tokens at a time: x[channel][token], so that
+ * a sum over channels is a sum in a lane, in the order of the channels, on every ISA the same.
  *
- * Symmetric (SKVQ_CODEC_SYM; uniform symmetric levels): levels
- * L = 2c - M for c = 0..M, M = 2^b - 1 (ternary: 2), value d * L, and
- *     c = trunc(clamp(x / (2d) + (M + 1) / 2, 0, M))
+ * Symmetric (SKVQ_CODEC_SYM; uniform symmetric levels): levels L = 2c - M for c = 0..M,
+ * M = 2^b - 1 (ternary: 2), value d * L, and
+ *     c = rint_even(clamp(x / (2d) + M / 2, 0, M))
  * which is the nearest level. The half step d is an E4M3 number times 2^scale_exp. So few of those
  * are worth a try that all of them are tried, as they will be read: from three codes below the
  * smaller of two guesses to one above the larger. The guesses are the best d for a Gaussian of the
  * group's rms, and max|x| / M, which an outlier wants. The least sum of squared errors wins, the
  * smallest d among equals. (Against all 126 codes this loses below .01 % of the error on Gaussian,
  * Laplace, uniform and one-outlier vectors, .6 % at 8 bits; descent by least squares lost more for
- * the same work.)
+ * the same work.) How the errors of two d are compared depends on M, see excess_scores.
  *
  * Affine (SKVQ_CODEC_AFFINE; SKVQ's form, arXiv 2405.06219): lo, hi = clip * min, clip * max,
  *     s = max((hi - lo) / M, smallest E4M3 step), z = lo, both to E4M3 first, then
- *     q = rint_even(clamp((x - z) / s, 0, M)), value s * q + z.
+ *     q = rint_even(clamp((x - z) * (1 / s), 0, M)), value s * q + z.
  *
  * Nested (SKVQ_CODEC_SYM of 2 bits, kernels/nested.h): the same codes, and for each the nearest of
  * the four levels in its cell.
- *
- * All sums run in 16 lanes and one fixed tree, so the codes are the same on every ISA.
  */
-#include "tier.h"
+#include "quant.h"
 
-#include <math.h>
+#include <stdbool.h>
 
-/* ret[i] = the level of the code that sym_codes() would choose at half step d > 0. */
-static void levels_at(const float *x, uint32_t n, float d, float m, float *ret)
+/* Two bits and ternary. Of sum x^2 the levels at d leave sum x^2 - g(d), and with a = |x| the gain
+ * is the best that levels can do for each a,
+ *     2 bits:  max(2ad - d^2, 6ad - 9d^2) = d (2a - d + 4 max(a - 2d, 0))
+ *     ternary: max(0,         4ad - 4d^2) = d (         4 max(a - d,  0))
+ * so that two operations a channel do: max(a, 2d) or max(a, d), and a sum. total: of a. */
+static void excess_scores(const struct skvq_codec *c, const float *a, uint32_t n,
+			  const float *total, const float *d, float *ret)
 {
-	float inverse = 1.0f / (2.0f * d), half = 0.5f * (m + 1.0f);
+	bool ternary = c->levels_minus_1 == 2;
+	float count = (float)n;
+
+	for (uint32_t t = 0; t < LANES; t += VEC) {
+		vec_f32 step = vec_load(d + t), edge = ternary ? step : 2.0f * step;
+		vec_f32 sum = {0}, least = {0};
+
+		for (uint32_t i = 0; i < n; i++)
+			sum += vec_max(vec_load(a + i * LANES + t), edge);
+		if (!ternary)
+			least = 2.0f * vec_load(total + t) - step * count;
+		vec_store(ret + t, step * (least + 4.0f * (sum - edge * count)));
+	}
+}
+
+/* More levels: less the sum of (a - d (2u + 1))^2, u = 0..(M - 1) / 2. The products are exact: E4M3
+ * has four bits. */
+static void residual_scores(const struct skvq_codec *c, const float *a, uint32_t n,
+			    const float *d, float *ret)
+{
+	float top = (float)(c->levels_minus_1 / 2), inverse[LANES], sum[LANES] = {0};
+
+	for (uint32_t t = 0; t < LANES; t++)
+		inverse[t] = 1.0f / (2.0f * d[t]);
+	for (uint32_t i = 0; i < n; i++, a += LANES) {
+		for (uint32_t t = 0; t < LANES; t++) {
+			float v = a[t] * inverse[t], e;
+
+			v = v < top ? v : top;
+			e = a[t] - (2.0f * d[t] * (float)(int32_t)v + d[t]);
+			sum[t] += e * e;
+		}
+	}
+	for (uint32_t t = 0; t < LANES; t++)
+		ret[t] = -sum[t];
+}
+
+static void sym_group(const struct skvq_codec *c, const float *x, uint32_t n, uint32_t group,
+		      uint8_t *scale, struct quant *q)
+{
+	float a[DIM_MAX * LANES], total[LANES] = {0}, square[LANES] = {0}, top[LANES] = {0};
+	struct search s;
 
 	for (uint32_t i = 0; i < n; i++) {
-		float v = x[i] * inverse + half;
+		for (uint32_t t = 0; t < LANES; t++) {
+			float v = fabsf(x[i * LANES + t]);
 
-		v = v > 0.0f ? v : 0.0f;
-		v = v < m ? v : m;
-		ret[i] = 2.0f * (float)(int32_t)v - m;
-	}
-}
-
-static float lanes_total(const vec_f32 v[VECS])
-{
-	float lanes[LANES];
-
-	for (int i = 0; i < VECS; i++)
-		vec_store(lanes + i * VEC, v[i]);
-	return lanes_sum(lanes);
-}
-
-/* sum (x - d L)^2 */
-static float error_at(const float *x, uint32_t n, float d, float m)
-{
-	vec_f32 sum[VECS] = {0};
-	float level[DIM_MAX];
-
-	levels_at(x, n, d, m, level);
-	for (uint32_t i = 0; i < n; i += LANES) {
-		for (int j = 0; j < VECS; j++) {
-			vec_f32 e = vec_load(x + i + j * VEC) - d * vec_load(level + i + j * VEC);
-
-			sum[j] += e * e;
+			a[i * LANES + t] = v;
+			total[t] += v;
+			square[t] += v * v;
+			top[t] = top[t] > v ? top[t] : v;
 		}
 	}
-	return lanes_total(sum);
-}
+	search_begin(c, n, top, square, &s);
+	for (uint32_t i = 0; i < s.n_steps; i++) {
+		float d[LANES], score[LANES];
+		uint8_t code[LANES];
 
-static float square_sum(const float *x, uint32_t n)
-{
-	vec_f32 sum[VECS] = {0};
-
-	for (uint32_t i = 0; i < n; i += LANES) {
-		for (int j = 0; j < VECS; j++) {
-			vec_f32 v = vec_load(x + i + j * VEC);
-
-			sum[j] += v * v;
+		search_codes(&s, i, code);
+		for (uint32_t t = 0; t < LANES; t++)
+			d[t] = skvq_e4m3_value[code[t]] * e4m3_exp2(c->scale_exp);
+		if (has_few_levels(c))
+			excess_scores(c, a, n, total, d, score);
+		else
+			residual_scores(c, a, n, d, score);
+		for (uint32_t t = 0; t < LANES; t++) {
+			s.step[t] = score[t] > s.best[t] ? d[t] : s.step[t];
+			s.best[t] = score[t] > s.best[t] ? score[t] : s.best[t];
 		}
 	}
-	return lanes_total(sum);
+	quant_sym(c, &s, group, scale, q);
 }
 
-/* Half step over sigma that is best for a Gaussian (half of .0308, .335, .586, .9957, 1.224). */
-static float gauss_half_step(const struct skvq_codec *c)
+static void affine_group(const struct skvq_codec *c, const float *x, uint32_t n, uint32_t group,
+			 uint8_t *scale, struct quant *q)
 {
-	switch (c->bits) {
-	case SKVQ_BITS_8:
-		return 0.0154f;
-	case SKVQ_BITS_4:
-		return 0.1675f;
-	case SKVQ_BITS_3:
-		return 0.293f;
-	case SKVQ_BITS_2:
-		return 0.49785f;
-	default:
-		return 0.612f;
-	}
-}
+	float low[LANES], high[LANES];
 
-static float max_of(const float *x, uint32_t n)
-{
-	float top[LANES] = {0};
+	memcpy(low, x, sizeof(low));
+	memcpy(high, x, sizeof(high));
+	for (uint32_t i = 1; i < n; i++) {
+		for (uint32_t t = 0; t < LANES; t++) {
+			float v = x[i * LANES + t];
 
-	for (uint32_t i = 0; i < n; i += LANES)
-		for (uint32_t j = 0; j < LANES; j++)
-			top[j] = top[j] > fabsf(x[i + j]) ? top[j] : fabsf(x[i + j]);
-	return lanes_max(top, 0.0f);
-}
-
-static uint8_t sym_scale(const float *x, uint32_t n, const struct skvq_codec *c)
-{
-	float m = c->levels_minus_1, to_code = e4m3_exp2(-c->scale_exp);
-	float best = square_sum(x, n); /* of d = 0 */
-	int gauss = e4m3_encode(gauss_half_step(c) * sqrtf(best / (float)n) * to_code);
-	int outlier = e4m3_encode(max_of(x, n) / m * to_code);
-	int from = (gauss < outlier ? gauss : outlier) - 3;
-	int to = (gauss < outlier ? outlier : gauss) + 1;
-	uint8_t ret = 0;
-
-	if (!(best > 0.0f))
-		return 0;
-	from = from > 1 ? from : 1;
-	to = to < (int)E4M3_MAX_CODE ? to : (int)E4M3_MAX_CODE;
-	for (int code = from; code <= to; code++) {
-		float d = skvq_e4m3_value[code] * e4m3_exp2(c->scale_exp);
-		float error = error_at(x, n, d, m);
-
-		if (error < best) {
-			best = error;
-			ret = (uint8_t)code;
+			low[t] = low[t] < v ? low[t] : v;
+			high[t] = high[t] > v ? high[t] : v;
 		}
 	}
-	return ret;
+	quant_affine(c, low, high, group, scale,
+		     scale + (size_t)c->n_groups * SKVQ_PAGE_TOKENS, q);
 }
 
-static void sym_codes(const float *x, uint32_t n, const struct skvq_codec *c, uint8_t scale,
-		      uint8_t *codes)
-{
-	float d = skvq_e4m3_value[scale] * e4m3_exp2(c->scale_exp), m = c->levels_minus_1;
-	float half = 0.5f * (m + 1.0f);
-	float inverse = scale ? 1.0f / (2.0f * d) : 0.0f; /* scale 0: all codes (M + 1) / 2 */
-
-	for (uint32_t i = 0; i < n; i++) {
-		float v = x[i] * inverse + half;
-
-		v = v > 0.0f ? v : 0.0f;
-		v = v < m ? v : m;
-		codes[i] = (uint8_t)(int32_t)v;
-	}
-}
-
-static void affine_group(const float *x, uint32_t n, const struct skvq_codec *c, uint8_t *codes,
-			 uint8_t *ret_scale, uint8_t *ret_zero)
-{
-	float low[LANES], high[LANES], m = c->levels_minus_1, step, zero;
-
-	for (uint32_t j = 0; j < LANES; j++)
-		low[j] = high[j] = x[j];
-	for (uint32_t i = LANES; i < n; i += LANES) {
-		for (uint32_t j = 0; j < LANES; j++) {
-			low[j] = low[j] < x[i + j] ? low[j] : x[i + j];
-			high[j] = high[j] > x[i + j] ? high[j] : x[i + j];
-		}
-	}
-	for (uint32_t j = 1; j < LANES; j++) {
-		low[0] = low[0] < low[j] ? low[0] : low[j];
-		high[0] = high[0] > high[j] ? high[0] : high[j];
-	}
-	zero = c->clip * low[0];
-	step = (c->clip * high[0] - zero) / m;
-	*ret_scale = e4m3_encode(step * e4m3_exp2(-c->scale_exp));
-	if (*ret_scale == 0)
-		*ret_scale = 1;
-	*ret_zero = e4m3_encode(zero * e4m3_exp2(-c->zero_exp));
-	if (*ret_zero == 0x80)
-		*ret_zero = 0; /* one zero, so that equal vectors have equal bytes */
-
-	step = skvq_e4m3_value[*ret_scale] * e4m3_exp2(c->scale_exp);
-	zero = skvq_e4m3_value[*ret_zero] * e4m3_exp2(c->zero_exp);
-	for (uint32_t i = 0; i < n; i++) {
-		float v = (x[i] - zero) / step;
-
-		v = v > 0.0f ? v : 0.0f;
-		v = v < m ? v : m;
-		/* 2^23 + v: the sum's last place is 1, so adding rounds to an even integer. */
-		codes[i] = (uint8_t)f32_bits(v + 8388608.0f);
-	}
-}
-
-void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t token, uint8_t *codes,
+void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t tile, uint8_t *codes,
 		      uint8_t *params)
 {
+	float m = c->levels_minus_1;
+	struct quant q;
+
 	for (uint32_t g = 0, at = 0; g < c->n_groups; g++, at += c->group) {
 		uint32_t n = at + c->group <= c->dim ? c->group : c->dim - at;
-		uint8_t *scale = params + (size_t)g * SKVQ_PAGE_TOKENS + token;
+		uint8_t *scale = params + (size_t)g * SKVQ_PAGE_TOKENS + tile * LANES;
 
-		if (c->kind == SKVQ_CODEC_AFFINE) {
-			affine_group(x + at, n, c, codes + at, scale,
-				     scale + (size_t)c->n_groups * SKVQ_PAGE_TOKENS);
-		} else {
-			*scale = sym_scale(x + at, n, c);
-			sym_codes(x + at, n, c, *scale, codes + at);
+		if (c->kind == SKVQ_CODEC_AFFINE)
+			affine_group(c, x + at * LANES, n, g, scale, &q);
+		else
+			sym_group(c, x + at * LANES, n, g, scale, &q);
+	}
+	for (uint32_t i = 0; i < c->dim; i++) {
+		const float *zero = q.zero[i / c->group], *inverse = q.inverse[i / c->group];
+
+		for (uint32_t t = 0; t < LANES; t++) {
+			float v = (x[i * LANES + t] - zero[t]) * inverse[t] + q.middle;
+
+			v = v > 0.0f ? v : 0.0f;
+			v = v < m ? v : m;
+			codes[t * c->dim + i] = (uint8_t)f32_bits(v + MAGIC);
 		}
 	}
 }

@@ -80,6 +80,14 @@ static inline void vec_store(float *x, vec_f32 v)
 	*(vec_f32_mem *)x = v;
 }
 
+/* a > b ? a : b, in each lane. */
+static inline vec_f32 vec_max(vec_f32 a, vec_f32 b)
+{
+	vec_i32 greater = (vec_i32)(a > b);
+
+	return (vec_f32)(((vec_i32)a & greater) | ((vec_i32)b & ~greater));
+}
+
 /* The one order in which 16 partial sums are added. */
 static inline float lanes_sum(const float x[LANES])
 {
@@ -109,15 +117,17 @@ static inline float lanes_max(const float x[LANES], float least)
 
 /* IEEE binary16 to binary32, exact; signalling NaN comes out quiet, as F16C and NEON do it. No
  * branch, and no denormal operand even for subnormal halves: 0.m * 2^-14 is made as 1.m * 2^-14
- * less 2^-14, so a caller's DAZ mode changes nothing. */
+ * less 2^-14, so a caller's DAZ mode changes nothing. Nor is NaN left to the subtraction to be made
+ * quiet: with -fno-trapping-math clang 14 drops one of 0. */
 static inline float f16_decode(uint16_t h)
 {
 	uint32_t em = h & 0x7fffu;
 	uint32_t subnormal = -(uint32_t)(em < 0x400), special = -(uint32_t)(em >= 0x7c00);
+	uint32_t quiet = em > 0x7c00u ? 1u << 22 : 0;
 	uint32_t u = (em << 13) + (112u << 23) + (subnormal & 1u << 23) + (special & 112u << 23);
 	float f = bits_f32(u) - bits_f32(subnormal & 113u << 23);
 
-	return bits_f32(f32_bits(f) | (uint32_t)(h & 0x8000u) << 16);
+	return bits_f32(f32_bits(f) | quiet | (uint32_t)(h & 0x8000u) << 16);
 }
 
 /* binary32 to binary16, to nearest even, overflow to infinity; NaN keeps its upper bits, quiet. */
@@ -137,16 +147,20 @@ static inline uint16_t f16_encode(float x)
 /* f16.c */
 void SKVQ_TIER(f16_to_f32)(const uint16_t *x, float *ret, size_t n);
 void SKVQ_TIER(f32_to_f16)(const float *x, uint16_t *ret, size_t n);
+void SKVQ_TIER(bf16_to_f32)(const uint16_t *x, float *ret, size_t n);
+void SKVQ_TIER(f32_to_bf16)(const float *x, uint16_t *ret, size_t n);
 
 /* transform.c */
 void SKVQ_TIER(to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 void SKVQ_TIER(query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
 				float *x);
+void SKVQ_TIER(tile_from_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				 float *rows);
 
-/* quant.c: one vector in stored space to codes[dim], one a byte, and column `token` of the
- * parameter rows. */
-void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t token, uint8_t *codes,
+/* quant.c: a tile in stored space, x[dim][16], to codes[16][dim], one a byte, and the tile's columns
+ * of the parameter rows. */
+void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t tile, uint8_t *codes,
 		      uint8_t *params);
 /* The refinement of a nested vector that quant() has coded: two bits a channel, one a byte. */
 void SKVQ_TIER(quant_refine)(const struct skvq_codec *c, const float *x, uint32_t token,
@@ -189,7 +203,8 @@ void SKVQ_TIER(attn_finish)(struct skvq_attn_state *s, const struct skvq_codec *
 /* tile.c: puts the tier's functions into the table. */
 void SKVQ_TIER(fill)(struct skvq_kernels *table);
 #ifdef SKVQ_TIER_SIMD
-/* simd/page.h: the entries that have more than the compiler's vectors. */
+/* simd/decode.h and simd/page.h: the entries that have more than the compiler's vectors. */
+void SKVQ_TIER(codec_fill)(struct skvq_kernels *table);
 void SKVQ_TIER(simd_fill)(struct skvq_kernels *table);
 #endif
 

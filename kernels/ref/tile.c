@@ -24,6 +24,7 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transf
 			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params,
 			    uint8_t *refine)
 {
+	float x[DIM_MAX * LANES];
 	uint8_t tile_codes[LANES * DIM_MAX];
 	uint16_t *halves = (uint16_t *)(codes + (size_t)tile * c->tile_bytes); /* FP16 only */
 	uint32_t dim = c->dim;
@@ -31,17 +32,17 @@ void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transf
 	assert(tile < SKVQ_PAGE_TILES);
 	assert(!refine == !c->nested);
 	sanitise(rows, LANES * dim);
-	for (uint32_t t = 0; t < LANES; t++) {
-		float *row = rows + (size_t)t * dim;
-
-		SKVQ_TIER(to_stored)(c, tr, row);
-		if (c->kind == SKVQ_CODEC_FP16)
-			SKVQ_TIER(f32_to_f16)(row, halves + (size_t)t * dim, dim);
-		else
-			SKVQ_TIER(quant)(c, row, tile * LANES + t, tile_codes + t * dim, params);
+	for (uint32_t t = 0; t < LANES; t++)
+		SKVQ_TIER(to_stored)(c, tr, rows + (size_t)t * dim);
+	if (c->kind == SKVQ_CODEC_FP16) {
+		SKVQ_TIER(f32_to_f16)(rows, halves, (size_t)LANES * dim);
+		return;
 	}
-	if (c->kind != SKVQ_CODEC_FP16)
-		SKVQ_TIER(pack)(c, tile_codes, tile, codes);
+	for (uint32_t t = 0; t < LANES; t++)
+		for (uint32_t i = 0; i < dim; i++)
+			x[i * LANES + t] = rows[(size_t)t * dim + i];
+	SKVQ_TIER(quant)(c, x, tile, tile_codes, params);
+	SKVQ_TIER(pack)(c, tile_codes, tile, codes);
 	if (!refine)
 		return;
 	for (uint32_t t = 0; t < LANES; t++)
@@ -84,9 +85,12 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .tier = SKVQ_TIER_STRING(SKVQ_TIER_NAME),
 	    .f16_to_f32 = SKVQ_TIER(f16_to_f32),
 	    .f32_to_f16 = SKVQ_TIER(f32_to_f16),
+	    .f32_to_bf16 = SKVQ_TIER(f32_to_bf16),
+	    .bf16_to_f32 = SKVQ_TIER(bf16_to_f32),
 	    .to_stored = SKVQ_TIER(to_stored),
 	    .from_stored = SKVQ_TIER(from_stored),
 	    .query_to_stored = SKVQ_TIER(query_to_stored),
+	    .tile_from_stored = SKVQ_TIER(tile_from_stored),
 	    .encode_tile = SKVQ_TIER(encode_tile),
 	    .decode_tile = SKVQ_TIER(decode_tile),
 	    .attn_begin = SKVQ_TIER(attn_begin),
@@ -95,6 +99,7 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .attn_finish = SKVQ_TIER(attn_finish),
 	};
 #ifdef SKVQ_TIER_SIMD
+	SKVQ_TIER(codec_fill)(table);
 	SKVQ_TIER(simd_fill)(table);
 #endif
 }

@@ -93,3 +93,10 @@ void SKVQ_TIER(from_stored)(const struct skvq_codec *c, const struct skvq_transf
 	else if (c->rotate)
 		hadamard(x, c->dim);
 }
+
+void SKVQ_TIER(tile_from_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				 float *rows)
+{
+	for (uint32_t i = 0; i < LANES; i++)
+		SKVQ_TIER(from_stored)(c, t, rows + (size_t)i * c->dim);
+}

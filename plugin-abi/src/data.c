@@ -74,6 +74,64 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 	return 0;
 }
 
+/* The FP16 rows of tokens that are not read from pages: sinks, and those not yet encoded. */
+static const uint16_t *row_at(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head,
+                              uint32_t position)
+{
+	if (position < q->model->sinks)
+		return is_v ? sink_v(q, layer, head, position) : sink_k(q, layer, head, position);
+	return is_v ? ring_v(q, layer, head, position) : ring_k(q, layer, head, position);
+}
+
+/* The tile that starts at a position, of a page, in engine space. */
+static void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head, uint32_t position,
+                      float *ret)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_kernels *kn = m->session->kernels;
+	const struct skvq_layout *l = &m->layout;
+	const struct skvq_codec *c = is_v ? &l->layers[layer].v : &l->layers[layer].k;
+	const uint8_t *page = q->pages[position / SKVQ_PAGE_TOKENS].data;
+
+	kn->decode_tile(
+	    c, page + (is_v ? skvq_layout_v_codes(l, layer, head) : skvq_layout_k_codes(l, layer, head)),
+	    page + (is_v ? skvq_layout_v_params(l, layer, head) : skvq_layout_k_params(l, layer, head)),
+	    is_v ? NULL
+	         : page_refine(q, layer, head, position / SKVQ_PAGE_TOKENS, q->appended[layer]),
+	    position % SKVQ_PAGE_TOKENS / SKVQ_TILE_TOKENS, ret);
+	kn->tile_from_stored(c, transform_of(m, is_v, layer, head), ret);
+}
+
+static void export_head(const struct skvq_seq *q, const skvq_export *d, int is_v, uint32_t head)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_kernels *kn = m->session->kernels;
+	uint8_t *out = is_v ? d->v : d->k;
+	int64_t token_stride = is_v ? d->v_token_stride : d->k_token_stride;
+	uint32_t dim = is_v ? m->dim_v : m->dim_k;
+	float rows[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
+	uint32_t tile_at = UINT32_MAX; /* first token of the tile in rows */
+
+	out += (int64_t)head * (is_v ? d->v_head_stride : d->k_head_stride);
+	for (uint32_t t = 0; t < d->n_tokens; t++, out += token_stride) {
+		uint32_t position = d->position + t;
+		uint32_t at = position - position % SKVQ_TILE_TOKENS;
+		float row[SKVQ_HEAD_DIM_MAX], *x = row;
+
+		if (position < m->sinks || position >= q->n_encoded) {
+			kn->f16_to_f32(row_at(q, is_v, d->layer, head, position), x, dim);
+		} else {
+			if (at != tile_at)
+				tile_rows(q, is_v, d->layer, head, at, rows);
+			tile_at = at;
+			x = rows + (size_t)(position - at) * dim;
+		}
+		if (!is_v)
+			from_canonical(m->pairs_half_dim, x);
+		store_row(kn, x, out, d->type, dim);
+	}
+}
+
 int32_t api_export(skvq_seq *q, const skvq_export *desc)
 {
 	skvq_export d;
@@ -83,8 +141,6 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 		return -SKVQ_EINVAL;
 	const struct skvq_model *m = q->model;
 	struct skvq_session *s = m->session;
-	const struct skvq_kernels *kn = s->kernels;
-	const struct skvq_layout *l = &m->layout;
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	if (copy_in(&d, sizeof d, desc) < 0 || d.reserved)
@@ -103,54 +159,10 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 		                 d.position + d.n_tokens, d.layer, have);
 
 	for (uint32_t h = 0; h < m->n_kv_heads; h++) {
-		for (int is_v = 0; is_v < 2; is_v++) {
-			uint8_t *out = is_v ? d.v : d.k;
-			int64_t token_stride = is_v ? d.v_token_stride : d.k_token_stride;
-			int64_t head_stride = is_v ? d.v_head_stride : d.k_head_stride;
-			const struct skvq_codec *c = is_v ? &l->layers[d.layer].v : &l->layers[d.layer].k;
-			const struct skvq_transform *tr = transform_of(m, is_v, d.layer, h);
-			float rows[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
-			uint32_t tile_at = UINT32_MAX; /* first token of the tile in rows */
-
-			for (uint32_t t = 0; out && t < d.n_tokens; t++) {
-				uint32_t position = d.position + t;
-				float x[SKVQ_HEAD_DIM_MAX];
-
-				if (position < m->sinks) {
-					kn->f16_to_f32(is_v ? sink_v(q, d.layer, h, position)
-					                    : sink_k(q, d.layer, h, position),
-					               x, c->dim);
-				} else if (position >= q->n_encoded) {
-					kn->f16_to_f32(is_v ? ring_v(q, d.layer, h, position)
-					                    : ring_k(q, d.layer, h, position),
-					               x, c->dim);
-				} else {
-					const uint8_t *page = q->pages[position / SKVQ_PAGE_TOKENS].data;
-					uint32_t in_page = position % SKVQ_PAGE_TOKENS;
-
-					if (position - position % SKVQ_TILE_TOKENS != tile_at) {
-						tile_at = position - position % SKVQ_TILE_TOKENS;
-						kn->decode_tile(
-						    c,
-						    page + (is_v ? skvq_layout_v_codes(l, d.layer, h)
-						                 : skvq_layout_k_codes(l, d.layer, h)),
-						    page + (is_v ? skvq_layout_v_params(l, d.layer, h)
-						                 : skvq_layout_k_params(l, d.layer, h)),
-						    !is_v ? page_refine(q, d.layer, h, position / SKVQ_PAGE_TOKENS,
-						                        q->appended[d.layer])
-						          : NULL,
-						    in_page / SKVQ_TILE_TOKENS, rows);
-					}
-					memcpy(x, rows + (size_t)(position - tile_at) * c->dim,
-					       c->dim * sizeof *x);
-					kn->from_stored(c, tr, x);
-				}
-				if (!is_v)
-					from_canonical(m->pairs_half_dim, x);
-				store_row(kn, x, out + (int64_t)t * token_stride + (int64_t)h * head_stride,
-				          d.type, c->dim);
-			}
-		}
+		if (d.k)
+			export_head(q, &d, 0, h);
+		if (d.v)
+			export_head(q, &d, 1, h);
 	}
 	return 0;
 }

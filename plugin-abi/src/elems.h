@@ -7,7 +7,6 @@
 
 #include "internal.h"
 
-#include <math.h>
 #include <string.h>
 
 static inline uint32_t elem_bytes(uint32_t type)
@@ -46,24 +45,9 @@ static inline void load_row(const struct skvq_kernels *k, const void *p, uint32_
 	case SKVQ_F16:
 		k->f16_to_f32(p, x, n);
 		break;
-	default: {
-		const uint16_t *b = p;
-		for (uint32_t i = 0; i < n; i++) {
-			uint32_t bits = (uint32_t)b[i] << 16;
-			memcpy(x + i, &bits, sizeof bits);
-		}
+	default:
+		k->bf16_to_f32(p, x, n);
 	}
-	}
-}
-
-static inline uint16_t to_bf16(float x)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &x, sizeof bits);
-	if (isnan(x))
-		return (uint16_t)(bits >> 16 | 0x40);
-	return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 static inline void store_row(const struct skvq_kernels *k, const float *x, void *p, uint32_t type,
@@ -76,11 +60,8 @@ static inline void store_row(const struct skvq_kernels *k, const float *x, void 
 	case SKVQ_F16:
 		k->f32_to_f16(x, p, n);
 		break;
-	default: {
-		uint16_t *b = p;
-		for (uint32_t i = 0; i < n; i++)
-			b[i] = to_bf16(x[i]);
-	}
+	default:
+		k->f32_to_bf16(x, p, n);
 	}
 }
 

@@ -61,7 +61,7 @@ static void report(const struct check_tier *tier, const char *function, const ch
 		printf(", \"%s.%s.%s.d%u%s_ns\": %.3f", function, tier->k.tier, codec, dim, more,
 		       ns);
 	else
-		printf("%-12s %-6s %-16s D=%-4u %-6s %9.2f %s\n", function, tier->k.tier, codec,
+		printf("%-16s %-6s %-16s D=%-4u %-6s %9.2f %s\n", function, tier->k.tier, codec,
 		       dim, *more ? more + 1 : "", ns, unit);
 }
 
@@ -74,45 +74,202 @@ static void codecs_of(const char *profile, uint32_t dim, struct skvq_codec *k, s
 		abort();
 }
 
-/* --- encode_tile ----------------------------------------------------------------------------- */
+/* --- tiles and transforms -------------------------------------------------------------------- */
 
-struct encode_run {
+struct tile_run {
 	const struct skvq_kernels *k;
 	struct skvq_codec codec;
+	const struct skvq_transform *transform;
 	const float *input;
 	float rows[16 * SKVQ_HEAD_DIM_MAX];
+	uint16_t halves[16 * SKVQ_HEAD_DIM_MAX];
 	_Alignas(64) uint8_t codes[80 * 2 * SKVQ_HEAD_DIM_MAX];
 	uint8_t params[16 * 80];
 	_Alignas(64) uint8_t refine[20 * SKVQ_HEAD_DIM_MAX];
 };
 
-static void encode_once(void *arg)
+static void encode_tile_once(void *arg)
 {
-	struct encode_run *r = arg;
+	struct tile_run *r = arg;
 
 	memcpy(r->rows, r->input, 16u * r->codec.dim * sizeof(float));
-	r->k->encode_tile(&r->codec, NULL, r->rows, 0, r->codes, r->params,
+	r->k->encode_tile(&r->codec, r->transform, r->rows, 0, r->codes, r->params,
 			  r->codec.nested ? r->refine : NULL);
 }
 
-static void bench_encode(const struct check_tier *tier, bool json)
+static void decode_tile_once(void *arg)
+{
+	struct tile_run *r = arg;
+
+	r->k->decode_tile(&r->codec, r->codes, r->params, NULL, 0, r->rows);
+}
+
+/* What an engine's export of FP16 rows does with a tile. */
+static void export_once(void *arg)
+{
+	struct tile_run *r = arg;
+
+	r->k->decode_tile(&r->codec, r->codes, r->params, NULL, 0, r->rows);
+	r->k->tile_from_stored(&r->codec, r->transform, r->rows);
+	for (uint32_t t = 0; t < 16; t++)
+		r->k->f32_to_f16(r->rows + t * r->codec.dim, r->halves + t * r->codec.dim,
+				 r->codec.dim);
+}
+
+static void query_once(void *arg)
+{
+	struct tile_run *r = arg;
+
+	memcpy(r->rows, r->input, 16u * r->codec.dim * sizeof(float));
+	for (uint32_t t = 0; t < 16; t++)
+		r->k->query_to_stored(&r->codec, r->transform, r->rows + t * r->codec.dim);
+}
+
+static void back_once(void *arg)
+{
+	struct tile_run *r = arg;
+
+	memcpy(r->rows, r->input, 16u * r->codec.dim * sizeof(float));
+	r->k->tile_from_stored(&r->codec, r->transform, r->rows);
+}
+
+static void bench_tile(const struct check_tier *tier, const char *function, void (*once)(void *),
+		       bool json)
 {
 	static const char *const profiles[] = {
-	    "k8v8", "k4v4", "k3v3", "k2v2", "k1.5v1.5", "affine-k2v2-g64", "fp16"};
-	static struct encode_run r;
+	    "k8v8", "k4v4", "k3v3", "k2v2", "k1.5v1.5", "affine-k4v4-g64", "affine-k2v2-g64", "fp16"};
+	static struct tile_run r;
 	static float input[16 * SKVQ_HEAD_DIM_MAX];
 	struct seeded rng = {1};
-	struct skvq_codec v;
 
 	input_fill(&rng, 0, input, sizeof(input) / sizeof(input[0]));
 	r.k = &tier->k;
 	r.input = input;
+	r.transform = NULL;
 	for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++) {
 		for (uint32_t dim = 64; dim <= 128; dim *= 2) {
-			codecs_of(profiles[i], dim, &r.codec, &v);
-			report(tier, "encode_tile", profiles[i], dim, "",
-			       measure(encode_once, &r) / 16.0, "ns per vector", json);
+			for (int is_v = 0; is_v < 2; is_v++) {
+				struct skvq_codec k, v;
+
+				codecs_of(profiles[i], dim, &k, &v);
+				r.codec = is_v ? v : k;
+				encode_tile_once(&r);
+				report(tier, function, profiles[i], dim, is_v ? "_v" : "_k",
+				       measure(once, &r) / 16.0, "ns per vector", json);
+			}
 		}
+	}
+}
+
+/* By rotation, by a matrix and by a map of channels. */
+static void bench_transform(const struct check_tier *tier, const char *function,
+			    void (*once)(void *), bool json)
+{
+	static const char *const by[] = {"rotation", "matrix", "map"};
+	static struct tile_run r;
+	static float input[16 * SKVQ_HEAD_DIM_MAX];
+	struct seeded rng = {1};
+
+	input_fill(&rng, 0, input, sizeof(input) / sizeof(input[0]));
+	r.k = &tier->k;
+	r.input = input;
+	for (uint32_t dim = 64; dim <= 128; dim *= 2) {
+		float *m = malloc((size_t)dim * dim * sizeof(float));
+		uint16_t map[SKVQ_HEAD_DIM_MAX];
+		struct skvq_transform t[3] = {{0}, {.into = m, .back = m}, {.reorder = map}};
+		struct skvq_codec v;
+
+		if (!m)
+			abort();
+		input_fill(&rng, 0, m, (size_t)dim * dim);
+		for (uint32_t i = 0; i < dim; i++)
+			map[i] = (uint16_t)((i * 7 + 3) % dim);
+		for (int i = 0; i < 3; i++) {
+			codecs_of(i == 2 ? "plain-k2v2" : "k2v2", dim, &r.codec, &v);
+			r.transform = &t[i];
+			report(tier, function, by[i], dim, "", measure(once, &r) / 16.0,
+			       "ns per vector", json);
+		}
+		free(m);
+	}
+}
+
+/* --- halves ---------------------------------------------------------------------------------- */
+
+#define HALVES 2048u
+
+struct halves_run {
+	const struct skvq_kernels *k;
+	float f[HALVES];
+	uint16_t h[HALVES];
+};
+
+static void f16_to_f32_once(void *arg)
+{
+	struct halves_run *r = arg;
+
+	r->k->f16_to_f32(r->h, r->f, HALVES);
+}
+
+static void f32_to_f16_once(void *arg)
+{
+	struct halves_run *r = arg;
+
+	r->k->f32_to_f16(r->f, r->h, HALVES);
+}
+
+static void bf16_to_f32_once(void *arg)
+{
+	struct halves_run *r = arg;
+
+	r->k->bf16_to_f32(r->h, r->f, HALVES);
+}
+
+static void f32_to_bf16_once(void *arg)
+{
+	struct halves_run *r = arg;
+
+	r->k->f32_to_bf16(r->f, r->h, HALVES);
+}
+
+static void bench_halves(const struct check_tier *tier, const char *function, void (*once)(void *),
+			 bool json)
+{
+	static struct halves_run r;
+	struct seeded rng = {1};
+
+	r.k = &tier->k;
+	input_fill(&rng, 0, r.f, HALVES);
+	r.k->f32_to_f16(r.f, r.h, HALVES);
+	report(tier, function, "-", 128, "", measure(once, &r) * 128 / HALVES, "ns per vector", json);
+}
+
+static void bench_codec(const struct check_tier *tier, const char *function, bool json)
+{
+	static const struct {
+		const char *name;
+		void (*bench)(const struct check_tier *tier, const char *function,
+			      void (*once)(void *), bool json);
+		void (*once)(void *);
+	} benches[] = {
+	    {"encode_tile", bench_tile, encode_tile_once},
+	    {"decode_tile", bench_tile, decode_tile_once},
+	    {"export", bench_tile, export_once},
+	    {"encode_tile", bench_transform, encode_tile_once},
+	    {"query_to_stored", bench_transform, query_once},
+	    {"tile_from_stored", bench_transform, back_once},
+	    {"f16_to_f32", bench_halves, f16_to_f32_once},
+	    {"f32_to_f16", bench_halves, f32_to_f16_once},
+	    {"bf16_to_f32", bench_halves, bf16_to_f32_once},
+	    {"f32_to_bf16", bench_halves, f32_to_bf16_once},
+	};
+
+	for (size_t i = 0; i < sizeof(benches) / sizeof(benches[0]); i++) {
+		const char *of = strcmp(benches[i].name, "export") == 0 ? "decode_tile"
+									 : benches[i].name;
+
+		if (!function || strcmp(function, of) == 0)
+			benches[i].bench(tier, benches[i].name, benches[i].once, json);
 	}
 }
 
@@ -360,8 +517,7 @@ void bench(const struct check_tier *tier, const char *function, bool json)
 					    "k4v4",   "k8v8", "affine-k2v2-g64", "fp16"};
 	static const char *const rows[] = {"fp16"};
 
-	if (!function || strcmp(function, "encode_tile") == 0)
-		bench_encode(tier, json);
+	bench_codec(tier, function, json);
 	if (!function || strcmp(function, "attn_pages") == 0)
 		bench_attn(tier, "attn_pages", pages_once, pages, sizeof(pages) / sizeof(pages[0]),
 			   json);

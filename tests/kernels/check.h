@@ -63,9 +63,12 @@ void input_transform_free(struct skvq_transform *t, uint32_t dim);
 /* check_codec.c, check_attention.c */
 void check_f16_to_f32(struct check *c);
 void check_f32_to_f16(struct check *c);
+void check_bf16_to_f32(struct check *c);
+void check_f32_to_bf16(struct check *c);
 void check_to_stored(struct check *c);
 void check_from_stored(struct check *c);
 void check_query_to_stored(struct check *c);
+void check_tile_from_stored(struct check *c);
 void check_encode_tile(struct check *c);
 void check_decode_tile(struct check *c);
 void check_attn_pages(struct check *c);

@@ -12,15 +12,18 @@ static float bits_f32(uint32_t u)
 	return f;
 }
 
-void check_f16_to_f32(struct check *c)
+typedef void widen_fn(const uint16_t *x, float *ret, size_t n);
+typedef void narrow_fn(const float *x, uint16_t *ret, size_t n);
+
+static void check_widen(struct check *c, widen_fn *ref, widen_fn *tested)
 {
 	static uint16_t all[65536];
 	static float want[65536], have[65536];
 
 	for (uint32_t i = 0; i < 65536; i++)
 		all[i] = (uint16_t)i;
-	c->ref.f16_to_f32(all, want, 65536);
-	c->tier->k.f16_to_f32(all, have, 65536);
+	ref(all, want, 65536);
+	tested(all, have, 65536);
 	check_bytes(c, have, want, sizeof(want), "all halves");
 	for (size_t n = 0; n < 70; n++) {
 		enum guard_side side = n % 2 ? GUARD_AFTER : GUARD_BEFORE;
@@ -31,15 +34,26 @@ void check_f16_to_f32(struct check *c)
 			x[i] = (uint16_t)seeded_u64(&c->rng);
 		guard_read_only(x, n * 2);
 		snprintf(c->where, sizeof(c->where), "n=%zu", n);
-		c->ref.f16_to_f32(x, want, n);
-		c->tier->k.f16_to_f32(x, y, n);
+		ref(x, want, n);
+		tested(x, y, n);
 		check_bytes(c, y, want, n * 4, "tail");
 		guard_free(x, n * 2);
 		guard_free(y, n * 4);
 	}
 }
 
-void check_f32_to_f16(struct check *c)
+void check_f16_to_f32(struct check *c)
+{
+	check_widen(c, c->ref.f16_to_f32, c->tier->k.f16_to_f32);
+}
+
+void check_bf16_to_f32(struct check *c)
+{
+	check_widen(c, c->ref.bf16_to_f32, c->tier->k.bf16_to_f32);
+}
+
+/* drop: bits of a float's mantissa that the narrow number does not have. */
+static void check_narrow(struct check *c, narrow_fn *ref, narrow_fn *tested, uint32_t drop)
 {
 	static float x[65536];
 	static uint16_t want[65536], have[65536];
@@ -47,7 +61,9 @@ void check_f32_to_f16(struct check *c)
 	/* Random floats, then the neighbourhood of every half and of every tie between two. */
 	for (int round = 0; round < 6; round++) {
 		for (uint32_t i = 0; i < 65536; i++) {
-			uint32_t near = ((i & 0x8000) << 16) + ((i & 0x7fff) << 13) + (112u << 23);
+			uint32_t near = drop == 13 ? ((i & 0x8000) << 16) + ((i & 0x7fff) << 13) +
+							 (112u << 23)
+						   : i << 16;
 			int32_t off = (int32_t)seeded_below(&c->rng, 5) - 2;
 
 			if (round < 2)
@@ -55,10 +71,10 @@ void check_f32_to_f16(struct check *c)
 			else if (round == 2) /* subnormal halves: multiples of 2^-25 */
 				x[i] = ((float)(i & 0x7fff) + (float)off * 0x1p-9f) * 0x1p-25f;
 			else
-				x[i] = bits_f32(near + (uint32_t)off + (round == 4 ? 0x1000 : 0));
+				x[i] = bits_f32(near + (uint32_t)off + (round == 4 ? 1u << (drop - 1) : 0));
 		}
-		c->ref.f32_to_f16(x, want, 65536);
-		c->tier->k.f32_to_f16(x, have, 65536);
+		ref(x, want, 65536);
+		tested(x, have, 65536);
 		check_bytes(c, have, want, sizeof(want), "floats");
 	}
 	for (size_t n = 0; n < 70; n++) {
@@ -69,12 +85,22 @@ void check_f32_to_f16(struct check *c)
 		input_fill(&c->rng, n % INPUT_KINDS, in, n);
 		guard_read_only(in, n * 4);
 		snprintf(c->where, sizeof(c->where), "n=%zu", n);
-		c->ref.f32_to_f16(in, want, n);
-		c->tier->k.f32_to_f16(in, out, n);
+		ref(in, want, n);
+		tested(in, out, n);
 		check_bytes(c, out, want, n * 2, "tail");
 		guard_free(in, n * 4);
 		guard_free(out, n * 2);
 	}
+}
+
+void check_f32_to_f16(struct check *c)
+{
+	check_narrow(c, c->ref.f32_to_f16, c->tier->k.f32_to_f16, 13);
+}
+
+void check_f32_to_bf16(struct check *c)
+{
+	check_narrow(c, c->ref.f32_to_bf16, c->tier->k.f32_to_bf16, 16);
 }
 
 typedef void transform_fn(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
@@ -117,6 +143,31 @@ void check_from_stored(struct check *c)
 void check_query_to_stored(struct check *c)
 {
 	check_transform(c, c->ref.query_to_stored, c->tier->k.query_to_stored);
+}
+
+void check_tile_from_stored(struct check *c)
+{
+	for (uint32_t i = 0; i < INPUT_DIMS * INPUT_KINDS; i++) {
+		uint32_t dim = input_dims[i % INPUT_DIMS], n = 16 * dim;
+		unsigned kind = i / INPUT_DIMS % INPUT_KINDS;
+		enum guard_side side = i % 2 ? GUARD_AFTER : GUARD_BEFORE;
+		float *x = guard_new(n * 4ul, side), want[16 * SKVQ_HEAD_DIM_MAX];
+		struct skvq_transform t;
+		struct skvq_codec codec;
+		char name[64];
+
+		input_codec(&c->rng, (int)seeded_below(&c->rng, 2), dim, &codec, name);
+		input_transform(&c->rng, dim, side, &t);
+		input_fill(&c->rng, kind, x, n);
+		memcpy(want, x, n * 4ul);
+		snprintf(c->where, sizeof(c->where), "%s D=%u %s%s%s", name, dim, input_name(kind),
+			 t.into ? " by a matrix" : "", t.reorder ? " reordered" : "");
+		c->ref.tile_from_stored(&codec, &t, want);
+		c->tier->k.tile_from_stored(&codec, &t, x);
+		check_floats(c, x, want, n, "rows");
+		guard_free(x, n * 4ul);
+		input_transform_free(&t, dim);
+	}
 }
 
 /* A head's planes of one side, K or V: five tiles in order, then each tile back. */

@@ -19,8 +19,10 @@ static const struct {
 	void (*check)(struct check *c);
 } functions[] = {
     {"f16_to_f32", check_f16_to_f32},   {"f32_to_f16", check_f32_to_f16},
+    {"bf16_to_f32", check_bf16_to_f32}, {"f32_to_bf16", check_f32_to_bf16},
     {"to_stored", check_to_stored},     {"from_stored", check_from_stored},
     {"query_to_stored", check_query_to_stored},
+    {"tile_from_stored", check_tile_from_stored},
     {"encode_tile", check_encode_tile}, {"decode_tile", check_decode_tile},
     {"attn_pages", check_attn_pages},   {"attn_rows", check_attn_rows},
     {"attn_finish", check_attn_finish},
@@ -147,7 +149,7 @@ static void check_tier(const struct options *o, const struct check_tier *t, unsi
 		functions[i].check(&c);
 		running = NULL;
 		if (!o->json)
-			printf("%-6s %-12s %8lu checks %s\n", t->k.tier, c.function, c.n_checks,
+			printf("%-6s %-16s %8lu checks %s\n", t->k.tier, c.function, c.n_checks,
 			       c.n_failed ? "FAILED" : "ok");
 		*checks += c.n_checks;
 		*failed += c.n_failed;

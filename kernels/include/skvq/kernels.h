@@ -81,10 +81,16 @@ struct skvq_kernels {
 	/* IEEE binary16 <-> binary32; to f16 rounds to nearest even, overflow to infinity. */
 	void (*f16_to_f32)(const uint16_t *x, float *ret, size_t n);
 	void (*f32_to_f16)(const float *x, uint16_t *ret, size_t n);
+	/* bfloat16 <-> binary32, likewise. */
+	void (*bf16_to_f32)(const uint16_t *x, float *ret, size_t n);
+	void (*f32_to_bf16)(const float *x, uint16_t *ret, size_t n);
 
 	/* x[dim] in place, engine -> stored space and back. reorder: [dim] or NULL. */
 	void (*to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 	void (*from_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
+	/* The same back for the rows[16][dim] that decode_tile gave. */
+	void (*tile_from_stored)(const struct skvq_codec *c, const struct skvq_transform *t,
+				 float *rows);
 	/* The same for a query that will meet K of codec c. */
 	void (*query_to_stored)(const struct skvq_codec *c, const struct skvq_transform *t, float *x);
 
