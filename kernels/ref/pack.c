@@ -183,10 +183,9 @@ static void nested_join(const uint8_t *refine, uint32_t n, uint8_t *raw)
 		raw[i] = level[4 * raw[i] + ((const uint8_t *)more)[i]];
 }
 
-void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const uint8_t *refine,
-		       uint32_t tile, float *ret_levels)
+static void raw_unpack(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
+		       uint32_t *raw)
 {
-	uint32_t raw[RAW_WORDS_MAX];
 	const uint8_t *in = planes + (size_t)tile * c->tile_bytes;
 	uint32_t n = c->dim / 4u;
 
@@ -208,13 +207,40 @@ void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const 
 		ternary_unpack(planes, 64 * n, tile, (uint8_t *)raw);
 		break;
 	}
+}
+
+void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const uint8_t *refine,
+		       uint32_t tile, float *ret_levels)
+{
+	uint32_t raw[RAW_WORDS_MAX];
+
+	raw_unpack(c, planes, tile, raw);
 	if (!refine) {
 		levels_from_raw(c, raw, ret_levels);
 		return;
 	}
-	nested_join(refine + (size_t)tile * c->tile_bytes, n, (uint8_t *)raw);
+	nested_join(refine + (size_t)tile * c->tile_bytes, c->dim / 4u, (uint8_t *)raw);
 	levels_from_raw(c, raw, ret_levels);
 	for (uint32_t i = 0; i < LANES * c->dim; i++) /* from u - M/2 of two bits' M */
 		ret_levels[i] = (ret_levels[i] + 0.5f * (float)(c->levels_minus_1 - SKVQ_NESTED_M)) *
 				(1.0f / SKVQ_NESTED_STEP);
+}
+
+void SKVQ_TIER(unpack_tile)(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
+			    uint8_t *ret)
+{
+	uint32_t words[RAW_WORDS_MAX], dim = c->dim;
+	const uint8_t *raw = (const uint8_t *)words;
+
+	raw_unpack(c, planes, tile, words);
+	if (!c->is_v) {
+		for (uint32_t i = 0; i < dim / 4; i++)
+			for (uint32_t t = 0; t < LANES; t++)
+				memcpy(ret + t * dim + 4 * i, raw + 64 * i + 4 * t, 4);
+		return;
+	}
+	for (uint32_t p = 0; p < 4; p++)
+		for (uint32_t ch = 0; ch < dim; ch++)
+			for (uint32_t j = 0; j < 4; j++)
+				ret[(4 * p + j) * dim + ch] = raw[p * dim * 4 + 4 * ch + j];
 }

@@ -182,6 +182,10 @@ void SKVQ_TIER(pack)(const struct skvq_codec *c, const uint8_t *codes, uint32_t 
 void SKVQ_TIER(unpack)(const struct skvq_codec *c, const uint8_t *planes, const uint8_t *refine,
 		       uint32_t tile, float *ret_levels);
 
+/* codes[16][dim], one a byte. */
+void SKVQ_TIER(unpack_tile)(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
+			    uint8_t *ret);
+
 /* tile.c */
 void SKVQ_TIER(encode_tile)(const struct skvq_codec *c, const struct skvq_transform *t,
 			    float *rows, uint32_t tile, uint8_t *codes, uint8_t *params,

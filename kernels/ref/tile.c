@@ -93,6 +93,8 @@ void SKVQ_TIER(fill)(struct skvq_kernels *table)
 	    .tile_from_stored = SKVQ_TIER(tile_from_stored),
 	    .encode_tile = SKVQ_TIER(encode_tile),
 	    .decode_tile = SKVQ_TIER(decode_tile),
+	    .pack_tile = SKVQ_TIER(pack),
+	    .unpack_tile = SKVQ_TIER(unpack_tile),
 	    .attn_begin = SKVQ_TIER(attn_begin),
 	    .attn_pages = SKVQ_TIER(attn_pages),
 	    .attn_rows = SKVQ_TIER(attn_rows),

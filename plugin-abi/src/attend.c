@@ -289,7 +289,9 @@ static void attend_seen(struct skvq_attn_state *st, const skvq_seq *q, const str
 
 	from = from > first ? from : first;
 	to = to < end ? to : end;
-	if (from < to)
+	if (q->model->faithful)
+		faithful_attend(st, q, n->layer, n->head, from, to);
+	else if (from < to)
 		attend_pages(st, q, n->layer, n->head, from, to, n->position);
 }
 

@@ -93,6 +93,13 @@ static void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32
 	const struct skvq_codec *c = is_v ? &l->layers[layer].v : &l->layers[layer].k;
 	const uint8_t *page = q->pages[position / SKVQ_PAGE_TOKENS].data;
 
+	if (m->faithful) {
+		uint16_t halves[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
+
+		faithful_tile(q, layer, is_v, head, position, halves);
+		kn->f16_to_f32(halves, ret, (size_t)SKVQ_TILE_TOKENS * c->dim);
+		return;
+	}
 	kn->decode_tile(
 	    c, page + (is_v ? skvq_layout_v_codes(l, layer, head) : skvq_layout_k_codes(l, layer, head)),
 	    page + (is_v ? skvq_layout_v_params(l, layer, head) : skvq_layout_k_params(l, layer, head)),

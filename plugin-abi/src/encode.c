@@ -85,6 +85,8 @@ static void encode_rows(const struct skvq_seq *q, const struct skvq_codec *c,
 	const struct skvq_kernels *k = q->model->session->kernels;
 	float rows[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
 
+	if (c->kind == SKVQ_CODEC_FAITHFUL)
+		return;
 	for (uint32_t t = 0; t < SKVQ_TILE_TOKENS; t++)
 		k->f16_to_f32(row(q, layer, head, position + t), rows + (size_t)t * c->dim, c->dim);
 	k->encode_tile(c, transform_of(q->model, c->is_v, layer, head), rows,
@@ -177,6 +179,10 @@ int encode_tiles(struct skvq_seq *q)
 		for (uint32_t layer = 0; layer < m->n_layer; layer++) {
 			const struct skvq_layer_layout *ll = &l->layers[layer];
 
+			if (ll->k.kind == SKVQ_CODEC_FAITHFUL)
+				faithful_encode(q, layer, 0, position, page);
+			if (ll->v.kind == SKVQ_CODEC_FAITHFUL)
+				faithful_encode(q, layer, 1, position, page);
 			for (uint32_t h = 0; h < m->n_kv_heads; h++) {
 				encode_rows(q, &ll->k, ring_k, layer, h, position,
 				            page + skvq_layout_k_codes(l, layer, h),

@@ -78,6 +78,16 @@ struct skvq_session {
 	char error[512];
 };
 
+/* What a model of a "skvq-..." profile has besides. */
+struct faithful {
+	struct skvq_channel_groups *groups; /* [n_layer][2], K and V */
+	uint16_t *of;                       /* their maps            */
+	uint8_t *tile;                      /* for [control] encode  */
+	float clip;
+	uint32_t pairs;          /* turned by RoPE; 0: keys are kept as they come         */
+	double frequency[2][SKVQ_HEAD_DIM_MAX / 2]; /* full attention, sliding window */
+};
+
 struct skvq_model {
 	struct skvq_session *session;
 	struct skvq_model *next;
@@ -90,6 +100,7 @@ struct skvq_model {
 	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
 	uint16_t *reorder_v;     /* allocation                                                */
 	struct skvq_transform *transforms; /* [n_layer][n_kv_heads][2], K and V; see transform_of */
+	struct faithful *faithful; /* NULL unless the profile is SKVQ's own */
 	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
 	size_t token_bytes_fp16;
 	/* What the daemon is told; all pointers owned. */
@@ -218,6 +229,19 @@ int staging_take(const struct skvq_seq *q, uint32_t i);
 int encode_tiles(struct skvq_seq *q);
 /* Whether attention from `position` on reads page i without refinement, where there is one. */
 bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position);
+
+/* faithful.c */
+int faithful_init(struct skvq_model *m, const struct skvq_profile *p);
+void faithful_free(struct skvq_model *m);
+/* A tile leaving the window: all heads' K or V of one layer. */
+void faithful_encode(const struct skvq_seq *q, uint32_t layer, int is_v, uint32_t position,
+                     uint8_t *page);
+/* The tile at a position as FP16 rows [16][dim] in engine space. */
+void faithful_tile(const struct skvq_seq *q, uint32_t layer, int is_v, uint32_t head,
+                   uint32_t position, uint16_t *ret);
+/* Pages from..to-1. */
+void faithful_attend(struct skvq_attn_state *st, const struct skvq_seq *q, uint32_t layer,
+                     uint32_t head, uint32_t from, uint32_t to);
 
 /* attend.c */
 /* The refinement of K in page i as attention from `position` on reads it: NULL if the layer has none,

@@ -91,6 +91,7 @@ static void model_free(struct skvq_model *m)
 	arena_unref(m->arena);
 	free(m->reorder_k);
 	free(m->transforms);
+	faithful_free(m);
 	free(m->header);
 	free(m->bit_table);
 	free(m->layer_window);
@@ -177,9 +178,9 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	    .bit_table = m->bit_table,
 	    .reorder = m->reorder_k,
 	    .layer_window = m->layer_window,
-	    .clip = p->kind == SKVQ_CODEC_AFFINE ? p->clip : 0,
+	    .clip = p->kind == SKVQ_CODEC_AFFINE || p->kind == SKVQ_CODEC_FAITHFUL ? p->clip : 0,
 	};
-	return 0;
+	return p->kind == SKVQ_CODEC_FAITHFUL ? faithful_init(m, p) : 0;
 }
 
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)
@@ -201,8 +202,8 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 	if (r < 0)
 		return set_error(s, -r, r == -SKVQ_ENOTSUP ? "profile '%.47s' is not implemented yet"
 		                                           : "there is no profile '%.47s'", name);
-	if (p.kind == SKVQ_CODEC_FAITHFUL)
-		return set_error(s, SKVQ_ENOTSUP, "profile '%.47s' is not implemented yet", name);
+	if (p.kind == SKVQ_CODEC_FAITHFUL && (d.reorder_k || d.reorder_v))
+		return set_error(s, SKVQ_EINVAL, "profile '%.47s' takes no channel maps", name);
 	if (d.clip != 0)
 		p.clip = d.clip;
 	struct skvq_model *m = calloc(1, sizeof *m);

@@ -271,7 +271,10 @@ static void codecs_err_within_their_bits(void **state)
 		const char *profile;
 		double bound;
 	} rows[] = {{"k8v8", .03}, {"k4v4", .3}, {"k3v2", .8}, {"k2v1.5", 1.2}, {"affine-k4v4-g32", .3},
-	            {"plain-k8v8-g64", .03}};
+	            {"plain-k8v8-g64", .03},
+	            {"skvq-k4v4-g32", .4},
+	            {"skvq-post-k4v4-g64", .4},
+	            {"skvq-k2v1.5-g32", 1.5}};
 
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
 		struct toy t = toy_default();
@@ -619,7 +622,9 @@ static void model_register_refuses(void **state)
 	REFUSED(SKVQ_EGEOMETRY, "layers", d.n_layer = 100000);
 	REFUSED(SKVQ_EGEOMETRY, "rope_dim", d.rope_dim = 100);
 	REFUSED(SKVQ_EPROFILE, "k9v9", d.profile = "k9v9");
-	REFUSED(SKVQ_ENOTSUP, "skvq-k2v2-g64", d.profile = "skvq-k2v2-g64");
+	REFUSED(SKVQ_ENOTSUP, "yarn", d.profile = "skvq-k2v2-g64"; d.rope_scaling = "yarn:4:4096");
+	REFUSED(SKVQ_ENOTSUP, "linear", d.profile = "skvq-k2v2-g64"; d.rope_scaling = "linear:-1");
+	REFUSED(SKVQ_EINVAL, "channel maps", d.profile = "skvq-k2v2-g64"; d.reorder_k = map);
 	REFUSED(SKVQ_EPROFILE, "SKVQ_BITS", d.bit_table = bits);
 	REFUSED(SKVQ_EINVAL, "window", d.window = 1000000);
 	REFUSED(SKVQ_EINVAL, "sinks", d.sinks = 65);

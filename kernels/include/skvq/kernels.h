@@ -105,6 +105,13 @@ struct skvq_kernels {
 	void (*decode_tile)(const struct skvq_codec *c, const uint8_t *codes, const uint8_t *params,
 			    const uint8_t *refine, uint32_t tile, float *rows);
 
+	/* Codes [16][dim], one a byte, into the planes of a tile, as encode_tile does it, and back:
+	 * for codecs whose quantiser is elsewhere (skvq/faithful.h). Not for FP16. */
+	void (*pack_tile)(const struct skvq_codec *c, const uint8_t *codes, uint32_t tile,
+			  uint8_t *planes);
+	void (*unpack_tile)(const struct skvq_codec *c, const uint8_t *planes, uint32_t tile,
+			    uint8_t *ret);
+
 	/* Attention. begin zeroes max, sum, acc; any number of pages and rows in any order follows;
 	 * finish writes out[r] (out_stride floats apart, dim_v each) and, if lse is not NULL,
 	 * lse[r]. A row that saw nothing gives zeros and lse = -INFINITY. */
