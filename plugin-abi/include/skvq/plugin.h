@@ -151,6 +151,7 @@ typedef struct skvq_seq_info {
 	uint64_t bytes_window;   /* FP16 window buffer and sinks                                */
 	uint64_t bytes_fp16;     /* what n_tokens would take in FP16                            */
 	uint64_t boot_id;        /* of the daemon the sequence is attached to; 0 if none        */
+	uint64_t page_code_bytes; /* of a full page: codes and parameters alone, all layers      */
 } skvq_seq_info;
 
 /* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at
