@@ -193,11 +193,37 @@ uint32_t top_token(const float *logits, uint32_t n); // the first of equals
 // KL(reference || other) in nats.
 double kl_divergence(const float *reference, const float *other, uint32_t n);
 
+// A reference that several others are held against: what depends on it alone is computed once.
+class Distribution
+{
+      public:
+	struct Compared {
+		double kl = 0;          // KL(this || other) in nats
+		double log_sum_exp = 0; // of the other's logits
+		bool same_top = false;
+	};
+
+	// logits is borrowed and must outlive the comparisons.
+	Distribution(const float *logits, uint32_t n);
+	Compared compare(const float *other) const;
+	double log_sum_exp() const
+	{
+		return log_sum_exp_;
+	}
+
+      private:
+	const float *logits_;
+	double log_sum_exp_;
+	uint32_t top_;
+	std::vector<float> probability_;
+};
+
 // Mean, maximum, quantiles and agreement over positions.
 class Divergence
 {
       public:
 	void add(const float *reference, const float *other, uint32_t n);
+	void add(const Distribution::Compared &compared);
 	bool empty() const
 	{
 		return klds_.empty();
