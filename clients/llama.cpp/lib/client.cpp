@@ -47,6 +47,10 @@ skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelSh
 				std::to_string(shape.n_ctx_train));
 	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH))
 		throw Error(SKVQ_EINVAL, "an unknown flag in the options");
+	if (options.calibration_path)
+		throw Error(SKVQ_ENOTSUP, std::string("calibration files such as '") +
+					      options.calibration_path +
+					      "' are not supported yet");
 	return options;
 }
 
