@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The command line of skvq-eval.
+#ifndef SKVQ_EVAL_ARGS_H
+#define SKVQ_EVAL_ARGS_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "profile.h"
+
+enum class Command { measure };
+
+struct Args {
+	Command command = Command::measure;
+	std::string model, text;
+	std::vector<Profile> profiles;
+	EngineOptions engine; // its n_ctx is the length of a chunk
+	uint32_t n_chunks = 1;
+	uint32_t first_scored = 256;
+	bool json = false, verbose = false, help = false;
+};
+
+// Throws skvq::UsageError.
+Args args_parse(int argc, char **argv);
+
+extern const char args_usage[];
+
+#endif
