@@ -60,6 +60,8 @@ class Model
 	}
 	uint32_t n_ctx_train() const;
 	uint64_t kv_bytes_per_token_fp16() const;
+	// A GGUF metadata value as text; empty: not there.
+	std::string metadata(const std::string &key) const;
 
 	// special: the text may contain the model's control tokens, as a chat template does.
 	std::vector<int32_t> tokenize(const std::string &text, bool special) const;
