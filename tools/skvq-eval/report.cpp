@@ -31,6 +31,14 @@ class JsonLine
 	{
 		set(key, json_boolean(value));
 	}
+	void list(const char *key, const std::vector<uint32_t> &values)
+	{
+		json_t *array = json_array();
+		for (const uint32_t value : values)
+			if (json_array_append_new(array, json_integer(value)) != 0)
+				throw std::runtime_error("out of memory while writing JSON");
+		set(key, array);
+	}
 	void print() const
 	{
 		if (json_dumpf(object_.get(), stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 ||
@@ -56,6 +64,37 @@ class JsonLine
 std::string file_name(const std::string &path)
 {
 	return path.substr(path.rfind('/') + 1);
+}
+
+const char *weights_name(const Weights &weights)
+{
+	if (weights.outliers)
+		return "f32+outliers";
+	return weights.type == WeightType::f16   ? "f16"
+	       : weights.type == WeightType::f32 ? "f32"
+						 : "as-is";
+}
+
+void put_setting(JsonLine &json, const Args &args)
+{
+	json.text("model", file_name(args.model));
+	json.text("weights", weights_name(args.weights));
+	json.text("text", file_name(args.text));
+	json.whole("ctx", args.engine.n_ctx);
+	json.whole("chunks", args.n_chunks);
+	json.whole("piece", args.engine.n_piece);
+	json.whole("threads", args.engine.n_threads);
+}
+
+void flush()
+{
+	if (std::fflush(stdout) != 0)
+		throw std::runtime_error("cannot write to stdout");
+}
+
+double ratio(uint64_t part, uint64_t whole)
+{
+	return whole ? static_cast<double>(part) / static_cast<double>(whole) : 0;
 }
 
 void scores_json(const Args &args, const std::vector<Score> &scores)
@@ -84,13 +123,8 @@ void scores_json(const Args &args, const std::vector<Score> &scores)
 			json.flag("data_free",
 				  score.profile.data_free || args.engine.no_calibration);
 		}
-		json.text("model", file_name(args.model));
-		json.text("text", file_name(args.text));
-		json.whole("ctx", args.engine.n_ctx);
-		json.whole("chunks", args.n_chunks);
 		json.whole("first", args.first_scored);
-		json.whole("piece", args.engine.n_piece);
-		json.whole("threads", args.engine.n_threads);
+		put_setting(json, args);
 		json.print();
 	}
 }
@@ -99,11 +133,12 @@ void scores_table(const Args &args, const std::vector<Score> &scores)
 {
 	const Score &reference = scores.front();
 	std::printf(
-	    "%s on %s: %u x %u tokens in pieces of %u, scored from position %u on (%zu positions)\n"
+	    "%s (weights %s) on %s: %u x %u tokens in pieces of %u, scored from position %u on (%zu positions)\n"
 	    "reference: stock llama.cpp, FP16 K/V, perplexity %.4f; KLD in nats, KL(reference || "
 	    "profile)\n\n"
 	    "%-22s %6s %10s %9s %9s %7s %9s %8s %8s %7s\n",
-	    file_name(args.model).c_str(), file_name(args.text).c_str(), args.n_chunks,
+	    file_name(args.model).c_str(), weights_name(args.weights),
+	    file_name(args.text).c_str(), args.n_chunks,
 	    args.engine.n_ctx, args.engine.n_piece, args.first_scored,
 	    reference.divergence.count(), reference.perplexity(), "profile", "bits", "KLD", "99 %",
 	    "99.9 %", "top-1", "ppl", "ratio", "B/token", "tok/s");
@@ -119,16 +154,111 @@ void scores_table(const Args &args, const std::vector<Score> &scores)
 			std::printf("\nfloor: KLD %.6f is what fp16 has, which loses nothing: smaller "
 				    "differences are noise of the engine's own arithmetic\n",
 				    score.divergence.mean());
-	if (std::fflush(stdout) != 0)
-		throw std::runtime_error("cannot write to stdout");
+	flush();
 }
 
 } // namespace
 
-void report_scores(const Args &args, const std::vector<Score> &scores)
+void report(const Args &args, const std::vector<Score> &scores)
 {
 	if (args.json)
 		scores_json(args, scores);
 	else
 		scores_table(args, scores);
+}
+
+void report(const Args &args, const std::vector<NeedleScore> &scores)
+{
+	const NeedleScore &reference = scores.front();
+	if (!args.json)
+		std::printf("%s (weights %s): %u keys in each of %u x %u tokens\n\n"
+			    "%-22s %8s %8s  found at depth, of %u\n",
+			    file_name(args.model).c_str(), weights_name(args.weights), args.n_keys,
+			    args.n_chunks, args.engine.n_ctx, "profile", "recall", "as ref.",
+			    args.n_chunks);
+	for (const NeedleScore &score : scores) {
+		if (args.json && &score == &reference)
+			continue;
+		if (args.json) {
+			JsonLine json;
+			json.text("profile", score.profile.name);
+			json.real("recall", ratio(score.n_found, score.n_keys));
+			json.real("recall_reference", ratio(reference.n_found, reference.n_keys));
+			json.real("same", ratio(score.n_same, score.n_keys));
+			json.whole("keys", score.n_keys);
+			json.list("found_at_depth", score.found_at_depth);
+			put_setting(json, args);
+			json.print();
+			continue;
+		}
+		std::printf("%-22s %7.1f%% %7.1f%% ", score.profile.name.c_str(),
+			    100 * ratio(score.n_found, score.n_keys),
+			    100 * ratio(score.n_same, score.n_keys));
+		for (const uint32_t n : score.found_at_depth)
+			std::printf(" %u", n);
+		std::putchar('\n');
+	}
+	flush();
+}
+
+void report(const Args &args, const std::vector<AgreeScore> &scores)
+{
+	if (!args.json)
+		std::printf("%s (weights %s): greedy, %u prompts of %u tokens, at most %u more\n\n"
+			    "%-22s %16s %10s\n",
+			    file_name(args.model).c_str(), weights_name(args.weights), args.n_chunks,
+			    args.engine.n_ctx - args.n_predict, args.n_predict, "profile",
+			    "tokens the same", "all");
+	for (size_t i = args.json ? 1 : 0; i < scores.size(); ++i) {
+		const AgreeScore &score = scores[i];
+		if (args.json) {
+			JsonLine json;
+			json.text("profile", score.profile.name);
+			json.real("agreed", ratio(score.n_same, score.n_prompts));
+			json.real("possible", ratio(score.n_possible, score.n_prompts));
+			json.real("whole", ratio(score.n_whole, score.n_prompts));
+			json.whole("prompts", score.n_prompts);
+			json.whole("predict", args.n_predict);
+			put_setting(json, args);
+			json.print();
+			continue;
+		}
+		std::printf("%-22s %7.1f of %5.1f %9.0f%%\n", score.profile.name.c_str(),
+			    ratio(score.n_same, score.n_prompts),
+			    ratio(score.n_possible, score.n_prompts),
+			    100 * ratio(score.n_whole, score.n_prompts));
+	}
+	flush();
+}
+
+void report(const Args &args, const std::vector<SharedScore> &scores)
+{
+	if (!args.json)
+		std::printf("%s (weights %s): pages taken from skvqd against the same computed "
+			    "cold\n\n%-22s %8s %8s %10s %8s %8s %18s\n",
+			    file_name(args.model).c_str(), weights_name(args.weights), "profile",
+			    "tokens", "matched", "KLD", "max", "top-1", "KLD in refilling");
+	for (const SharedScore &score : scores) {
+		if (args.json) {
+			JsonLine json;
+			json.text("profile", score.profile.name);
+			json.real("kld", score.divergence.mean());
+			json.real("kld_max", score.divergence.max());
+			json.real("top1", score.divergence.top1_same());
+			json.whole("tokens", score.divergence.count());
+			json.real("kld_refilling", score.refilling.mean());
+			json.whole("prompt_tokens", score.n_prompt);
+			json.whole("matched_tokens", score.n_matched);
+			put_setting(json, args);
+			json.print();
+			continue;
+		}
+		std::printf("%-22s %8llu %8llu %10.6f %8.5f %7.2f%% %18.6f\n",
+			    score.profile.name.c_str(),
+			    static_cast<unsigned long long>(score.n_prompt),
+			    static_cast<unsigned long long>(score.n_matched),
+			    score.divergence.mean(), score.divergence.max(),
+			    100 * score.divergence.top1_same(), score.refilling.mean());
+	}
+	flush();
 }

@@ -10,8 +10,12 @@
 
 #include "args.h"
 #include "measure.h"
+#include "tasks.h"
 
-// scores: the reference first.
-void report_scores(const Args &args, const std::vector<Score> &scores);
+// The reference first, where there is one.
+void report(const Args &args, const std::vector<Score> &scores);
+void report(const Args &args, const std::vector<NeedleScore> &scores);
+void report(const Args &args, const std::vector<AgreeScore> &scores);
+void report(const Args &args, const std::vector<SharedScore> &scores);
 
 #endif
