@@ -203,6 +203,20 @@ class Exactness(unittest.TestCase):
             ):
                 done = run(*base, *args, code=code)
                 self.assertIn(sentence, done.stderr)
+            for sentence, command, args in (
+                ("what is 'noodle'", "noodle", []),
+                ("shared needs --socket", "shared", ["--profiles", "fp16"]),
+                ("'llama-q4_0' shares nothing", "shared", ["--profiles", "llama-q4_0", "--socket", "s"]),
+                ("nothing else does", "measure", ["--profiles", "fp16", "--socket", "s"]),
+                ("leaves no prompt", "agree", ["--profiles", "fp16", "--predict", "1024"]),
+                ("from 1 to 24", "needle", ["--profiles", "fp16", "--keys", "25"]),
+                ("not with --f16-weights", "measure",
+                 ["--profiles", "fp16", "--inject-outliers", "--f16-weights"]),
+            ):
+                done = run(EVAL, command, *base[1:], *args, code=2)
+                self.assertIn(sentence, done.stderr)
+            done = run(EVAL, "needle", *base[1:], "--profiles", "fp16", "--ctx", "64", code=1)
+            self.assertIn("--ctx 64 is too short for 8 keys", done.stderr)
 
 
 if __name__ == "__main__":
