@@ -347,6 +347,13 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 	    .bytes_fp16 = (uint64_t)q->n_tokens * m->token_bytes_fp16,
 	    .boot_id = s->client ? skvq_client_hello(s->client)->boot_id : 0,
 	};
+	for (uint32_t i = 0; i < m->n_layer; i++) {
+		const struct skvq_codec *k = &m->layout.layers[i].k, *v = &m->layout.layers[i].v;
+
+		out.page_code_bytes +=
+		    (uint64_t)m->n_kv_heads * (k->head_bytes + v->head_bytes +
+		                               (k->n_rows + v->n_rows) * SKVQ_PAGE_TOKENS);
+	}
 	for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++) {
 		size_t bytes = skvq_layout_page_bytes(&m->layout, i * SKVQ_PAGE_TOKENS);
 

@@ -259,6 +259,7 @@ static void attention_is_exact_with_fp16_pages(void **state)
 		assert_int_equal(api->seq_info(t.seq, &info), 0);
 		assert_int_equal(info.n_tokens, 300);
 		assert_true(info.n_paged + t.window <= 300 && info.n_paged + t.window + 16 > 300);
+		assert_int_equal(info.page_code_bytes, 80 * t.layers * t.kv_heads * 2 * t.dim * 2);
 		free(out);
 		toy_close(&t);
 	}

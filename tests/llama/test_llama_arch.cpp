@@ -140,9 +140,88 @@ void names_rope_scaling(void **)
 
 void refuses_other_architectures(void **)
 {
-	const File file([](gguf_context *, ggml_context *) {}, "gemma3");
+	const File file([](gguf_context *, ggml_context *) {}, "gemma2");
 	expect_refused(file.path(), SKVQ_ENOTSUP,
-		       "architecture 'gemma3' is not supported yet (supported: llama)");
+		       "architecture 'gemma2' is not supported yet (supported: llama, gemma3)");
+}
+
+void gemma_slides(gguf_context *gguf, ggml_context *ctx)
+{
+	gguf_set_val_u32(gguf, "gemma3.block_count", 8);
+	gguf_set_val_u32(gguf, "gemma3.attention.key_length", 64);
+	gguf_set_val_u32(gguf, "gemma3.attention.value_length", 64);
+	gguf_set_val_u32(gguf, "gemma3.rope.dimension_count", 64);
+	gguf_set_val_u32(gguf, "gemma3.attention.sliding_window", 96);
+	add_tensor(gguf, ctx, "blk.0.attn_q_norm.weight");
+	add_tensor(gguf, ctx, "blk.0.attn_k_norm.weight");
+}
+
+void reads_sliding_windows(void **)
+{
+	const File by_default(gemma_slides, "gemma3");
+	skvq::ModelShape shape = skvq::shape_from_gguf(by_default.path());
+	assert_string_equal(shape.arch->name, "gemma3");
+	assert_int_equal(shape.arch->rope_pairs, SKVQ_PAIRS_HALF);
+	assert_int_equal(shape.head_dim, 64);
+	assert_int_equal(shape.n_swa, 96);
+	for (uint32_t il = 0; il < 8; ++il)
+		assert_int_equal(shape.window_of(il), il == 5 ? 0 : 96);
+	assert_string_equal(shape.rope_scaling.c_str(), "swa:10000");
+
+	const File by_number(
+	    [](gguf_context *gguf, ggml_context *ctx) {
+		    gemma_slides(gguf, ctx);
+		    gguf_set_val_u32(gguf, "gemma3.attention.sliding_window_pattern", 2);
+		    gguf_set_val_f32(gguf, "gemma3.rope.freq_base_swa", 500.0f);
+		    gguf_set_val_str(gguf, "gemma3.rope.scaling.type", "linear");
+		    gguf_set_val_f32(gguf, "gemma3.rope.scaling.factor", 8.0f);
+	    },
+	    "gemma3");
+	shape = skvq::shape_from_gguf(by_number.path());
+	for (uint32_t il = 0; il < 8; ++il)
+		assert_int_equal(shape.window_of(il), il % 2 ? 0 : 96);
+	assert_string_equal(shape.rope_scaling.c_str(), "linear:8:0+swa:500");
+
+	const bool list[8] = {false, true, true, false, false, true, false, true};
+	const File by_list(
+	    [&](gguf_context *gguf, ggml_context *ctx) {
+		    gemma_slides(gguf, ctx);
+		    gguf_set_arr_data(gguf, "gemma3.attention.sliding_window_pattern",
+				      GGUF_TYPE_BOOL, list, 8);
+	    },
+	    "gemma3");
+	shape = skvq::shape_from_gguf(by_list.path());
+	for (uint32_t il = 0; il < 8; ++il)
+		assert_int_equal(shape.window_of(il), list[il] ? 96 : 0);
+
+	const File short_list(
+	    [&](gguf_context *gguf, ggml_context *ctx) {
+		    gemma_slides(gguf, ctx);
+		    gguf_set_arr_data(gguf, "gemma3.attention.sliding_window_pattern",
+				      GGUF_TYPE_BOOL, list, 7);
+	    },
+	    "gemma3");
+	expect_refused(short_list.path(), SKVQ_ENOTSUP, "is not a list of yes and no");
+}
+
+void gemma_is_not_taken_with_more(void **)
+{
+	for (const char *key : {"gemma3.attn_logit_softcapping", "gemma3.attention.scale"}) {
+		const File file(
+		    [=](gguf_context *gguf, ggml_context *ctx) {
+			    gemma_slides(gguf, ctx);
+			    gguf_set_val_f32(gguf, key, 8);
+		    },
+		    "gemma3");
+		expect_refused(file.path(), SKVQ_ENOTSUP, key);
+	}
+	const File file(
+	    [](gguf_context *gguf, ggml_context *ctx) {
+		    gemma_slides(gguf, ctx);
+		    add_tensor(gguf, ctx, "blk.0.attn_sinks.weight");
+	    },
+	    "gemma3");
+	expect_refused(file.path(), SKVQ_ENOTSUP, "blk.0.attn_sinks.weight");
 }
 
 void refuses_other_attention(void **)
@@ -210,6 +289,8 @@ int main()
 	    cmocka_unit_test(reads_the_shape),
 	    cmocka_unit_test(names_rope_scaling),
 	    cmocka_unit_test(refuses_other_architectures),
+	    cmocka_unit_test(reads_sliding_windows),
+	    cmocka_unit_test(gemma_is_not_taken_with_more),
 	    cmocka_unit_test(refuses_other_attention),
 	    cmocka_unit_test(refuses_other_geometry),
 	    cmocka_unit_test(refuses_what_is_not_a_model),

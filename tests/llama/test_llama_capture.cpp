@@ -32,10 +32,18 @@ const skvq::Arch toy_arch = {
     {"kqv_out", GGML_OP_RESHAPE},
 };
 
+skvq::Arch scaled_arch()
+{
+	skvq::Arch arch = toy_arch;
+	arch.scaled_query = true;
+	return arch;
+}
+const skvq::Arch toy_scaled_arch = scaled_arch();
+
 struct Seen {
 	int appends = 0, attends = 0;
 	float first_k = 0, first_v = 0, first_q = 0, scale = 0;
-	uint32_t position = 0, rows = 0;
+	uint32_t position = 0, rows = 0, sliding_limit = 0;
 	int32_t append_rc = 0, attend_rc = 0;
 } seen;
 
@@ -57,6 +65,7 @@ int32_t fake_attend(skvq_seq *const *, const skvq_attn *attn, uint32_t)
 	seen.scale = attn->scale;
 	seen.position = attn->position;
 	seen.rows = attn->n_rows;
+	seen.sliding_limit = attn->sliding_limit;
 	for (uint32_t r = 0; r < attn->n_rows; ++r) {
 		float *row = reinterpret_cast<float *>(reinterpret_cast<char *>(attn->out) +
 						       r * attn->out_row_stride);
@@ -103,14 +112,14 @@ struct Rig {
 	std::unique_ptr<ggml_backend_buffer, BufferDeleter> buffer;
 	ggml_tensor *q[n_layer], *k[n_layer], *v[n_layer], *attention[n_layer], *out[n_layer];
 
-	Rig()
+	explicit Rig(const skvq::Arch &arch = toy_arch)
 	{
 		seen = Seen{};
 		api.struct_size = sizeof api;
 		api.append = fake_append;
 		api.attend = fake_attend;
 		api.err_name = fake_err_name;
-		shape.arch = &toy_arch;
+		shape.arch = &arch;
 		shape.n_layer = n_layer;
 		shape.n_q_heads = n_q;
 		shape.n_kv_heads = n_kv;
@@ -138,7 +147,8 @@ struct Rig {
 		q[il] = ggml_rope(c, raw_q, pos, dim, 0);
 		k[il] = ggml_rope(c, raw_k, pos, dim, 0);
 		v[il] = ggml_reshape_3d(c, raw_v, dim, n_kv, n);
-		attention[il] = ggml_flash_attn_ext(c, ggml_permute(c, q[il], 0, 2, 1, 3), cells,
+		ggml_tensor *query = shape.arch->scaled_query ? ggml_scale(c, q[il], 0.5f) : q[il];
+		attention[il] = ggml_flash_attn_ext(c, ggml_permute(c, query, 0, 2, 1, 3), cells,
 						    cells, nullptr, 0.25f, 0.0f, 0.0f);
 		out[il] = ggml_reshape_2d(c, attention[il], dim * n_q, n);
 		ggml_format_name(q[il], "Qcur-%u", il);
@@ -350,6 +360,76 @@ void shapes_and_kinds_are_checked(void **)
 	}
 }
 
+void a_scale_before_attention_counts(void **)
+{
+	{
+		Rig rig(toy_scaled_arch);
+		rig.begin();
+		assert_true(rig.layer(0) && rig.layer(1));
+		assert_true(rig.capture->finish());
+		assert_true(seen.scale == 0.125f && seen.first_q == 1);
+	}
+	{
+		Rig rig(toy_scaled_arch); // not for an architecture that has none
+		rig.shape.arch = &toy_arch;
+		rig.begin();
+		assert_false(rig.layer(0));
+		rig.expect_failed("query is not the one");
+	}
+	{
+		Rig rig; // nor none for one that has it
+		rig.shape.arch = &toy_scaled_arch;
+		rig.begin();
+		assert_false(rig.layer(0));
+		rig.expect_failed("query is not the one");
+	}
+	{
+		Rig rig(toy_scaled_arch); // a shifted query is another one
+		const float shift = 1;
+		std::memcpy(&rig.attention[0]->src[0]->view_src->op_params[1], &shift, sizeof shift);
+		rig.begin();
+		assert_false(rig.layer(0));
+		rig.expect_failed("query is not the one");
+	}
+}
+
+void sliding_windows_are_held_against_masks(void **)
+{
+	const auto slide = [](Rig &rig, uint32_t first, uint32_t second) {
+		rig.shape.n_swa = 2;
+		rig.shape.layer_window = {first, second};
+		rig.begin();
+	};
+	{
+		Rig rig;
+		slide(rig, 2, 0);
+		rig.attention[0]->src[3] = rig.q[0]; // any two tensors
+		rig.attention[1]->src[3] = rig.k[0];
+		assert_true(rig.layer(0));
+		assert_int_equal(seen.sliding_limit, 2);
+		assert_true(rig.layer(1));
+		assert_int_equal(seen.sliding_limit, 0);
+		assert_true(rig.capture->finish());
+	}
+	{
+		Rig rig; // one mask for what should be two kinds
+		slide(rig, 2, 0);
+		rig.attention[0]->src[3] = rig.attention[1]->src[3] = rig.q[0];
+		assert_true(rig.layer(0));
+		assert_false(rig.layer(1));
+		rig.expect_failed("another window");
+	}
+	{
+		Rig rig; // two masks for what should be one
+		slide(rig, 2, 2);
+		rig.attention[0]->src[3] = rig.q[0];
+		rig.attention[1]->src[3] = rig.k[0];
+		assert_true(rig.layer(0));
+		assert_false(rig.layer(1));
+		rig.expect_failed("another window");
+	}
+}
+
 void plugin_errors_fail_the_decode(void **)
 {
 	{
@@ -399,6 +479,8 @@ int main()
 	    cmocka_unit_test(a_failed_decode_stays_failed_and_the_next_may_succeed),
 	    cmocka_unit_test(nothing_is_taken_outside_of_a_decode),
 	    cmocka_unit_test(shapes_and_kinds_are_checked),
+	    cmocka_unit_test(a_scale_before_attention_counts),
+	    cmocka_unit_test(sliding_windows_are_held_against_masks),
 	    cmocka_unit_test(plugin_errors_fail_the_decode),
 	    cmocka_unit_test(team_runs_every_share_once),
 	};

@@ -34,6 +34,12 @@ def llama(*args, code=0):
     return run(LLAMA, *THREADS, "--model", MODEL, *args, code=code)
 
 
+def evaluate(text, profiles, *args):
+    """What skvq-eval says of each profile."""
+    done = run(EVAL, *THREADS, "--model", MODEL, "--text", text, "--profiles", profiles, "--json", *args)
+    return {report["profile"]: report for report in map(json.loads, done.stdout.splitlines())}
+
+
 class Refusals(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory(prefix="skvq-llama.", dir="/tmp")
@@ -155,33 +161,62 @@ class Exactness(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
             f.write(TEXT * 10)
             f.flush()
-            modes = ["plain-fa", "skvq:fp16,window=16,sinks=0", "skvq:fp16", "skvq:k8v8"]
-            command = [EVAL, *THREADS, "--model", MODEL, "--text", f.name, "--tokens", "400",
-                       "--prefill", "320", "--ubatch", "64", "--json"]
-            for mode in modes:
-                command += ["--mode", mode]
-            got = json.loads(run(*command).stdout)
-        between = got["plain-fa.kld_mean"]
+            got = evaluate(f.name, "llama-f16,fp16:window=16:sinks=0,fp16,k8v8", "--ctx", "400",
+                           "--first", "64")
+        self.assertEqual(list(got), ["llama-f16", "fp16:window=16:sinks=0", "fp16", "k8v8"])
+        between = got["llama-f16"]["kld"]
         self.assertGreater(between, 0)
-        self.assertLess(got["skvq:fp16,window=16,sinks=0.kld_mean"], 2 * between)
-        self.assertLess(got["skvq:fp16.kld_mean"], 2 * between)
-        self.assertLess(got["skvq:k8v8.kld_mean"], got["skvq:fp16.kld_mean"] + 1e-3)
+        self.assertLess(got["fp16:window=16:sinks=0"]["kld"], 2 * between)
+        self.assertLess(got["fp16"]["kld"], 2 * between)
+        self.assertLess(got["k8v8"]["kld"], got["fp16"]["kld"] + 1e-3)
+        self.assertEqual([got[name]["bits"] for name in ("llama-f16", "fp16", "k8v8")], [16, 16, 8.125])
+        self.assertEqual({report["tokens"] for report in got.values()}, {400 - 64 - 1})
+        self.assertEqual((got["fp16:window=16:sinks=0"]["window"], got["fp16"]["window"]), (16, 128))
+
+    def test_eval_table(self):
+        with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
+            f.write(TEXT * 6)
+            f.flush()
+            done = run(EVAL, *THREADS, "--model", MODEL, "--text", f.name, "--profiles",
+                       "llama-q4_0-norot", "--ctx", "48", "--first", "16", "--chunks", "2")
+        for word in ("llama-f16-nofa", "llama-q4_0-norot", "fp16", "floor: KLD"):
+            self.assertIn(word, done.stdout)
+        self.assertEqual(done.stderr, "")
 
     def test_eval_refusals(self):
         with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
             f.write(TEXT)
             f.flush()
             base = [EVAL, "--model", MODEL, "--text", f.name]
+            short = ["--ctx", "40", "--first", "0"]
             for code, sentence, args in (
-                (2, "unknown mode 'q5_5'", ["--mode", "q5_5"]),
-                (2, "names no profile", ["--mode", "skvq:"]),
-                (2, "is not a number of tokens", ["--mode", "skvq:fp16,window=many"]),
-                (2, "at least one --mode", []),
-                (1, "tokens, and --tokens asks for 1024", ["--mode", "plain-fa"]),
-                (1, "'k9v9'", ["--tokens", "40", "--prefill", "8", "--skip", "0", "--mode", "skvq:k9v9"]),
+                (2, "'llama-q5_5' is none of llama-f16,", ["--profiles", "llama-q5_5"]),
+                (2, "names no profile", ["--profiles", "fp16,"]),
+                (2, "window takes a whole number", ["--profiles", "fp16:window=many"]),
+                (2, "'cheap' is none of free, window=N, sinks=N", ["--profiles", "fp16:cheap"]),
+                (2, "--profiles are needed", []),
+                (2, "leaves no position", ["--profiles", "fp16", "--first", "1023"]),
+                (1, "tokens, and --chunks 1 of --ctx 1024 need", ["--profiles", "llama-f16"]),
+                (1, "of context", ["--profiles", "llama-f16", "--ctx", "100000"]),
+                (1, "'k9v9'", [*short, "--profiles", "k9v9"]),
+                (1, "calibration files", [*short, "--profiles", "k4v4", "--calibration", "x"]),
             ):
                 done = run(*base, *args, code=code)
                 self.assertIn(sentence, done.stderr)
+            for sentence, command, args in (
+                ("what is 'noodle'", "noodle", []),
+                ("shared needs --socket", "shared", ["--profiles", "fp16"]),
+                ("'llama-q4_0' shares nothing", "shared", ["--profiles", "llama-q4_0", "--socket", "s"]),
+                ("nothing else does", "measure", ["--profiles", "fp16", "--socket", "s"]),
+                ("leaves no prompt", "agree", ["--profiles", "fp16", "--predict", "1024"]),
+                ("from 1 to 24", "needle", ["--profiles", "fp16", "--keys", "25"]),
+                ("not with --f16-weights", "measure",
+                 ["--profiles", "fp16", "--inject-outliers", "--f16-weights"]),
+            ):
+                done = run(EVAL, command, *base[1:], *args, code=2)
+                self.assertIn(sentence, done.stderr)
+            done = run(EVAL, "needle", *base[1:], "--profiles", "fp16", "--ctx", "64", code=1)
+            self.assertIn("--ctx 64 is too short for 8 keys", done.stderr)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,29 @@ void first_of_equals_wins(void **)
 	assert_int_equal(skvq::top_token(logits, 4), 1);
 }
 
+void one_reference_many_others(void **)
+{
+	const float p[] = {0.5f, -1.25f, 3.0f, 2.0f}, q[] = {-4.0f, 0.0f, 3.5f, 1.0f};
+	const skvq::Distribution reference(p, 4);
+	const skvq::Distribution::Compared same = reference.compare(p), other = reference.compare(q);
+	assert_true(same.kl == 0 && same.same_top && other.same_top);
+	assert_true(near(other.log_sum_exp, skvq::log_sum_exp(q, 4)));
+	double want = 0;
+	for (int i = 0; i < 4; ++i) {
+		const double log_p = static_cast<double>(p[i]) - skvq::log_sum_exp(p, 4);
+		want += std::exp(log_p) *
+			(log_p - static_cast<double>(q[i]) + skvq::log_sum_exp(q, 4));
+	}
+	assert_true(near(other.kl, want));
+}
+
 } // namespace
 
 int main()
 {
 	const CMUnitTest tests[] = {
 	    cmocka_unit_test(kl_of_two_coins),
+	    cmocka_unit_test(one_reference_many_others),
 	    cmocka_unit_test(large_logits_do_not_overflow),
 	    cmocka_unit_test(summary),
 	    cmocka_unit_test(first_of_equals_wins),

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// What was found out, as a table for people and as a JSON object a line for programs. Throws
+// std::runtime_error.
 #ifndef SKVQ_EVAL_REPORT_H
 #define SKVQ_EVAL_REPORT_H
 
+#include <string>
 #include <vector>
 
-#include "eval.h"
+#include "args.h"
+#include "measure.h"
+#include "tasks.h"
 
-// The first score is the reference's. To stdout, for people or as one flat JSON object whose keys
-// are "<mode>.<figure>". Throws std::runtime_error.
-void report_text(const Plan &plan, const std::vector<Score> &scores);
-void report_json(const Plan &plan, const std::vector<Score> &scores);
+// The reference first, where there is one.
+void report(const Args &args, const std::vector<Score> &scores);
+void report(const Args &args, const std::vector<NeedleScore> &scores);
+void report(const Args &args, const std::vector<AgreeScore> &scores);
+void report(const Args &args, const std::vector<SharedScore> &scores);
 
 #endif

@@ -8,6 +8,8 @@
 #include <exception>
 #include <new>
 
+#include <skvq/format.h>
+
 #include "error.h"
 
 using skvq::Error;
@@ -155,6 +157,11 @@ int32_t skvq_llama_usage_get(skvq_llama *client, skvq_llama_usage *usage)
 		all.attend_s = client->capture.attend_s();
 		all.append_s = client->capture.append_s();
 		all.commit_s = client->commit_s;
+		const uint64_t numbers = uint64_t{client->shape.n_layer} *
+					 client->shape.n_kv_heads * client->shape.head_dim * 2 *
+					 SKVQ_PAGE_TOKENS;
+		all.bits = 8 * static_cast<double>(info.page_code_bytes) /
+			   static_cast<double>(numbers);
 		std::memcpy(usage, &all, std::min<size_t>(usage->struct_size, sizeof all));
 		return 0;
 	});

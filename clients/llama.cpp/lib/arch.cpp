@@ -18,6 +18,14 @@ namespace skvq
 namespace
 {
 
+const char *const gemma3_keys[] = {
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "rope.freq_base_swa",
+    nullptr,
+};
+const char *const gemma3_tensors[] = {"attn_q_norm.weight", "attn_k_norm.weight", nullptr};
+
 // One entry per architecture whose graph was read and run. Checked with llama.cpp b11434.
 const Arch archs[] = {
     {
@@ -28,12 +36,26 @@ const Arch archs[] = {
 	{"Vcur", GGML_OP_RESHAPE},
 	{"kqv_out", GGML_OP_RESHAPE},
     },
+    // Q and K are normalised before RoPE; 1/sqrt(head_dim) is a node between RoPE and attention.
+    {
+	"gemma3",
+	SKVQ_PAIRS_HALF,
+	{"Qcur", GGML_OP_ROPE},
+	{"Kcur", GGML_OP_ROPE},
+	{"Vcur", GGML_OP_RESHAPE},
+	{"kqv_out", GGML_OP_RESHAPE},
+	true,
+	6,
+	10000.0,
+	gemma3_keys,
+	gemma3_tensors,
+    },
 };
 
-// Metadata below "<arch>.attention.", "<arch>.rope." and "<arch>.attn_" that the tables above take
-// into account. Anything else there (ALiBi, clamping, soft caps, sliding windows, MLA ranks ...) is
-// refused.
-const char *const known_keys[] = {
+// Metadata below "<arch>.attention.", "<arch>.rope." and "<arch>.attn_" that every architecture may
+// have. Anything else there (ALiBi, clamping, soft caps, MLA ranks ...) is refused unless the
+// architecture's own list has it.
+const char *const common_keys[] = {
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
@@ -47,12 +69,14 @@ const char *const known_keys[] = {
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
+    nullptr,
 };
 
 // Attention tensors of a layer, "blk.<n>.<this>".
-const char *const known_tensors[] = {
+const char *const common_tensors[] = {
     "attn_norm.weight", "attn_q.weight", "attn_k.weight",      "attn_v.weight",    "attn_q.bias",
     "attn_k.bias",      "attn_v.bias",   "attn_output.weight", "attn_output.bias",
+    nullptr,
 };
 
 struct GgufDeleter {
@@ -163,10 +187,10 @@ const Arch *find_arch(const std::string &name)
 				      "' is not supported yet (supported: " + supported + ")");
 }
 
-template <size_t n> bool listed(const char *const (&list)[n], const std::string &name)
+bool listed(const char *const *list, const std::string &name)
 {
-	for (const char *entry : list)
-		if (name == entry)
+	for (; list && *list; ++list)
+		if (name == *list)
 			return true;
 	return false;
 }
@@ -176,9 +200,9 @@ bool starts_with(const std::string &text, const std::string &prefix)
 	return text.compare(0, prefix.size(), prefix) == 0;
 }
 
-void check_keys(const Gguf &gguf, const std::string &arch)
+void check_keys(const Gguf &gguf, const Arch &arch)
 {
-	const std::string own = arch + ".";
+	const std::string own = std::string(arch.name) + ".";
 	for (int64_t i = 0; i < gguf_get_n_kv(gguf.get()); ++i) {
 		const std::string key = gguf_get_key(gguf.get(), i);
 		if (!starts_with(key, own))
@@ -187,7 +211,7 @@ void check_keys(const Gguf &gguf, const std::string &arch)
 		if (!starts_with(tail, "attention.") && !starts_with(tail, "rope.") &&
 		    !starts_with(tail, "attn_"))
 			continue;
-		if (!listed(known_keys, tail))
+		if (!listed(common_keys, tail) && !listed(arch.keys, tail))
 			gguf.refuse("metadata '" + key +
 				    "' changes attention in a way this client does not know");
 	}
@@ -195,7 +219,7 @@ void check_keys(const Gguf &gguf, const std::string &arch)
 		gguf.refuse("it is split over several files");
 }
 
-void check_tensors(const Gguf &gguf)
+void check_tensors(const Gguf &gguf, const Arch &arch)
 {
 	for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
 		const std::string name = gguf_get_tensor_name(gguf.get(), i);
@@ -203,7 +227,8 @@ void check_tensors(const Gguf &gguf)
 			continue;
 		const size_t dot = name.find('.', 4);
 		const std::string tail = dot == std::string::npos ? "" : name.substr(dot + 1);
-		if (starts_with(tail, "attn_") && !listed(known_tensors, tail))
+		if (starts_with(tail, "attn_") && !listed(common_tensors, tail) &&
+		    !listed(arch.tensors, tail))
 			gguf.refuse("tensor '" + name +
 				    "' is not part of the attention this client knows");
 		if (starts_with(tail, "rope_factors"))
@@ -237,6 +262,42 @@ std::string rope_scaling(const Gguf &gguf, const std::string &arch)
 	return text;
 }
 
+// Which layers see a sliding window, as llama.cpp tells them apart: a list of the model's own, or
+// all but the last of every few.
+std::vector<uint32_t> layer_windows(const Gguf &gguf, const Arch &arch, uint32_t n_layer,
+				    uint32_t n_swa)
+{
+	const std::string key = std::string(arch.name) + ".attention.sliding_window_pattern";
+	const int64_t id = gguf_find_key(gguf.get(), key.c_str());
+	std::vector<uint32_t> windows(n_layer, 0);
+	if (id >= 0 && gguf_get_kv_type(gguf.get(), id) == GGUF_TYPE_ARRAY) {
+		if (gguf_get_arr_type(gguf.get(), id) != GGUF_TYPE_BOOL ||
+		    gguf_get_arr_n(gguf.get(), id) != n_layer)
+			gguf.refuse("'" + key + "' is not a list of yes and no for each layer");
+		const bool *slides = static_cast<const bool *>(gguf_get_arr_data(gguf.get(), id));
+		for (uint32_t il = 0; il < n_layer; ++il)
+			windows[il] = slides[il] ? n_swa : 0;
+		return windows;
+	}
+	const uint32_t period = gguf.number(key, arch.swa_period);
+	for (uint32_t il = 0; il < n_layer; ++il)
+		windows[il] = period == 0 || il % period + 1 < period ? n_swa : 0;
+	return windows;
+}
+
+void read_sliding_windows(const Gguf &gguf, ModelShape &shape)
+{
+	const std::string name = shape.arch->name;
+	shape.n_swa = gguf.number(name + ".attention.sliding_window", 0);
+	if (!shape.n_swa)
+		return;
+	shape.layer_window = layer_windows(gguf, *shape.arch, shape.n_layer, shape.n_swa);
+	char buf[64];
+	std::snprintf(buf, sizeof buf, "%sswa:%.9g", shape.rope_scaling.empty() ? "" : "+",
+		      gguf.real(name + ".rope.freq_base_swa", shape.arch->swa_theta));
+	shape.rope_scaling += buf;
+}
+
 } // namespace
 
 ModelShape shape_from_gguf(const std::string &path)
@@ -248,8 +309,8 @@ ModelShape shape_from_gguf(const std::string &path)
 
 	ModelShape shape;
 	shape.arch = find_arch(name);
-	check_keys(gguf, name);
-	check_tensors(gguf);
+	check_keys(gguf, *shape.arch);
+	check_tensors(gguf, *shape.arch);
 
 	shape.name = gguf.text("general.name");
 	shape.n_layer = gguf.number(name + ".block_count", 0);
@@ -275,6 +336,7 @@ ModelShape shape_from_gguf(const std::string &path)
 			    std::to_string(shape.head_dim) + " channels");
 	shape.rope_theta = gguf.real(name + ".rope.freq_base", 10000.0);
 	shape.rope_scaling = rope_scaling(gguf, name);
+	read_sliding_windows(gguf, shape);
 	return shape;
 }
 

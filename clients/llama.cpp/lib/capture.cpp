@@ -61,6 +61,7 @@ void Capture::begin(skvq_seq *seq, uint32_t position, uint32_t n_tokens, uint32_
 	layer_ = 0;
 	q_ = nullptr;
 	seen_k_ = seen_v_ = false;
+	mask_full_ = mask_sliding_ = nullptr;
 	failed_ = false;
 	error_.clear();
 }
@@ -182,6 +183,37 @@ void Capture::restore_attention()
 	skipped_ = nullptr;
 }
 
+// The query must be Q itself or, where the architecture has it so, Q times a number.
+bool Capture::query_scale(const ggml_tensor *query, float *ret_scale) const
+{
+	*ret_scale = 1.0f;
+	if (!query)
+		return false;
+	const ggml_tensor *base = query->view_src ? query->view_src : query;
+	if (!shape_.arch->scaled_query)
+		return base == q_;
+	float params[2]; // factor and summand, as ggml keeps them
+	std::memcpy(params, base->op_params, sizeof params);
+	if (base->op != GGML_OP_SCALE || base->src[0] != q_ || params[1] != 0.0f)
+		return false;
+	*ret_scale = params[0];
+	return true;
+}
+
+// llama.cpp has one mask for layers with a sliding window and one for all others: a model whose
+// layers are divided in another way than we took them for is noticed here.
+bool Capture::check_mask(const ggml_tensor *out, const ggml_tensor *mask)
+{
+	const bool slides = shape_.window_of(layer_) != 0;
+	const ggml_tensor *&own = slides ? mask_sliding_ : mask_full_;
+	const ggml_tensor *other = slides ? mask_full_ : mask_sliding_;
+	if (!own)
+		own = mask;
+	if (shape_.n_swa && (mask != own || mask == other))
+		return fail(out, "of an attention with another window than this layer's");
+	return true;
+}
+
 // The output must be a plain view of the flash attention node that was skipped, whose query is the
 // one we took.
 bool Capture::check_attention(const ggml_tensor *out, float *ret_scale)
@@ -189,8 +221,8 @@ bool Capture::check_attention(const ggml_tensor *out, float *ret_scale)
 	const ggml_tensor *attention = out->src[0];
 	if (!attention || attention != skipped_)
 		return fail(out, "not the result of this layer's flash attention");
-	const ggml_tensor *query = attention->src[0];
-	if (!query || (query != q_ && query->view_src != q_))
+	float factor;
+	if (!query_scale(attention->src[0], &factor))
 		return fail(out, "of an attention whose query is not the one seen");
 	if (attention->src[4])
 		return fail(out, "of an attention with sink logits");
@@ -199,10 +231,10 @@ bool Capture::check_attention(const ggml_tensor *out, float *ret_scale)
 	std::memcpy(&params, attention->op_params, sizeof params);
 	if (params.max_bias != 0.0f || params.softcap != 0.0f)
 		return fail(out, "of an attention with ALiBi or a soft cap");
-	if (!(params.scale > 0.0f))
+	if (!(params.scale * factor > 0.0f))
 		return fail(out, "of an attention without a scale");
-	*ret_scale = params.scale;
-	return true;
+	*ret_scale = params.scale * factor;
+	return check_mask(out, attention->src[3]);
 }
 
 bool Capture::put_out(ggml_tensor *tensor)
@@ -239,6 +271,7 @@ bool Capture::attend(ggml_tensor *out, float scale)
 	attn_.position = position_ + first;
 	attn_.n_rows = n_tokens_ - first;
 	attn_.q_type = SKVQ_F32;
+	attn_.sliding_limit = shape_.window_of(layer_);
 	attn_.scale = scale;
 	attn_.q = reinterpret_cast<const char *>(q_rows_.data()) + first * q_row_bytes;
 	attn_.q_row_stride = static_cast<int64_t>(q_row_bytes);

@@ -65,6 +65,8 @@ class Capture
 	void skip_attention(ggml_tensor *tensor);
 	void restore_attention();
 	bool check_attention(const ggml_tensor *out, float *ret_scale);
+	bool check_mask(const ggml_tensor *out, const ggml_tensor *mask);
+	bool query_scale(const ggml_tensor *query, float *ret_scale) const;
 	bool append(const ggml_tensor *last);
 	bool attend(ggml_tensor *out, float scale);
 	static void attend_part(void *user, uint32_t ith, uint32_t nth);
@@ -83,6 +85,7 @@ class Capture
 	ggml_tensor *skipped_ = nullptr; // the attention node, while it is a no-op
 	const ggml_tensor *q_ = nullptr; // Q, K, V seen in this layer
 	bool seen_k_ = false, seen_v_ = false;
+	const ggml_tensor *mask_full_ = nullptr, *mask_sliding_ = nullptr; // of this decode
 	std::vector<float> q_rows_, k_rows_, v_rows_; // their copies, [n_tokens][heads][head_dim]
 	bool failed_ = false;
 	std::string error_;

@@ -47,6 +47,10 @@ skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelSh
 				std::to_string(shape.n_ctx_train));
 	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH))
 		throw Error(SKVQ_EINVAL, "an unknown flag in the options");
+	if (options.calibration_path)
+		throw Error(SKVQ_ENOTSUP, std::string("calibration files such as '") +
+					      options.calibration_path +
+					      "' are not supported yet");
 	return options;
 }
 
@@ -137,6 +141,7 @@ void skvq_llama::register_model(llama_model *llama, const std::string &gguf_path
 	desc.rope_pairs = shape.arch->rope_pairs;
 	desc.rope_theta = shape.rope_theta;
 	desc.rope_scaling = shape.rope_scaling.empty() ? nullptr : shape.rope_scaling.c_str();
+	desc.layer_window = shape.layer_window.empty() ? nullptr : shape.layer_window.data();
 	desc.profile = profile.c_str();
 	desc.window = options.window;
 	desc.sinks = options.sinks;
@@ -147,17 +152,17 @@ void skvq_llama::register_model(llama_model *llama, const std::string &gguf_path
 
 void skvq_llama::make_context(llama_model *llama)
 {
-	if (llama_model_n_swa(llama) > 0 || llama_model_has_encoder(llama) ||
-	    llama_model_is_recurrent(llama) || llama_model_is_hybrid(llama))
-		throw Error(SKVQ_ENOTSUP,
-			    "the model has sliding-window, recurrent or encoder layers, "
-			    "which this client does not support");
+	if (llama_model_has_encoder(llama) || llama_model_is_recurrent(llama) ||
+	    llama_model_is_hybrid(llama))
+		throw Error(SKVQ_ENOTSUP, "the model has recurrent or encoder layers, "
+					  "which this client does not support");
 	const auto same = [](int32_t theirs, uint32_t ours) {
 		return theirs >= 0 && static_cast<uint32_t>(theirs) == ours;
 	};
 	if (!same(llama_model_n_layer(llama), shape.n_layer) ||
 	    !same(llama_model_n_head(llama), shape.n_q_heads) ||
-	    !same(llama_model_n_head_kv(llama), shape.n_kv_heads))
+	    !same(llama_model_n_head_kv(llama), shape.n_kv_heads) ||
+	    !same(llama_model_n_swa(llama), shape.n_swa))
 		throw Error(SKVQ_EINVAL,
 			    "the model was not loaded from the GGUF file named with it");
 	// No cell outlives a decode, so one ubatch of them is enough; llama.cpp rounds up by

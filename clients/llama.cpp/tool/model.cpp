@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 
@@ -75,10 +76,19 @@ uint32_t Model::n_ctx_train() const
 	return static_cast<uint32_t>(llama_model_n_ctx_train(get()));
 }
 
+std::string Model::metadata(const std::string &key) const
+{
+	char text[256];
+	return llama_model_meta_val_str(get(), key.c_str(), text, sizeof text) < 0 ? "" : text;
+}
+
 uint64_t Model::kv_bytes_per_token_fp16() const
 {
 	const uint64_t n_head = static_cast<uint64_t>(llama_model_n_head(get()));
-	const uint64_t head_dim = static_cast<uint64_t>(llama_model_n_embd(get())) / n_head;
+	uint64_t head_dim = static_cast<uint64_t>(llama_model_n_embd(get())) / n_head;
+	const std::string given = metadata(metadata("general.architecture") + ".attention.key_length");
+	if (!given.empty())
+		head_dim = std::strtoul(given.c_str(), nullptr, 10);
 	return static_cast<uint64_t>(llama_model_n_layer(get())) *
 	       static_cast<uint64_t>(llama_model_n_head_kv(get())) * head_dim * 2 * 2;
 }

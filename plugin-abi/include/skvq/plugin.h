@@ -153,6 +153,7 @@ typedef struct skvq_seq_info {
 	uint64_t boot_id;        /* of the daemon the sequence is attached to; 0 if none        */
 	uint32_t n_refined;      /* of n_paged, what the next token reads with refinement       */
 	uint32_t n_base;         /* and by base codes alone; all of it unless elastic           */
+	uint64_t page_code_bytes; /* of a full page: codes and parameters alone, all layers      */
 } skvq_seq_info;
 
 /* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at

@@ -49,6 +49,8 @@ typedef struct skvq_llama_options {
 				  * llama.cpp takes memory for them                            */
 	void *user;              /* handed to log                                              */
 	void (*log)(void *user, int32_t level, const char *utf8); /* SKVQ_LOG_*; NULL: none    */
+	const char *calibration_path; /* calibration file; NULL: none                           */
+	uint32_t no_calibration;      /* 1: data-free, whatever calibration there is            */
 } skvq_llama_options;
 
 /* What is held for the open sequence, in bytes. Filled up to struct_size. */
@@ -68,6 +70,8 @@ typedef struct skvq_llama_usage {
 	double attend_s; /* spent in the plugin since open: attention,                  */
 	double append_s; /* taking K and V,                                             */
 	double commit_s; /* encoding and publishing                                     */
+	double bits;     /* stored for a number of K or V in a page, codes and parameters;
+			  * 0: the plugin does not tell                                 */
 } skvq_llama_usage;
 
 /* Looks at a GGUF file without loading it: 0 if this client can run the model exactly, else

@@ -60,6 +60,8 @@ class Model
 	}
 	uint32_t n_ctx_train() const;
 	uint64_t kv_bytes_per_token_fp16() const;
+	// A GGUF metadata value as text; empty: not there.
+	std::string metadata(const std::string &key) const;
 
 	// special: the text may contain the model's control tokens, as a chat template does.
 	std::vector<int32_t> tokenize(const std::string &text, bool special) const;
@@ -193,11 +195,37 @@ uint32_t top_token(const float *logits, uint32_t n); // the first of equals
 // KL(reference || other) in nats.
 double kl_divergence(const float *reference, const float *other, uint32_t n);
 
+// A reference that several others are held against: what depends on it alone is computed once.
+class Distribution
+{
+      public:
+	struct Compared {
+		double kl = 0;          // KL(this || other) in nats
+		double log_sum_exp = 0; // of the other's logits
+		bool same_top = false;
+	};
+
+	// logits is borrowed and must outlive the comparisons.
+	Distribution(const float *logits, uint32_t n);
+	Compared compare(const float *other) const;
+	double log_sum_exp() const
+	{
+		return log_sum_exp_;
+	}
+
+      private:
+	const float *logits_;
+	double log_sum_exp_;
+	uint32_t top_;
+	std::vector<float> probability_;
+};
+
 // Mean, maximum, quantiles and agreement over positions.
 class Divergence
 {
       public:
 	void add(const float *reference, const float *other, uint32_t n);
+	void add(const Distribution::Compared &compared);
 	bool empty() const
 	{
 		return klds_.empty();

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""skvq-eval on dequantized weights, where its floor is low enough to hold it to its word, and its
+other commands, in short forms.
+
+  test_llama_eval.py BIN_DIR MODEL.gguf TEXT
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BIN, MODEL, TEXT = sys.argv[1:4]
+F32 = ["--f32-weights"]
+
+
+class Eval(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="skvq-eval.", dir="/tmp")
+        cls.environment = dict(os.environ, SKVQ_CACHE_DIR=cls.folder.name)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def evaluate(self, *args):
+        command = [os.path.join(BIN, "skvq-eval"), *args, "--model", MODEL, "--text", TEXT,
+                   "--threads", "1", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280,
+                              env=self.environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return {report["profile"]: report for report in map(json.loads, done.stdout.splitlines())}
+
+    def test_floor_and_outliers(self):
+        profiles = "fp16:window=16,k4v4:window=16"
+        short = ["--profiles", profiles, "--ctx", "112", "--first", "48"]
+        plain = self.evaluate(*F32, *short)
+        harder = self.evaluate("--inject-outliers", *short)
+        self.assertLess(plain["fp16:window=16"]["kld"], 1e-4)
+        self.assertLess(harder["fp16:window=16"]["kld"], 1e-4)
+        before, after = (run["k4v4:window=16"] for run in (plain, harder))
+        self.assertAlmostEqual(after["ppl_reference"] / before["ppl_reference"], 1, places=3)
+        self.assertGreater(after["kld"], 2 * before["kld"])
+        self.assertEqual((before["weights"], after["weights"]), ("f32", "f32+outliers"))
+        self.assertEqual(len(os.listdir(os.path.join(self.folder.name, "weights"))), 2)
+
+    def test_needle(self):
+        got = self.evaluate("needle", "--profiles", "fp16:window=16", "--ctx", "256", "--keys", "3",
+                            "--chunks", "2", *F32)["fp16:window=16"]
+        self.assertEqual((got["keys"], got["same"], len(got["found_at_depth"])), (6, 1, 3))
+        self.assertEqual(got["recall"], got["recall_reference"])
+        self.assertEqual(sum(got["found_at_depth"]), round(6 * got["recall"]))
+
+    def test_agree(self):
+        got = self.evaluate("agree", "--profiles", "fp16:window=16,k1.5v1.5:window=0:sinks=0",
+                            "--ctx", "96", "--predict", "12", "--chunks", "2", *F32)
+        exact, coarse = got.values()
+        self.assertEqual((exact["agreed"], exact["whole"], exact["prompts"]), (exact["possible"], 1, 2))
+        self.assertLess(coarse["agreed"], coarse["possible"])
+
+    def test_shared(self):
+        socket = os.path.join(self.folder.name, "s")
+        with subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", socket],
+                              stderr=subprocess.PIPE, text=True) as daemon:
+            try:
+                while "event=ready" not in (line := daemon.stderr.readline()):
+                    self.assertTrue(line, "skvqd ended before it was ready")
+                got = self.evaluate("shared", "--socket", socket, "--window", "32", "--profiles",
+                                    "fp16,k4v4", "--ctx", "200", *F32)
+            finally:
+                daemon.terminate()
+        for report in got.values():
+            self.assertEqual((report["prompt_tokens"], report["matched_tokens"]), (200, 160))
+        self.assertLess(got["fp16"]["kld_max"], 1e-5)
+        self.assertGreater(got["k4v4"]["kld_refilling"], got["k4v4"]["kld"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
