@@ -24,9 +24,12 @@
 
 #define BASE_PAGES      8u
 #define BASE_TOKENS     (BASE_PAGES * SKVQ_PAGE_TOKENS)
-#define WORKING_SET     ((size_t)512 << 20) /* of each contestant: beyond any cache we know of */
 #define ROUNDS_MAX      64u
 #define CONTESTANTS_MAX 12u
+
+/* Bytes that each contestant has and goes through: beyond any cache we know of, if not told
+ * otherwise. */
+extern size_t working_set;
 
 /* One attention layer, in the terms of both sides. */
 struct shape {
@@ -98,7 +101,7 @@ void team_run(struct team *t, team_fn fn, void *user);
 struct store;
 /* A skvqd with tokens of n_seqs different sequences (same_tokens: of one, opened n_seqs times),
  * each of n_layers layers, and a session that has attached to them. 0 for n_seqs: as many as fill
- * WORKING_SET; for n_layers: a sensible number. Exits with a sentence if it cannot. */
+ * working_set; for n_layers: a sensible number. Exits with a sentence if it cannot. */
 struct store *store_open(const struct shape *s, const char *profile, const struct base *b,
 			 uint32_t n_layers, uint32_t n_seqs, bool same_tokens);
 void store_close(struct store *st);
@@ -133,7 +136,7 @@ struct reader;
 struct reader *reader_new(struct team *t);
 void reader_free(struct reader *r);
 void reader_contestant(struct reader *r, struct contestant *c);
-double reader_unit_bytes(void);
+double reader_unit_bytes(const struct reader *r);
 
 /* --- report.c --------------------------------------------------------------------------------- */
 

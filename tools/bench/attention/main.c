@@ -27,6 +27,7 @@ static const char help[] =
     "  --threads N      of both sides; default 1\n"
     "  --rounds N       default 7, quick 5\n"
     "  --tokens N       no context longer than this\n"
+    "  --working-set N  MiB that each side goes through; default 512, beyond any L3\n"
     "  --plot FILE      .svg or .png; wants python3-matplotlib\n"
     "  --json           the last line is one flat object: tier, threads, headline_tokens,\n"
     "                   speedup_f16_g1, speedup_f16_g4, speedup_q8_0_g1, speedup_q8_0_g4,\n"
@@ -34,6 +35,8 @@ static const char help[] =
     "                   prefill_ratio_f16, shared_batch4_gain, threads2_scaling, rotation_share,\n"
     "                   and what each shape took: d<D>_g<G>_c<tokens>_...\n\n"
     "SKVQ_CPU=avx2 measures that tier of ours; ggml is what it was built for.\n";
+
+size_t working_set = (size_t)512 << 20;
 
 enum size { QUICK, STANDARD, FULL };
 
@@ -171,8 +174,8 @@ static void decode_shape(const struct run *run, const struct shape *s, bool head
 
 	struct spread ours = spread_of(&c[0], run->rounds);
 	struct spread share =
-	    ratio_of(read, reader_unit_bytes(), &c[0], store_bytes(st), run->rounds);
-	double gbs = reader_unit_bytes() / spread_of(read, run->rounds).median;
+	    ratio_of(read, reader_unit_bytes(run->reader), &c[0], store_bytes(st), run->rounds);
+	double gbs = reader_unit_bytes(run->reader) / spread_of(read, run->rounds).median;
 
 	snprintf(prefix, sizeof prefix, "d%u_g%u_c%u", s->dim, s->group, s->tokens);
 	say("%-5u %-2u %-8u | %6.2f [%6.2f %6.2f] | %6.1f %4.0f %% |", s->dim, s->group, s->tokens,
@@ -554,6 +557,7 @@ int main(int argc, char **argv)
 						{"threads", required_argument, NULL, 't'},
 						{"rounds", required_argument, NULL, 'r'},
 						{"tokens", required_argument, NULL, 'c'},
+						{"working-set", required_argument, NULL, 'w'},
 						{"plot", required_argument, NULL, 'p'},
 						{"json", no_argument, NULL, 'j'},
 						{"help", no_argument, NULL, 'h'},
@@ -580,6 +584,9 @@ int main(int argc, char **argv)
 			break;
 		case 'c':
 			run.tokens_max = number("tokens", optarg, 1024, LONG_TOKENS) / 256 * 256;
+			break;
+		case 'w':
+			working_set = (size_t)number("working-set", optarg, 1, 1u << 16) << 20;
 			break;
 		case 'p':
 			plot = optarg;
@@ -611,6 +618,7 @@ int main(int argc, char **argv)
 	put_text("profile", PROFILE);
 	put_number("threads", threads);
 	put_number("rounds", run.rounds);
+	put_number("working_set_bytes", (double)working_set);
 	say("%s, tier %s, %u thread%s, %u KV heads, %s time, medians [min max] of %u rounds\n",
 	    PROFILE, kn->tier, threads, threads > 1 ? "s" : "", HEADS, run.wall ? "wall" : "CPU",
 	    run.rounds);

@@ -190,7 +190,7 @@ struct peer *peer_open(const struct shape *s, enum peer_type type, const struct 
 	p->type = types[type];
 	snprintf(p->name, sizeof p->name, "ggml %s", peer_names[type]);
 	size_t layer_bytes = 2 * ggml_row_size(p->type, (int64_t)s->heads * s->dim) * s->tokens;
-	p->n_layers = (uint32_t)((WORKING_SET + layer_bytes - 1) / layer_bytes);
+	p->n_layers = (uint32_t)((working_set + layer_bytes - 1) / layer_bytes);
 	p->pool = type;
 	if (pool_bytes[type] < p->n_layers * (layer_bytes + 64)) {
 		free(pool[type]);

@@ -9,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNIT_BYTES ((size_t)64 << 20)
-#define AHEAD      1024u
+#define UNITS 8u
+#define AHEAD 1024u
 
 struct reader {
 	struct team *team;
 	uint8_t *memory;
 	uint32_t unit;
+	size_t unit_bytes;
 	volatile uint64_t sink;
 };
 
@@ -41,8 +42,8 @@ static void read_all(const uint8_t *p, size_t bytes, struct reader *r)
 /* The thread's part of the unit, in whole pages. */
 static const uint8_t *part_of(const struct reader *r, uint32_t ith, uint32_t nth, size_t *bytes)
 {
-	*bytes = UNIT_BYTES / nth / 4096 * 4096;
-	return r->memory + r->unit * UNIT_BYTES + ith * *bytes;
+	*bytes = r->unit_bytes / nth / 4096 * 4096;
+	return r->memory + r->unit * r->unit_bytes + ith * *bytes;
 }
 
 static void read_part(void *user, uint32_t ith, uint32_t nth)
@@ -67,8 +68,9 @@ struct reader *reader_new(struct team *t)
 	struct reader *r = take(sizeof *r);
 
 	r->team = t;
-	r->memory = take_large(WORKING_SET + AHEAD);
-	memset(r->memory, 0x55, WORKING_SET); /* untouched memory is one page of zeros */
+	r->unit_bytes = working_set / UNITS;
+	r->memory = take_large(working_set + AHEAD);
+	memset(r->memory, 0x55, working_set); /* untouched memory is one page of zeros */
 	return r;
 }
 
@@ -80,11 +82,10 @@ void reader_free(struct reader *r)
 
 void reader_contestant(struct reader *r, struct contestant *c)
 {
-	*c = (struct contestant){
-	    .name = "read", .unit = read_unit, .user = r, .n_units = WORKING_SET / UNIT_BYTES};
+	*c = (struct contestant){.name = "read", .unit = read_unit, .user = r, .n_units = UNITS};
 }
 
-double reader_unit_bytes(void)
+double reader_unit_bytes(const struct reader *r)
 {
-	return (double)UNIT_BYTES;
+	return (double)r->unit_bytes;
 }

@@ -438,7 +438,7 @@ static void choose_size(struct store *st, uint32_t n_layers, uint32_t n_seqs)
 		die("profile '%s', head_dim %u: %s", st->profile, st->s.dim, skvq_err_name(r));
 	double layer = page_layer_bytes(st) * st->n_pages;
 	if (!n_layers) {
-		double wanted = ceil((double)WORKING_SET / layer);
+		double wanted = ceil((double)working_set / layer);
 
 		geo.n_layer = wanted < LAYERS_MOST ? (uint32_t)wanted : LAYERS_MOST;
 		if (skvq_layout_init(&geo, &profile, NULL, &st->layout) < 0)
@@ -446,7 +446,7 @@ static void choose_size(struct store *st, uint32_t n_layers, uint32_t n_seqs)
 	}
 	st->n_seqs = n_seqs;
 	if (!n_seqs)
-		st->n_seqs = (uint32_t)ceil((double)WORKING_SET / (layer * geo.n_layer));
+		st->n_seqs = (uint32_t)ceil((double)working_set / (layer * geo.n_layer));
 	if (st->n_seqs > SEQS_MAX)
 		die("%u sequences are too many", st->n_seqs);
 }

@@ -44,13 +44,13 @@ constexpr char help[] =
     "  --threads A,B,...    default 1,2\n"
     "  --rounds N           default 5\n"
     "  --steps N            tokens decoded in a round; default 16 at 1k, fewer at more\n"
+    "  --block N            tokens computed for real, then repeated; default 512\n"
     "  --profile P          default k2v1.5\n"
     "  --json               the last line is one flat object: tokens_per_s_<who>_<n>k and\n"
     "                       tokens_per_s_ratio_<type>_<n>k for who = skvq, f16, q8_0, q4_0 and\n"
     "                       type = f16, q8_0, q4_0; kld_f16_<n>k; with more than one thread the\n"
     "                       keys end in _t<threads>\n";
 
-constexpr uint32_t block_tokens = 512;
 constexpr uint32_t step_room = 2048; // positions for steps, behind the longest context
 // Of the next token, from F16: far above what a codec costs, far below unrelated distributions.
 constexpr double kld_max = 6;
@@ -58,7 +58,7 @@ constexpr double kld_max = 6;
 struct Options {
 	std::string model, prompt_file, profile = "k2v1.5";
 	std::vector<uint32_t> contexts{1, 8, 16, 32}, threads{1, 2};
-	uint32_t rounds = 5, steps = 0;
+	uint32_t rounds = 5, steps = 0, block = 512;
 	bool json = false;
 };
 
@@ -167,9 +167,9 @@ Bench::Bench(const Options &options)
 {
 	if (!options_.prompt_file.empty())
 		block_ = model_.tokenize(read_file(options_.prompt_file, "prompt file"), false);
-	for (uint32_t x = 1; block_.size() < block_tokens; x = x * 1103515245u + 12345u)
+	for (uint32_t x = 1; block_.size() < options_.block; x = x * 1103515245u + 12345u)
 		block_.push_back(static_cast<int32_t>((x >> 8) % model_.n_vocab()));
-	block_.resize(block_tokens);
+	block_.resize(options_.block);
 }
 
 std::unique_ptr<Client> Bench::open_client(uint32_t n_threads)
@@ -181,7 +181,7 @@ std::unique_ptr<Client> Bench::open_client(uint32_t n_threads)
 	o.profile = options_.profile.c_str();
 	o.engine_name = "bench-decode";
 	o.window = o.sinks = SKVQ_DEFAULT;
-	o.n_ubatch = block_tokens;
+	o.n_ubatch = options_.block;
 	o.n_threads = n_threads;
 	o.max_tokens = tokens_max_;
 	return std::make_unique<Client>(model_, o);
@@ -191,16 +191,16 @@ void Bench::record()
 {
 	const uint32_t n_threads =
 	    *std::max_element(options_.threads.begin(), options_.threads.end());
-	plugin_.set(block_tokens);
+	plugin_.set(options_.block);
 	{
 		const std::unique_ptr<Client> client = open_client(n_threads);
 		client->begin(block_);
-		client->prefill(block_.data(), block_tokens);
+		client->prefill(block_.data(), options_.block);
 	}
 	plugin_.set(0);
 	for (size_t i = 0; i < n_types; ++i) {
 		plains_[i] = std::make_unique<Filled>(model_, cache_types[i].type, tokens_max_,
-						      block_tokens, n_threads);
+						      options_.block, n_threads);
 		plains_[i]->record(block_);
 	}
 }
@@ -239,7 +239,7 @@ void Bench::measure(uint32_t context_k, uint32_t n_threads, Client &client)
 		for (size_t who = 0; who <= n_types; ++who) {
 			const double start = now_s(wall);
 			for (uint32_t i = 0; i < steps; ++i) {
-				const int32_t *token = &block_[(at + i) % block_tokens];
+				const int32_t *token = &block_[(at + i) % options_.block];
 				if (who == 0)
 					client.decode(token, 1, false);
 				else
@@ -315,6 +315,7 @@ bool parse(int argc, char **argv, Options &options)
 				       {"threads", required_argument, nullptr, 't'},
 				       {"rounds", required_argument, nullptr, 'r'},
 				       {"steps", required_argument, nullptr, 's'},
+				       {"block", required_argument, nullptr, 'b'},
 				       {"profile", required_argument, nullptr, 'p'},
 				       {"json", no_argument, nullptr, 'j'},
 				       {"help", no_argument, nullptr, 'h'},
@@ -344,6 +345,9 @@ bool parse(int argc, char **argv, Options &options)
 			break;
 		case 's':
 			options.steps = whole("--steps", optarg, 1, 64);
+			break;
+		case 'b':
+			options.block = whole("--block", optarg, 32, 4096);
 			break;
 		case 'p':
 			options.profile = optarg;
