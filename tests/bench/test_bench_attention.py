@@ -49,7 +49,7 @@ class BenchAttention(unittest.TestCase):
 
     def test_wrong_usage_is_status_2(self):
         for args in (["--rounds", "0"], ["--tokens", "100"], ["--nonsense"], ["extra"],
-                     ["--threads", "1x"]):
+                     ["--threads", "1x"], ["--only", "nothing"]):
             with self.subTest(args=args):
                 result = bench(*args)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
