@@ -105,14 +105,15 @@ static void make_plot(const char *path)
 
 int report_close(const char *plot)
 {
-	if (plot)
-		make_plot(plot);
 	if (print_object) {
 		if (json_dumpf(object, stdout,
 			       JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6)) < 0)
 			die("cannot print the JSON object");
 		putchar('\n');
 	}
+	int status = fflush(stdout) == 0 ? 0 : 1;
+	if (plot) /* last: without matplotlib the figures are there all the same */
+		make_plot(plot);
 	json_decref(object);
-	return fflush(stdout) == 0 ? 0 : 1;
+	return status;
 }
