@@ -24,8 +24,8 @@ static inline float e4m3_exp2(int e)
 	return f;
 }
 
-/* Finite x to the nearest code, ties to even, +-448 beyond. Without a branch, so that a loop over it
- * becomes SIMD. */
+/* Finite x to the nearest code, ties to even, +-448 beyond. Without a branch, so that a loop over
+ * it becomes SIMD. */
 static inline uint8_t e4m3_encode(float x)
 {
 	uint32_t u, sign, small, code;

@@ -50,8 +50,8 @@ static void excess_scores(const struct skvq_codec *c, const float *a, uint32_t n
 
 /* More levels: less the sum of (a - d (2u + 1))^2, u = 0..(M - 1) / 2. The products are exact: E4M3
  * has four bits. */
-static void residual_scores(const struct skvq_codec *c, const float *a, uint32_t n,
-			    const float *d, float *ret)
+static void residual_scores(const struct skvq_codec *c, const float *a, uint32_t n, const float *d,
+			    float *ret)
 {
 	float top = (float)(c->levels_minus_1 / 2), inverse[LANES], sum[LANES] = {0};
 
@@ -121,8 +121,7 @@ static void affine_group(const struct skvq_codec *c, const float *x, uint32_t n,
 			high[t] = high[t] > v ? high[t] : v;
 		}
 	}
-	quant_affine(c, low, high, group, scale,
-		     scale + (size_t)c->n_groups * SKVQ_PAGE_TOKENS, q);
+	quant_affine(c, low, high, group, scale, scale + (size_t)c->n_groups * SKVQ_PAGE_TOKENS, q);
 }
 
 void SKVQ_TIER(quant)(const struct skvq_codec *c, const float *x, uint32_t tile, uint8_t *codes,

@@ -12,7 +12,8 @@
 
 #include "tier.h"
 
-#define MAGIC 8388608.0f /* 2^23: the sum's last place is 1, so adding rounds to an even integer */
+/* 2^23: the sum's last place is 1, so adding rounds to an even integer. */
+#define MAGIC 8388608.0f
 
 /* code = rint(clamp((x - zero) * inverse + middle, 0, M)), for each group. */
 struct quant {

@@ -75,8 +75,8 @@ static void raw_unpack(const struct skvq_codec *c, const uint8_t *planes, uint32
 	}
 }
 
-/* step * (code - middle) + zero. Symmetric steps are doubled: halves are exact, so 2d (code - M / 2)
- * is d (2 code - M). */
+/* step * (code - middle) + zero. Symmetric steps are doubled, and middle is M / 2: halves are exact,
+ * so the product is d (2 code - M). */
 struct level {
 	f32s step, middle, zero;
 	bool affine;

@@ -46,8 +46,8 @@ SIMD void excess_scores(const float *a, uint32_t n, f32s total, const bool terna
 	});
 }
 
-SIMD void residual_scores(const float *a, uint32_t n, float levels,
-			  const f32s d[SEARCH_WIDTH], f32s ret[SEARCH_WIDTH])
+SIMD void residual_scores(const float *a, uint32_t n, float levels, const f32s d[SEARCH_WIDTH],
+			  f32s ret[SEARCH_WIDTH])
 {
 	f32s inverse[SEARCH_WIDTH], width[SEARCH_WIDTH], sum[SEARCH_WIDTH];
 	f32s top = f32_set(levels);
@@ -246,8 +246,7 @@ static void ternary_pack(const uint8_t *raw, uint32_t n, uint32_t tile, uint8_t 
 	}
 }
 
-static void raw_pack(const struct skvq_codec *c, const uint8_t *raw, uint32_t tile,
-		     uint8_t *planes)
+static void raw_pack(const struct skvq_codec *c, const uint8_t *raw, uint32_t tile, uint8_t *planes)
 {
 	uint8_t *out = planes + (size_t)tile * c->tile_bytes;
 	uint32_t n = c->dim / 4u;

@@ -143,8 +143,7 @@ SIMD void product_block(const float *m, const float *x, uint32_t dim, const uint
 			REPEAT(c, C, sum[r][c] = f32_add(sum[r][c], f32_mul(b, v[c])););
 		});
 	}
-	REPEAT(r, R,
-	       REPEAT(c, C, f32_store(ret + (size_t)r * dim + c * LANES, sum[r][c]);););
+	REPEAT(r, R, REPEAT(c, C, f32_store(ret + (size_t)r * dim + c * LANES, sum[r][c]);););
 }
 
 /* ret = x m, not in place. A block of columns of m stays in L1 for all rows, a multiple of R. */

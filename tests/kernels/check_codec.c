@@ -61,9 +61,9 @@ static void check_narrow(struct check *c, narrow_fn *ref, narrow_fn *tested, uin
 	/* Random floats, then the neighbourhood of every half and of every tie between two. */
 	for (int round = 0; round < 6; round++) {
 		for (uint32_t i = 0; i < 65536; i++) {
-			uint32_t near = drop == 13 ? ((i & 0x8000) << 16) + ((i & 0x7fff) << 13) +
-							 (112u << 23)
-						   : i << 16;
+			uint32_t near =
+			    drop == 13 ? ((i & 0x8000) << 16) + ((i & 0x7fff) << 13) + (112u << 23)
+				       : i << 16;
 			int32_t off = (int32_t)seeded_below(&c->rng, 5) - 2;
 
 			if (round < 2)
@@ -71,7 +71,8 @@ static void check_narrow(struct check *c, narrow_fn *ref, narrow_fn *tested, uin
 			else if (round == 2) /* subnormal halves: multiples of 2^-25 */
 				x[i] = ((float)(i & 0x7fff) + (float)off * 0x1p-9f) * 0x1p-25f;
 			else
-				x[i] = bits_f32(near + (uint32_t)off + (round == 4 ? 1u << (drop - 1) : 0));
+				x[i] = bits_f32(near + (uint32_t)off +
+						(round == 4 ? 1u << (drop - 1) : 0));
 		}
 		ref(x, want, 65536);
 		tested(x, have, 65536);

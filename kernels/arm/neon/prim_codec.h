@@ -84,8 +84,7 @@ SIMD void f32_transpose(const float *x, size_t stride, float *ret, size_t ret_st
 		const float *p = x + j * stride + i;
 		float *q = ret + i * ret_stride + j;
 		float32x4x2_t a = vtrnq_f32(any_load(p), any_load(p + stride));
-		float32x4x2_t b =
-		    vtrnq_f32(any_load(p + 2 * stride), any_load(p + 3 * stride));
+		float32x4x2_t b = vtrnq_f32(any_load(p + 2 * stride), any_load(p + 3 * stride));
 
 		any_store(q, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
 		any_store(q + ret_stride,
@@ -142,16 +141,14 @@ SIMD codes codes_shl(codes v, uint32_t n)
 {
 	int8x16_t by = vdupq_n_s8((int8_t)n);
 
-	return (codes){vshlq_u8(v.a, by), vshlq_u8(v.b, by), vshlq_u8(v.c, by),
-		       vshlq_u8(v.d, by)};
+	return (codes){vshlq_u8(v.a, by), vshlq_u8(v.b, by), vshlq_u8(v.c, by), vshlq_u8(v.d, by)};
 }
 
 SIMD codes codes_mul(codes v, uint32_t n)
 {
 	uint8x16_t by = vdupq_n_u8((uint8_t)n);
 
-	return (codes){vmulq_u8(v.a, by), vmulq_u8(v.b, by), vmulq_u8(v.c, by),
-		       vmulq_u8(v.d, by)};
+	return (codes){vmulq_u8(v.a, by), vmulq_u8(v.b, by), vmulq_u8(v.c, by), vmulq_u8(v.d, by)};
 }
 
 SIMD codes codes_add(codes x, codes y)

@@ -69,14 +69,14 @@ SIMD void transpose256(const float *x, size_t stride, float *ret, size_t ret_str
 		b = _mm256_unpackhi_ps(r[0], r[1]);
 		c = _mm256_unpacklo_ps(r[2], r[3]);
 		d = _mm256_unpackhi_ps(r[2], r[3]);
-		r[0] = _mm256_castpd_ps(
-		    _mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
-		r[1] = _mm256_castpd_ps(
-		    _mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
-		r[2] = _mm256_castpd_ps(
-		    _mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
-		r[3] = _mm256_castpd_ps(
-		    _mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+		r[0] =
+		    _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+		r[1] =
+		    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+		r[2] =
+		    _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+		r[3] =
+		    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
 		for (int j = 0; j < 4; j++)
 			_mm256_storeu_ps(ret + (size_t)(h + j) * ret_stride, r[j]);
 	}

@@ -64,14 +64,14 @@ SIMD void f32_transpose(const float *x, size_t stride, float *ret, size_t ret_st
 		b = _mm512_unpackhi_ps(r[0], r[1]);
 		c = _mm512_unpacklo_ps(r[2], r[3]);
 		d = _mm512_unpackhi_ps(r[2], r[3]);
-		r[0] = _mm512_castpd_ps(
-		    _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
-		r[1] = _mm512_castpd_ps(
-		    _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
-		r[2] = _mm512_castpd_ps(
-		    _mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
-		r[3] = _mm512_castpd_ps(
-		    _mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+		r[0] =
+		    _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+		r[1] =
+		    _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+		r[2] =
+		    _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+		r[3] =
+		    _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
 		for (int j = 0; j < 4; j++)
 			_mm512_storeu_ps(ret + (size_t)(h + j) * ret_stride, r[j]);
 	}
