@@ -174,7 +174,7 @@ static void fill_staging(struct store *st)
 				memcpy(rows, from + ((size_t)p * SKVQ_PAGE_TOKENS + t * 16ul) * dim,
 				       16ul * dim * sizeof *rows);
 				kn->encode_tile(c, NULL, rows, t, codes + (size_t)p * c->head_bytes,
-						params + p * params_bytes);
+						params + p * params_bytes, NULL);
 			}
 		}
 		for (uint32_t i = 0; i < RUN_PAGES; i++) {
