@@ -148,8 +148,6 @@ static void daemon_stop(struct store *st)
 {
 	kill(st->pid, SIGTERM);
 	waitpid(st->pid, NULL, 0);
-	(void)unlink(st->socket);
-	(void)rmdir(st->dir);
 }
 
 /* --- publishing ------------------------------------------------------------------------------- */
@@ -472,6 +470,9 @@ struct store *store_open(const struct shape *s, const char *profile, const struc
 	publisher_open(st, &ns, &staging);
 	fill_staging(st);
 	session_open(st);
+	/* Nobody connects any more, and nothing is left behind however this ends. */
+	(void)unlink(st->socket);
+	(void)rmdir(st->dir);
 	for (uint32_t i = 0; i < st->n_seqs; i++) {
 		if (i == 0 || !same_tokens) {
 			for (uint32_t t = 0; t < s->tokens; t++)
