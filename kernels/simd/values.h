@@ -214,7 +214,10 @@ SIMD void values_trits(const struct values *v, const struct weights *w, uint32_t
 				for (uint32_t p = 0; p < 4; p++, in += 64 * (size_t)m, b += 4) {
 					codes x[TILES];
 
-					fetch(in + v->ahead[page]);
+					/* Not this line's, but line after line: the hardware's
+					 * prefetcher joins in where it sees a sequence. */
+					fetch(v->planes[page] + v->ahead[page] + 16 * (size_t)channel +
+					      64 * (size_t)p);
 					codes_trits_raised(codes_load(in), x);
 					REPEAT(k, TILES, REPEAT(r, R, {
 						       const uint32_t i = k % TRIT_SUMS;
