@@ -124,6 +124,15 @@ static void bad_names(void **state)
 	    "affine-fp16",
 	    "affine-k2v2-g16",
 	    "auto",
+	    "auto-",
+	    "auto-k2v2",
+	    "auto-2.",
+	    "auto-.4",
+	    "auto-2.400",
+	    "auto-16",
+	    "auto-02",
+	    "auto-2.4x",
+	    "auto--2",
 	    "e2.2",
 	    "e2.1x",
 	    "e",
@@ -135,8 +144,7 @@ static void bad_names(void **state)
 	    "k-2v2",
 	    "\xff\xfe",
 	};
-	static const char *const later[] = {"skvq",     "skvq-", "skvq-k2v2-g64", "auto-2.1",
-					    "auto-2.4", "auto-", "e2.1",          "e2.4"};
+	static const char *const later[] = {"skvq", "skvq-", "skvq-k2v2-g64", "e2.1", "e2.4"};
 
 	char name[SKVQ_PROFILE_NAME_MAX + 40];
 
@@ -150,6 +158,28 @@ static void bad_names(void **state)
 		refused(bad[i], SKVQ_EPROFILE);
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		refused(later[i], SKVQ_ENOTSUP);
+}
+
+/* Their bits are a table's, so without one there is no codec. */
+static void automatic(void **state)
+{
+	static const char *const names[] = {"auto-2.1", "auto-2.4", "auto-3", "auto-2.38", "auto-15.99"};
+	struct skvq_profile p;
+	struct skvq_codec c;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		assert_int_equal(skvq_profile_parse(names[i], &p), 0);
+		assert_string_equal(p.name, names[i]);
+		assert_int_equal(p.kind, SKVQ_CODEC_SYM);
+		assert_int_equal(p.rotate_k, 1);
+		assert_int_equal(p.rotate_v, 1);
+		assert_int_equal(p.group, 0);
+		assert_int_equal(p.k_bits, 0);
+		assert_int_equal(p.v_bits, 0);
+		assert_int_equal(skvq_codec_init(&p, 0, p.k_bits, 64, &c), -SKVQ_EPROFILE);
+		assert_int_equal(skvq_codec_init(&p, 0, SKVQ_BITS_3, 64, &c), 0);
+	}
 }
 
 static void codecs(void **state)
@@ -253,7 +283,8 @@ static void bad_codecs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(codecs),
+	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(automatic),
+	    cmocka_unit_test(codecs),
 	    cmocka_unit_test(codec_sizes), cmocka_unit_test(bad_codecs),
 	};
 
