@@ -183,6 +183,7 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 	m.weights_digest = digest_field(id->weights_digest);
 	m.tokenizer_digest = digest_field(id->tokenizer_digest);
 	m.lora_digest = digest_field(id->lora_digest);
+	m.calibration_digest = digest_field(id->calibration_digest);
 	m.engine_numerics = text_field(id->engine_numerics);
 	m.n_layer = id->n_layer;
 	m.n_q_heads = id->n_q_heads;

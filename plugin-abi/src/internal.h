@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <skvq/calibration.h>
 #include <skvq/client.h>
 #include <skvq/kernels.h>
 #include <skvq/layout.h>
@@ -89,6 +90,9 @@ struct skvq_model {
 	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
 	uint16_t *reorder_v;     /* allocation                                                */
 	struct skvq_transform *transforms; /* [n_layer][n_kv_heads][2], K and V; see transform_of */
+	uint64_t *calibration;   /* the file's bytes, where the transforms point into; or NULL */
+	float *query_transforms; /* what the file does not hold: transposes, one allocation    */
+	uint8_t calibration_id[SKVQ_CALIBRATION_DIGEST];
 	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
 	size_t token_bytes_fp16;
 	/* What the daemon is told; all pointers owned. */

@@ -63,6 +63,7 @@ void Capture::begin(skvq_seq *seq, uint32_t position, uint32_t n_tokens, uint32_
 	seen_k_ = seen_v_ = false;
 	failed_ = false;
 	error_.clear();
+	plugin_rc_ = 0;
 }
 
 bool Capture::finish()
@@ -161,8 +162,10 @@ bool Capture::append(const ggml_tensor *last)
 	const double start = now_s();
 	const int32_t rc = api_->append(seq_, &kv);
 	append_s_ += now_s() - start;
-	if (rc < 0)
-		return fail(last, std::string("refused by the plugin: ") + api_->err_name(rc));
+	if (rc < 0) {
+		plugin_rc_ = rc;
+		return fail(last, "refused by the plugin");
+	}
 	return true;
 }
 
@@ -254,8 +257,10 @@ bool Capture::attend(ggml_tensor *out, float scale)
 	if (!ran)
 		return fail(out, "not computed: ggml's threads did not run");
 	const int32_t rc = attend_rc_.load(std::memory_order_relaxed);
-	if (rc < 0)
-		return fail(out, std::string("not computed by the plugin: ") + api_->err_name(rc));
+	if (rc < 0) {
+		plugin_rc_ = rc;
+		return fail(out, "not computed by the plugin");
+	}
 	return true;
 }
 

@@ -45,6 +45,11 @@ class Capture
 	{
 		return error_;
 	}
+	// What the plugin answered if it was the plugin that failed: its last_error() says more.
+	int32_t plugin_rc() const
+	{
+		return plugin_rc_;
+	}
 
 	double attend_s() const
 	{
@@ -86,6 +91,7 @@ class Capture
 	std::vector<float> q_rows_, k_rows_, v_rows_; // their copies, [n_tokens][heads][head_dim]
 	bool failed_ = false;
 	std::string error_;
+	int32_t plugin_rc_ = 0;
 
 	skvq_attn attn_{};
 	std::atomic<int32_t> attend_rc_{0};

@@ -251,6 +251,8 @@ void skvq_llama::decode(const int32_t *tokens, uint32_t n_tokens, bool all_logit
 	llama_memory_clear(llama_get_memory(context.get()), false);
 	if (rc != 0 || !complete) {
 		(void)plugin->seq_truncate(seq, position);
+		if (!complete && capture.plugin_rc() < 0)
+			plugin_failed(capture.error(), capture.plugin_rc());
 		if (!complete)
 			throw Error(SKVQ_EPROTO, capture.error());
 		throw Error(SKVQ_ESYS, "llama_decode failed with " + std::to_string(rc));

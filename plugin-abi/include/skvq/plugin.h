@@ -107,12 +107,15 @@ typedef struct skvq_model_desc {
 	double rope_theta;               /* (id) frequency base; required unless ROPE_NONE    */
 	const char *rope_scaling;        /* (id) canonical text of any scaling; NULL: none    */
 	const char *profile;             /* (id) codec profile; NULL: "k2v1.5". docs/profiles.md */
-	const void *calibration;         /* (id) calibration file bytes; NULL: data-free      */
-	uint64_t calibration_bytes;      /* (id) must be 0 in this version (-SKVQ_ENOTSUP)    */
+	const void *calibration;         /* (id) calibration file bytes; NULL: data-free. Of
+	                                  * other weights or geometry: -SKVQ_EIDENTITY; damaged:
+	                                  * -SKVQ_ECORRUPT. docs/calibration.md               */
+	uint64_t calibration_bytes;
 	uint32_t window;                 /* (id) FP16 tokens kept, SKVQ_DEFAULT = 128         */
 	uint32_t sinks;                  /* (id) first tokens kept FP16 for ever, default 5   */
 	const uint8_t *bit_table;        /* (id) [n_layer][2] K and V bits, SKVQ_BITS_* of
-	                                  * format.h; NULL: by the profile                    */
+	                                  * format.h; NULL: by the profile, for "auto-..." by the
+	                                  * calibration                                       */
 	const uint16_t *reorder_k;       /* (id) [n_layer][n_kv_heads][head_dim_k] static channel
 	                                  * map inside each head, stored[i] = x[map[i]]; NULL: none */
 	const uint16_t *reorder_v;       /* (id) the same for V                               */
@@ -279,7 +282,9 @@ typedef struct skvq_api {
 	int32_t (*stats)(skvq_session *session, skvq_stats *stats);
 
 	/* [data] Different layers of a sequence may be appended at once; one layer by one thread at
-	 * a time. At most max_append tokens between two commits. */
+	 * a time. At most max_append tokens between two commits. NaN or infinity, or what becomes
+	 * infinite in binary16, is -SKVQ_EINVAL, and last_error() names layer, head and token: nothing of
+	 * the call is kept, and the sequence goes on. */
 	int32_t (*append)(skvq_seq *seq, const skvq_kv *kv);
 	/* [data] One attn per sequence, all of the same model. Sequences that share pages may be
 	 * handed over together, so that shared pages can be read once. Any number of threads at

@@ -54,6 +54,7 @@ struct skvq_client_identity {
 	const uint16_t *reorder;           /* K maps [n_layer][n_kv_heads][head_dim_k], then V's; or NULL */
 	const uint32_t *layer_window;      /* [n_layer] or NULL */
 	float clip;
+	const uint8_t *calibration_digest; /* 32 bytes or NULL: data-free */
 };
 
 struct skvq_client_ns {
