@@ -236,6 +236,9 @@ uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 const struct skvq_transform *transform_of(const struct skvq_model *m, int is_v, uint32_t layer,
                                           uint32_t head);
 
+/* calibration.c */
+extern const skvq_ext_calibration ext_calibration;
+
 /* The calls of the table, by file. */
 int32_t api_open(const skvq_engine *engine, const char *socket, skvq_session **ret);
 void api_close(skvq_session *s);

@@ -327,6 +327,84 @@ static void calibrations_do_not_mix(void **state)
 	free(files[1]);
 }
 
+/* Engines that calibrated on their own end up with one calibration: the first one's. */
+static void the_daemon_makes_calibrations_agree(void **state)
+{
+	(void)state;
+	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
+	skvq_calibration_of of = {.struct_size = sizeof of,
+	                          .weights_digest = digest,
+	                          .n_layer = LAYERS,
+	                          .n_q_heads = Q_HEADS,
+	                          .n_kv_heads = KV_HEADS,
+	                          .head_dim_k = DIM,
+	                          .head_dim_v = DIM};
+	uint64_t n[2], got = 0;
+	uint8_t *files[2] = {make_calibration(1, &n[0]), make_calibration(2, &n[1])};
+	uint8_t *buf = calloc(1, n[0]), *bad = calloc(1, 1000);
+	skvq_session *s[3];
+	const skvq_ext_calibration *ext;
+
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(api->open(&e, daemon_.socket, &s[i]), 0);
+	assert_int_equal(api->open(&e, NULL, &s[2]), 0);
+	ext = api->get_extension(s[0], SKVQ_EXT_CALIBRATION);
+	assert_non_null(ext);
+	assert_int_equal(ext->get(s[2], &of, NULL, 0, &got), -SKVQ_ENODAEMON);
+	assert_int_equal(ext->put(s[2], files[0], n[0]), -SKVQ_ENODAEMON);
+	assert_int_equal(ext->get(s[0], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	/* What is no calibration is not kept. */
+	assert_int_equal(ext->put(s[0], bad, 100), -SKVQ_EINVAL);
+	assert_int_equal(ext->put(s[0], bad, 1000), -SKVQ_ECORRUPT);
+	memcpy(bad, files[0], 1000);
+	assert_int_equal(ext->put(s[0], bad, 1000), -SKVQ_ECORRUPT);
+	assert_int_equal(ext->get(s[0], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	/* The first stays, for whoever asks. */
+	assert_int_equal(ext->put(s[0], files[0], n[0]), 1);
+	assert_int_equal(ext->put(s[1], files[1], n[1]), 0);
+	assert_int_equal(ext->get(s[1], &of, NULL, 0, &got), 0);
+	assert_int_equal(got, n[0]);
+	assert_int_equal(ext->get(s[1], &of, buf, got - 1, &got), 0);
+	assert_int_equal(buf[0], 0);
+	assert_int_equal(ext->get(s[1], &of, buf, got, &got), 0);
+	assert_memory_equal(buf, files[0], n[0]);
+	of.n_layer++;
+	assert_int_equal(ext->get(s[1], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	for (int i = 0; i < 3; i++)
+		api->close(s[i]);
+	for (int i = 0; i < 2; i++)
+		free(files[i]);
+	free(buf);
+	free(bad);
+}
+
+static int setup_small_calibrations(void **state)
+{
+	static const char *const args[] = {"--calibration-max", "4K", NULL};
+
+	start(state, args);
+	return 0;
+}
+
+static void calibrations_are_bounded(void **state)
+{
+	(void)state;
+	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
+	const skvq_ext_calibration *ext;
+	skvq_session *s;
+	uint64_t n;
+	void *file = make_calibration(1, &n);
+	char why[256] = "";
+
+	assert_int_equal(api->open(&e, daemon_.socket, &s), 0);
+	ext = api->get_extension(s, SKVQ_EXT_CALIBRATION);
+	assert_int_equal(ext->put(s, file, n), -SKVQ_ELIMIT);
+	api->last_error(s, why, sizeof why);
+	assert_non_null(strstr(why, "calibration_max"));
+	api->close(s);
+	free(file);
+}
+
 /* Cold with a daemon, whose pages move to the arena under way, against embedded. */
 static void publishing_changes_no_bit(void **state)
 {
@@ -717,6 +795,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(publishing_changes_no_bit, setup, teardown),
 	    cmocka_unit_test_setup_teardown(calibrations_do_not_mix, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_daemon_makes_calibrations_agree, setup, teardown),
+	    cmocka_unit_test_setup_teardown(calibrations_are_bounded, setup_small_calibrations,
+	                                    teardown),
 	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_batch_reads_shared_pages_once, setup, teardown),
 	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),

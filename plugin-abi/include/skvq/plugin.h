@@ -306,6 +306,36 @@ typedef struct skvq_api {
 	const void *(*get_extension)(skvq_session *session, const char *id);
 } skvq_api;
 
+/* get_extension("skvq.calibration/1"): engines of one tenant agree on one calibration for a model.
+ * Codes mean something only with the calibration they were made with, so engines with different
+ * ones share nothing. All calls are [control]; -SKVQ_ENODAEMON in embedded mode and while the daemon
+ * is lost, -SKVQ_ENOTSUP if the daemon keeps none. */
+#define SKVQ_EXT_CALIBRATION "skvq.calibration/1"
+
+typedef struct skvq_calibration_of {
+	uint32_t struct_size;
+	uint32_t n_layer;
+	const uint8_t *weights_digest; /* 32 bytes                                            */
+	uint32_t n_q_heads;
+	uint32_t n_kv_heads;
+	uint32_t head_dim_k;
+	uint32_t head_dim_v;
+} skvq_calibration_of;
+
+typedef struct skvq_ext_calibration {
+	uint32_t struct_size;
+	uint32_t reserved;
+	/* The tenant's calibration of a model, for skvq_model_desc.calibration. *ret_bytes is its
+	 * size; it is written to buf if buf_bytes is that much, so ask with 0 first.
+	 * -SKVQ_EAGAIN if nobody has put one yet. */
+	int32_t (*get)(skvq_session *session, const skvq_calibration_of *model, void *buf,
+	               uint64_t buf_bytes, uint64_t *ret_bytes);
+	/* Offers a calibration file to the tenant. 1: it is the tenant's from now on; 0: another
+	 * was there before, which get() gives. -SKVQ_ECORRUPT, or -SKVQ_ELIMIT if the daemon has no
+	 * room for it. */
+	int32_t (*put)(skvq_session *session, const void *bytes, uint64_t n_bytes);
+} skvq_ext_calibration;
+
 /* [any] The only exported symbol. NULL if this plugin does not serve that major version. */
 SKVQ_EXPORT const skvq_api *skvq_plugin_api(uint32_t major);
 
