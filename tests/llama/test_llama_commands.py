@@ -31,7 +31,7 @@ def run(*command, code=0):
 
 
 def llama(*args, code=0):
-    return run(LLAMA, *THREADS, "--model", MODEL, *args, code=code)
+    return run(LLAMA, *THREADS, "--no-calibration", "--model", MODEL, *args, code=code)
 
 
 class Refusals(unittest.TestCase):
@@ -68,6 +68,7 @@ class Refusals(unittest.TestCase):
             ("not '5x'", [*hello, "--window", "5x"]),
             ("not 'warm'", [*hello, "--temp", "warm"]),
             ("what is 'stray'", [*hello, "stray"]),
+            ("exclude each other", [*hello, "--no-calibration", "--calibration", "x"]),
         ):
             self.refuse(2, sentence, *args)
 
@@ -100,6 +101,10 @@ class Refusals(unittest.TestCase):
         self.refuse(1, "'k9v9'", *hello, "--profile", "k9v9")
         self.refuse(1, "/nonexistent.so", *hello, "--plugin", "/nonexistent.so")
         self.refuse(1, f"no skvqd can be reached at '{nobody}'", *hello, "--socket", nobody)
+        self.refuse(1, "there is no calibration file '/nonexistent'", *hello, "--calibration",
+                    "/nonexistent")
+        self.refuse(1, "is not a calibration file", *hello, "--calibration", "/tmp")
+        self.refuse(1, "calibration: magic at offset 0", *hello, "--calibration", MODEL)
         self.refuse(1, "is not an skvq plugin", *hello, "--plugin", "libm.so.6")
 
     def test_fallback_says_so(self):
@@ -156,7 +161,7 @@ class Exactness(unittest.TestCase):
             f.write(TEXT * 10)
             f.flush()
             modes = ["plain-fa", "skvq:fp16,window=16,sinks=0", "skvq:fp16", "skvq:k8v8"]
-            command = [EVAL, *THREADS, "--model", MODEL, "--text", f.name, "--tokens", "400",
+            command = [EVAL, *THREADS, "--no-calibration", "--model", MODEL, "--text", f.name, "--tokens", "400",
                        "--prefill", "320", "--ubatch", "64", "--json"]
             for mode in modes:
                 command += ["--mode", mode]
@@ -171,10 +176,11 @@ class Exactness(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
             f.write(TEXT)
             f.flush()
-            base = [EVAL, "--model", MODEL, "--text", f.name]
+            base = [EVAL, "--no-calibration", "--model", MODEL, "--text", f.name]
             for code, sentence, args in (
                 (2, "unknown mode 'q5_5'", ["--mode", "q5_5"]),
                 (2, "names no profile", ["--mode", "skvq:"]),
+                (2, "none of window=N", ["--mode", "skvq:fp16,windows=3"]),
                 (2, "is not a number of tokens", ["--mode", "skvq:fp16,window=many"]),
                 (2, "at least one --mode", []),
                 (1, "tokens, and --tokens asks for 1024", ["--mode", "plain-fa"]),

@@ -19,7 +19,8 @@ MODES = ["plain-fa", "q4_0", "skvq:fp16", "skvq:k8v8", "skvq:k2v1.5"]
 
 def main():
     command = [os.path.join(BIN, "skvq-eval"), "--model", MODEL, "--text", TEXT, "--tokens", "1000",
-               "--prefill", "640", "--ubatch", "128", "--threads", "1", "--json"]
+               "--prefill", "640", "--ubatch", "128", "--threads", "1", "--no-calibration",
+               "--json"]
     for mode in MODES:
         command += ["--mode", mode]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)

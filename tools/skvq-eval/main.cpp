@@ -28,19 +28,23 @@ const char usage[] =
     "modes\n"
     "  plain-fa, plain-nofa             stock llama.cpp, FP16, flash attention on, off\n"
     "  q8_0, q4_0                       stock llama.cpp, K and V in that type, flash attention on\n"
-    "  skvq:PROFILE[,window=N][,sinks=N]  skvq pages, embedded\n"
+    "  skvq:PROFILE[,window=N][,sinks=N]  skvq pages, embedded; ,calibration=FILE or ,data-free for\n"
+    "                                   this mode alone\n"
     "options\n"
     "  --tokens N     how many; default 1024\n"
     "  --prefill N    of them, computed in pieces; the rest one by one; default 512\n"
     "  --ubatch N     tokens of a piece; default 128. The logits of one piece are kept per mode\n"
     "  --skip N       positions at the start that are not scored; default 64\n"
     "  --threads N    default: one per processor\n"
+    "  --calibration FILE  for all skvq modes; default: the one kept for the model\n"
+    "  --no-calibration    data-free codes in all skvq modes\n"
     "  --plugin FILE  libskvq_plugin.so\n"
     "  --json         one flat JSON object instead of the table\n"
     "  --verbose      let llama.cpp speak on stderr\n";
 
 struct Args {
-	std::string model, text;
+	std::string model, text, calibration;
+	bool data_free = false;
 	std::vector<Mode> modes;
 	Plan plan;
 	uint32_t n_tokens = 1024;
@@ -58,6 +62,8 @@ Args parse(int argc, char **argv)
 	    {"ubatch", required_argument, nullptr, 'u'},
 	    {"skip", required_argument, nullptr, 's'},
 	    {"threads", required_argument, nullptr, 'T'},
+	    {"calibration", required_argument, nullptr, 'c'},
+	    {"no-calibration", no_argument, nullptr, 'C'},
 	    {"plugin", required_argument, nullptr, 'P'},
 	    {"json", no_argument, nullptr, 'j'},
 	    {"verbose", no_argument, nullptr, 'v'},
@@ -96,6 +102,12 @@ Args parse(int argc, char **argv)
 		case 'T':
 			args.plan.n_threads = skvq::whole("--threads", optarg, 1, 512);
 			break;
+		case 'c':
+			args.calibration = optarg;
+			break;
+		case 'C':
+			args.data_free = true;
+			break;
 		case 'P':
 			args.plan.plugin = optarg;
 			break;
@@ -118,6 +130,12 @@ Args parse(int argc, char **argv)
 		throw UsageError(std::string("what is '") + argv[optind] + "'?");
 	if (args.model.empty() || args.text.empty() || args.modes.empty())
 		throw UsageError("--model, --text and at least one --mode are needed");
+	for (Mode &each : args.modes) {
+		if (each.calibration.empty() && !each.data_free) {
+			each.calibration = args.calibration;
+			each.data_free = args.data_free;
+		}
+	}
 	if (args.plan.n_prefill > args.n_tokens)
 		throw UsageError("--prefill is more than --tokens");
 	if (args.plan.first_scored + 1 >= args.n_tokens)

@@ -34,9 +34,14 @@ Mode parse_ours(const std::string &text)
 			mode.window = whole(text, part.substr(7));
 		else if (part.compare(0, 6, "sinks=") == 0)
 			mode.sinks = whole(text, part.substr(6));
+		else if (part.compare(0, 12, "calibration=") == 0)
+			mode.calibration = part.substr(12);
+		else if (part == "data-free")
+			mode.data_free = true;
 		else
 			throw UsageError("'" + part + "' in mode '" + text +
-					 "' is neither window=N nor sinks=N");
+					 "' is none of window=N, sinks=N, calibration=FILE and "
+					 "data-free");
 	}
 	if (mode.profile.empty())
 		throw UsageError("mode '" + text + "' names no profile");
@@ -79,6 +84,8 @@ std::unique_ptr<skvq::Engine> mode_open(const Mode &mode, const skvq::Model &mod
 	options.struct_size = sizeof options;
 	options.plugin_path = plugin.empty() ? nullptr : plugin.c_str();
 	options.profile = mode.profile.c_str();
+	options.flags = mode.data_free ? SKVQ_LLAMA_NO_CALIBRATION : 0;
+	options.calibration_path = mode.calibration.empty() ? nullptr : mode.calibration.c_str();
 	options.engine_name = "skvq-eval";
 	options.window = mode.window;
 	options.sinks = mode.sinks;

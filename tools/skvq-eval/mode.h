@@ -19,9 +19,12 @@ struct Mode {
 	ggml_type type_kv = GGML_TYPE_F16;                                 // stock
 	std::string profile;                                               // ours
 	uint32_t window = SKVQ_DEFAULT, sinks = SKVQ_DEFAULT;              // ours
+	std::string calibration;                                           // ours; empty: as kept
+	bool data_free = false;                                            // ours
 };
 
-// "plain-nofa", "plain-fa", "q8_0", "q4_0", "skvq:<profile>[,window=N][,sinks=N]". Throws
+// "plain-nofa", "plain-fa", "q8_0", "q4_0", "skvq:<profile>[,window=N][,sinks=N]
+// [,calibration=FILE|,data-free]". Throws
 // UsageError.
 Mode mode_parse(const std::string &text);
 

@@ -164,7 +164,7 @@ bool Capture::append(const ggml_tensor *last)
 	append_s_ += now_s() - start;
 	if (rc < 0) {
 		plugin_rc_ = rc;
-		return fail(last, "refused by the plugin");
+		return fail(last, std::string("refused by the plugin: ") + api_->err_name(rc));
 	}
 	return true;
 }
@@ -220,6 +220,9 @@ bool Capture::put_out(ggml_tensor *tensor)
 	if (!check_attention(tensor, &scale) || !attend(tensor, scale))
 		return false;
 	restore_attention();
+	if (observer_)
+		observer_(layer_, position_, n_tokens_, q_rows_.data(), k_rows_.data(),
+			  v_rows_.data());
 	q_ = nullptr;
 	seen_k_ = seen_v_ = false;
 	++layer_;
@@ -259,7 +262,7 @@ bool Capture::attend(ggml_tensor *out, float scale)
 	const int32_t rc = attend_rc_.load(std::memory_order_relaxed);
 	if (rc < 0) {
 		plugin_rc_ = rc;
-		return fail(out, "not computed by the plugin");
+		return fail(out, std::string("not computed by the plugin: ") + api_->err_name(rc));
 	}
 	return true;
 }
