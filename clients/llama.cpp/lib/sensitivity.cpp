@@ -18,7 +18,7 @@ namespace skvq
 namespace
 {
 
-constexpr uint32_t run_tokens = 1024;
+constexpr uint32_t run_tokens = 640; // sixty runs and more: each must be short
 constexpr uint32_t first_scored = 256; // before it there is little but window
 constexpr uint32_t chunk_tokens = 64;  // what leaves the window is coded between chunks
 constexpr uint32_t rows_scored = 384;
