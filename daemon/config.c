@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/worker.h"
+#include "control/control.h"
 
 enum kind { TEXT, COUNT, BYTES, MODE, LEVEL };
 
@@ -42,6 +43,9 @@ static const struct key {
      UINT64_C(1) << 46,
      "bytes of all arenas together, as the kernel counts them; page records come on top (about "
      "0.5 KiB a page)"},
+    {"memory", "calibration_max", "calibration-max", BYTES, FIELD(calibration_max), NULL,
+     256 * MIB, 0, 16 * GIB,
+     "bytes of the models' calibration files together, beside ram_max; 0: none are kept"},
     {"limits", "connections_max", "connections-max", COUNT, FIELD(connections_max), NULL, 64, 1,
      4096, "each may hold a frame of memory and staging_max descriptors"},
     {"limits", "pins_max", "pins-max", COUNT, FIELD(pins_max), NULL, 65536, 1, UINT64_C(1) << 24,
@@ -398,8 +402,8 @@ void config_help(FILE *to)
 
 uint64_t config_fds(const struct config *config)
 {
-	/* A connection, its stagings, and queued replies with an arena each; two for each arena;
+	/* A connection, its stagings, and queued replies with an arena each; two for each arena and calibration;
 	 * one message full of strangers, twice, while the closer is at it; and our own. */
 	return config->connections_max * (1 + config->staging_max + 8) +
-	       config->namespaces_max * 2 + 2 * 253 + 64;
+	       config->namespaces_max * 2 + CALIBRATIONS_MAX * 2 + 2 * 253 + 64;
 }

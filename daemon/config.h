@@ -21,7 +21,8 @@ struct config {
 	char socket_path[CONFIG_PATH_MAX + 1]; /* too long for a socket is told by the listener */
 	char tenant[CONFIG_TENANT_MAX + 1];
 	uint64_t socket_mode;
-	uint64_t ram_max; /* bytes */
+	uint64_t ram_max;         /* bytes */
+	uint64_t calibration_max; /* bytes */
 	uint64_t connections_max;
 	uint64_t pins_max;
 	uint64_t requests_max;

@@ -155,6 +155,7 @@ static struct control_config control_config(const struct config *config, const c
 	    .pins_max = (uint32_t)config->pins_max,
 	    .requests_max = (uint32_t)config->requests_max,
 	    .staging_max = (uint32_t)config->staging_max,
+	    .calibration_max = config->calibration_max,
 	    .tenant = config->tenant,
 	    .socket = config->socket_path,
 	    .version = version,

@@ -88,8 +88,23 @@ static bool take_young(const char *s, uint32_t *ret)
 
 static bool is_reserved(const char *name)
 {
-	return take(&name, "auto-") || strcmp(name, "skvq") == 0 ||
-	       strcmp(name, "e2.4") == 0;
+	return strcmp(name, "skvq") == 0 || strcmp(name, "e2.4") == 0;
+}
+
+/* "2", "2.4", "2.38": at most 15.99. */
+static bool is_average(const char *s)
+{
+	size_t n = strspn(s, "0123456789"), decimals = 0;
+
+	if (n < 1 || n > 2 || (n == 2 && (s[0] != '1' || s[1] > '5')))
+		return false;
+	if (s[n] == '.') {
+		decimals = strspn(s + n + 1, "0123456789");
+		n += 1 + decimals;
+		if (decimals < 1 || decimals > 2)
+			return false;
+	}
+	return s[n] == '\0';
 }
 
 int skvq_profile_parse(const char *name, struct skvq_profile *ret)
@@ -119,6 +134,12 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		p.k_bits = p.v_bits = SKVQ_BITS_2;
 		p.nested = 1;
 		if (!take_young(s, &p.young))
+			return -SKVQ_EPROFILE;
+		*ret = p;
+		return 0;
+	}
+	if (take(&s, "auto-")) { /* bits 0: a table says them */
+		if (!is_average(s))
 			return -SKVQ_EPROFILE;
 		*ret = p;
 		return 0;

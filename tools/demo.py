@@ -18,6 +18,8 @@ DATA = os.path.join(HERE, "demo-data")
 BIN = os.path.join(ROOT, "build", "bin")
 MODEL = os.path.join(ROOT, "build", "model.gguf")
 OUT = os.path.join(ROOT, "build", "demo.json")
+# Engines would make and keep one in the user's data folder; a demo leaves nothing there.
+CALIBRATION = os.path.join(ROOT, "build", "model.skvqcal")
 
 # What issue after issue must keep true.
 MATCHED_MIN = 0.95     # of the shared document
@@ -108,7 +110,7 @@ class Engine:
                         errors="replace")
         self.process = subprocess.Popen(
             [os.path.join(BIN, "skvq-llama"), "--model", MODEL, "--socket", daemon.socket,
-             "--profile", args.profile, "--prompt-file", prompt, "--chat", "-n", str(args.n),
+             "--profile", args.profile, "--calibration", CALIBRATION, "--prompt-file", prompt, "--chat", "-n", str(args.n),
              "--compare-plain", "--json", self.json],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
@@ -152,12 +154,20 @@ def answers(question, ours, theirs):
 
 
 def demo(args, folder, processes):
-    for name in ("skvqd", "skvqctl", "skvq-llama"):
+    for name in ("skvqd", "skvqctl", "skvq-llama", "skvq-calibrate"):
         if not os.path.exists(os.path.join(BIN, name)):
             raise Failed(f"build/bin/{name} is not there; did tools/build run?")
     if not os.path.exists(MODEL):
         raise Failed("build/model.gguf is not there; did tools/build run with llama.cpp?")
 
+    if os.path.exists(CALIBRATION):
+        say("== the model is calibrated already: build/model.skvqcal")
+    else:
+        say("== the model is calibrated, once, on text that it generates itself")
+        start = time.monotonic()
+        run("skvq-calibrate", [os.path.join(BIN, "skvq-calibrate"), "--model", MODEL, "--tokens",
+                               "2048", "--no-sensitivity", "--quiet", "--output", CALIBRATION])
+        say(f"  {time.monotonic() - start:.1f} s")
     say("== skvqd starts")
     daemon = Daemon(folder)
     processes.append(daemon)
@@ -201,6 +211,7 @@ def demo(args, folder, processes):
     shared_tokens = min(a["prompt_tokens"], b["prompt_tokens"])
     result = {
         "profile": args.profile,
+        "calibration": a["calibration"],
         "prompt_tokens": b["prompt_tokens"],
         "prompt_tokens_cold": a["prompt_tokens"],
         "matched_tokens": b["matched_tokens"],
@@ -244,6 +255,7 @@ def demo(args, folder, processes):
         ("  plain llama.cpp, B's prompt", f"{b['ttft_plain_s']:.3f}",
          f"{100 * b['ttft_plain_s'] / a['ttft_s']:.1f} %"),
     ])
+    say(f"  profile {args.profile}, calibration: {os.path.basename(a['calibration'])}")
     say(f"  prompt {b['prompt_tokens']} tokens, {b['matched_tokens']} of them matched "
         f"({100 * result['matched_share']:.1f} % of what the two prompts share)")
     say(f"  K/V of a token older than the window: {b['bytes_per_token']:.0f} bytes, in FP16 "

@@ -21,6 +21,7 @@ static int say_hello(struct skvq_client *c, const char *name)
 
 	snprintf(short_name, sizeof short_name, "%s", name ? name : "");
 	hello.version_major = 1;
+	hello.features = SKVQ_CLIENT_HAS_CALIBRATIONS;
 	hello.name = short_name;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_HELLO;
 	req.hello = &hello;
@@ -28,6 +29,7 @@ static int say_hello(struct skvq_client *c, const char *name)
 	if (r < 0)
 		return r;
 	c->hello.boot_id = reply->boot_id;
+	c->hello.features = reply->hello->features;
 	c->hello.frame_bytes_max = reply->hello->frame_bytes_max;
 	c->hello.pins_max = reply->hello->pins_max;
 	c->hello.requests_max = reply->hello->requests_max;
@@ -183,6 +185,7 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 	m.weights_digest = digest_field(id->weights_digest);
 	m.tokenizer_digest = digest_field(id->tokenizer_digest);
 	m.lora_digest = digest_field(id->lora_digest);
+	m.calibration_digest = digest_field(id->calibration_digest);
 	m.engine_numerics = text_field(id->engine_numerics);
 	m.n_layer = id->n_layer;
 	m.n_q_heads = id->n_q_heads;
@@ -242,6 +245,52 @@ int skvq_client_staging_add(struct skvq_client *c, int fd, uint32_t *ret_staging
 	*ret_staging = reply->staging_add->staging;
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
+}
+
+int skvq_client_calibration_get(struct skvq_client *c, const uint8_t *weights_digest,
+                                uint32_t n_layer, uint32_t n_q_heads, uint32_t n_kv_heads,
+                                uint32_t head_dim_k, uint32_t head_dim_v, uint64_t *ret_bytes,
+                                int *ret_fd)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__CalibrationGet get = SKVQ__WIRE__CALIBRATION_GET__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	if (!(c->hello.features & SKVQ_CLIENT_HAS_CALIBRATIONS))
+		return client_fail(c, SKVQ_ENOTSUP, "this daemon keeps no calibrations");
+	get.weights_digest = digest_field(weights_digest);
+	get.n_layer = n_layer;
+	get.n_q_heads = n_q_heads;
+	get.n_kv_heads = n_kv_heads;
+	get.head_dim_k = head_dim_k;
+	get.head_dim_v = head_dim_v;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET;
+	req.calibration_get = &get;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_CALIBRATION_GET, &reply, ret_fd);
+	if (r < 0)
+		return r;
+	*ret_bytes = reply->calibration_get->bytes;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__CalibrationPut put = SKVQ__WIRE__CALIBRATION_PUT__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	if (!(c->hello.features & SKVQ_CLIENT_HAS_CALIBRATIONS))
+		return client_fail(c, SKVQ_ENOTSUP, "this daemon keeps no calibrations");
+	put.bytes = bytes;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT;
+	req.calibration_put = &put;
+	int r = client_call(c, &req, fd, SKVQ__WIRE__REPLY__BODY_CALIBRATION_PUT, &reply, NULL);
+	if (r < 0)
+		return r;
+	r = reply->calibration_put->stored;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return r;
 }
 
 int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging)

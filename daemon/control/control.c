@@ -105,6 +105,8 @@ void control_fini(struct control *control)
 	while (control->sessions)
 		conn_kill(&control->sessions->conn, "daemon ends");
 	bury(control);
+	calibrations_free(control);
+	control->closed = true;
 	control->loop->after = NULL;
 }
 

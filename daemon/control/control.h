@@ -8,6 +8,7 @@
 #ifndef SKVQD_CONTROL_CONTROL_H
 #define SKVQD_CONTROL_CONTROL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/loop.h"
@@ -15,7 +16,10 @@
 #include "cache/cache.h"
 #include "control/conn.h"
 
+#define CALIBRATIONS_MAX 64u /* models of which one is kept */
+
 struct session;
+struct calibration;
 
 struct control_config {
 	struct conn_limits conn;
@@ -23,6 +27,7 @@ struct control_config {
 	uint32_t pins_max;     /* of one connection */
 	uint32_t requests_max; /* of one connection, not yet answered */
 	uint32_t staging_max;  /* memfds of one connection */
+	uint64_t calibration_max; /* bytes of calibration files together */
 	const char *tenant;    /* of everyone on this socket; borrowed, as the next two */
 	const char *socket;    /* for StatusReply */
 	const char *version;
@@ -37,6 +42,12 @@ struct control {
 	uint64_t boot_id; /* random, not 0, in every reply */
 	uint64_t started_ms;
 	uint64_t last_id; /* of a connection */
+	/* Of the tenant, by model; see op_calibration.c. */
+	struct calibration *calibrations;
+	uint64_t calibration_bytes;
+	uint32_t n_calibrations;
+	bool calibration_busy; /* one is being checked */
+	bool closed;           /* control_fini was here; a check may still be under way */
 	struct session *sessions;
 	struct session *dead; /* to be freed after the batch */
 	uint32_t n_sessions;
@@ -45,7 +56,8 @@ struct control {
 /* Installs itself as the loop's after-hook. -SKVQ_ESYS if there is no randomness. */
 int control_init(struct control *control, const struct control_config *config, struct loop *loop,
 		 struct closer *closer, struct cache *cache, struct stats *stats);
-/* Closes every connection. Publishes in flight go on without their clients. */
+/* Closes every connection. Publishes in flight, and the check of a calibration, go on without their
+ * clients: the struct must live until the workers have ended. */
 void control_fini(struct control *control);
 
 /* Takes an accepted, non-blocking socket: serves it, or tells it SKVQ_ECONNS and closes it. */

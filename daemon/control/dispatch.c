@@ -22,6 +22,8 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_MATCH, 0, "match", op_match},
     {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish},
     {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin},
+    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, 0, "calibration_get", op_calibration_get},
+    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT, 1, "calibration_put", op_calibration_put},
     {SKVQ__WIRE__REQUEST__BODY_PING, 0, "ping", op_ping},
     {SKVQ__WIRE__REQUEST__BODY_STATUS, 0, "status", op_status},
     {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, 0, "namespace_list", op_namespace_list},

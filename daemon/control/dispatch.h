@@ -15,7 +15,7 @@
 
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
-#define WIRE_FEATURES      UINT64_C(0)
+#define WIRE_FEATURES      UINT64_C(1) /* calibrations */
 #define WIRE_PING_MAX      65536u
 #define WIRE_PAGE_LIST_MAX 4096u
 #define WIRE_PUBLISH_MAX   1024u
@@ -33,6 +33,11 @@ void reply_error(struct session *session, uint64_t id, int code, const char *det
 /* The same with a body that the caller has set: what was done before the refusal. */
 void reply_refuse(struct session *session, uint64_t id, int code, const char *detail,
 		  Skvq__Wire__Reply *reply);
+
+/* Only memfds (and unsealable tmpfs files, which the seals refuse) know seals. A sealed one cannot
+ * shrink, so a size seen once holds, and reading it cannot wait on a disk or a peer. -SKVQ_EFD,
+ * -SKVQ_ESEALS. */
+int check_memfd(int fd, struct why *why);
 
 /* What a handler gets. It replies (now or later) and returns 0, or returns a negative code with a
  * sentence in why and has changed nothing. */
@@ -52,6 +57,8 @@ int op_staging_drop(const struct request *rq, struct why *why);
 int op_match(const struct request *rq, struct why *why);
 int op_publish(const struct request *rq, struct why *why);
 int op_unpin(const struct request *rq, struct why *why);
+int op_calibration_get(const struct request *rq, struct why *why);
+int op_calibration_put(const struct request *rq, struct why *why);
 int op_status(const struct request *rq, struct why *why);
 int op_namespace_list(const struct request *rq, struct why *why);
 int op_page_list(const struct request *rq, struct why *why);

@@ -71,6 +71,9 @@ int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struc
 struct staging *session_staging(const struct session *session, uint32_t id, struct why *why);
 void session_drop_staging(struct session *session, struct staging *staging);
 
+/* op_calibration.c: forgets them all. */
+void calibrations_free(struct control *control);
+
 void session_link_publish(struct session *session, struct publish_op *op);
 void session_unlink_publish(struct publish_op *op);
 

@@ -6,6 +6,16 @@
 
 #include "elems.h"
 
+/* Whether every binary16 number is finite. Without a branch, so that compilers vectorise it. */
+static bool finite_halves(const uint16_t *x, uint32_t n)
+{
+	uint16_t bad = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		bad |= (uint16_t)((x[i] & 0x7c00) == 0x7c00);
+	return !bad;
+}
+
 int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 {
 	skvq_kv d;
@@ -63,6 +73,14 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 			kn->f32_to_f16(x, to_k, m->dim_k);
 			load_row(kn, v, d.v_type, x, m->dim_v);
 			kn->f32_to_f16(x, to_v, m->dim_v);
+			/* One such number would be in every later row's sum. What was written lies
+			 * beyond the layer's end and counts as nothing. */
+			if (!finite_halves(to_k, m->dim_k) || !finite_halves(to_v, m->dim_v))
+				return set_error(s, SKVQ_EINVAL,
+				                 "append to layer %u: %c of head %u, token %u is not finite "
+				                 "in binary16",
+				                 d.layer, finite_halves(to_k, m->dim_k) ? 'V' : 'K', h,
+				                 position);
 			if (position < m->sinks) {
 				memcpy(sink_k(q, d.layer, h, position), to_k, m->dim_k * sizeof *to_k);
 				memcpy(sink_v(q, d.layer, h, position), to_v, m->dim_v * sizeof *to_v);

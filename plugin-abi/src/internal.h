@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <skvq/calibration.h>
 #include <skvq/client.h>
 #include <skvq/kernels.h>
 #include <skvq/layout.h>
@@ -101,6 +102,9 @@ struct skvq_model {
 	uint16_t *reorder_v;     /* allocation                                                */
 	struct skvq_transform *transforms; /* [n_layer][n_kv_heads][2], K and V; see transform_of */
 	struct faithful *faithful; /* NULL unless the profile is SKVQ's own */
+	uint64_t *calibration;   /* the file's bytes, where the transforms point into; or NULL */
+	float *query_transforms; /* what the file does not hold: transposes, one allocation    */
+	uint8_t calibration_id[SKVQ_CALIBRATION_DIGEST];
 	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
 	size_t token_bytes_fp16;
 	/* What the daemon is told; all pointers owned. */
@@ -263,6 +267,9 @@ uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 /* How K (is_v 0) or V of one head gets to stored space. */
 const struct skvq_transform *transform_of(const struct skvq_model *m, int is_v, uint32_t layer,
                                           uint32_t head);
+
+/* calibration.c */
+extern const skvq_ext_calibration ext_calibration;
 
 /* The calls of the table, by file. */
 int32_t api_open(const skvq_engine *engine, const char *socket, skvq_session **ret);

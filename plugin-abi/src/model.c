@@ -31,8 +31,8 @@ static int check_identity(struct skvq_session *s, const skvq_model_desc *d)
 		return set_error(s, SKVQ_EINVAL, "rope_pairs %u is none of SKVQ_PAIRS_*", d->rope_pairs);
 	if (d->rope_kind != SKVQ_ROPE_NONE && !(d->rope_theta > 0 && isfinite(d->rope_theta)))
 		return set_error(s, SKVQ_EIDENTITY, "rope_theta is missing");
-	if (d->calibration_bytes || d->calibration)
-		return set_error(s, SKVQ_ENOTSUP, "calibration files are not implemented");
+	if (!d->calibration != !d->calibration_bytes)
+		return set_error(s, SKVQ_EINVAL, "calibration and calibration_bytes: one without the other");
 	return 0;
 }
 
@@ -92,11 +92,81 @@ static void model_free(struct skvq_model *m)
 	free(m->reorder_k);
 	free(m->transforms);
 	faithful_free(m);
+	free(m->calibration);
+	free(m->query_transforms);
 	free(m->header);
 	free(m->bit_table);
 	free(m->layer_window);
 	free(m->texts);
 	free(m);
+}
+
+/* Copies the engine's bytes and checks the copy: nobody can change it any more. */
+static int take_calibration(struct skvq_model *m, const skvq_model_desc *d, struct skvq_calibration *ret)
+{
+	struct skvq_session *s = m->session;
+	const struct skvq_calibration_key key = {.weights = d->weights_digest,
+	                                         .n_layer = d->n_layer,
+	                                         .n_q_heads = d->n_q_heads,
+	                                         .n_kv_heads = d->n_kv_heads,
+	                                         .head_dim_k = d->head_dim_k,
+	                                         .head_dim_v = d->head_dim_v};
+	char why[256];
+
+	if (d->calibration_bytes > SKVQ_CALIBRATION_BYTES_MAX)
+		return set_error(s, SKVQ_ELIMIT, "a calibration of %llu bytes, at most %llu",
+		                 (unsigned long long)d->calibration_bytes,
+		                 (unsigned long long)SKVQ_CALIBRATION_BYTES_MAX);
+	m->calibration = malloc(d->calibration_bytes);
+	if (!m->calibration)
+		return set_error(s, SKVQ_ENOMEM, "no memory for a calibration of %llu bytes",
+		                 (unsigned long long)d->calibration_bytes);
+	memcpy(m->calibration, d->calibration, d->calibration_bytes);
+	int r = skvq_calibration_open(m->calibration, d->calibration_bytes, ret, why, sizeof why);
+	if (r == 0)
+		r = skvq_calibration_fits(ret, &key, why, sizeof why);
+	return r < 0 ? set_error(s, -r, "calibration: %s", why) : 0;
+}
+
+/* Matrices take the place of a rotation, so a codec without one keeps to its name. */
+static int use_calibration(struct skvq_model *m, const struct skvq_calibration *c)
+{
+	const struct skvq_layout *l = &m->layout;
+	size_t square = (size_t)m->dim_k * m->dim_k;
+	bool used = false;
+
+	m->query_transforms = malloc((size_t)m->n_layer * m->n_kv_heads * square * sizeof(float));
+	if (!m->query_transforms)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for the query transforms");
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
+			size_t i = (size_t)layer * m->n_kv_heads + h;
+
+			for (int is_v = 0; is_v < 2; is_v++) {
+				const struct skvq_codec *codec =
+				    is_v ? &l->layers[layer].v : &l->layers[layer].k;
+				struct skvq_transform *t = &m->transforms[2 * i + (size_t)is_v];
+
+				if (!codec->rotate || !skvq_calibration_into(c, layer, h, is_v))
+					continue;
+				used = true;
+				t->into = skvq_calibration_into(c, layer, h, is_v);
+				t->back = skvq_calibration_back(c, layer, h, is_v);
+				if (is_v)
+					continue;
+				float *query = m->query_transforms + i * square;
+				for (uint32_t a = 0; a < m->dim_k; a++)
+					for (uint32_t b = 0; b < m->dim_k; b++)
+						query[(size_t)a * m->dim_k + b] =
+						    t->back[(size_t)b * m->dim_k + a];
+				t->query = query;
+			}
+		}
+	if (used) {
+		skvq_calibration_id(c, m->calibration_id);
+		m->id.calibration_digest = m->calibration_id;
+	}
+	return 0;
 }
 
 static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skvq_profile *p)
@@ -215,7 +285,21 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 	                            .head_dim_k = d.head_dim_k,
 	                            .head_dim_v = d.head_dim_v,
 	                            .n_sinks = d.sinks == SKVQ_DEFAULT ? SINKS_DEFAULT : d.sinks};
-	r = skvq_layout_init(&geo, &p, d.bit_table, &m->layout);
+	struct skvq_calibration calibration = {0};
+	const uint8_t *bits = d.bit_table;
+	if (d.calibration && (r = take_calibration(m, &d, &calibration)) < 0)
+		goto fail;
+	if (!p.k_bits && !bits) {
+		bits = d.calibration ? skvq_calibration_bits(&calibration, p.name) : NULL;
+		if (!bits) {
+			r = set_error(s, SKVQ_EPROFILE,
+			              "profile '%s' takes its bits from a calibration's table, and %s",
+			              p.name, d.calibration ? "this calibration has none of that name"
+			                                    : "there is no calibration");
+			goto fail;
+		}
+	}
+	r = skvq_layout_init(&geo, &p, bits, &m->layout);
 	if (r < 0) {
 		set_error(s, -r,
 		          "%u layers, %u KV heads, head_dim %u/%u, profile '%s': no page layout "
@@ -225,6 +309,8 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 		goto fail;
 	}
 	r = fill(m, &d, &p);
+	if (r == 0 && d.calibration)
+		r = use_calibration(m, &calibration);
 	if (r < 0)
 		goto fail;
 	session_pump(s, 0);

@@ -2,6 +2,8 @@
 /* The table behind the one exported symbol. Calls without an implementation answer for themselves. */
 #include "internal.h"
 
+#include <string.h>
+
 static int32_t no_fork(skvq_seq *seq, skvq_seq **ret)
 {
 	(void)ret;
@@ -35,8 +37,7 @@ static const char *api_err_name(int32_t err)
 static const void *api_get_extension(skvq_session *session, const char *id)
 {
 	(void)session;
-	(void)id;
-	return 0; /* no extension exists yet */
+	return id && strcmp(id, SKVQ_EXT_CALIBRATION) == 0 ? &ext_calibration : 0;
 }
 
 static const skvq_api api = {

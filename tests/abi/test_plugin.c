@@ -20,6 +20,8 @@
 
 #include <skvq/plugin.h>
 
+#include "calibration_maker.h"
+
 static const skvq_api *api;
 
 /* A small model and its tokens, all in float32, rounded to binary16 where exactness is asked. */
@@ -27,6 +29,9 @@ struct toy {
 	uint32_t layers, q_heads, kv_heads, dim, tokens;
 	uint32_t window, sinks, pairs, chunk;
 	const char *profile;
+	const void *calibration;
+	uint64_t calibration_bytes;
+	float outlier; /* 0: none; else channel 3 of K so many times larger, of Q smaller */
 	float *k, *v, *q; /* [layers][tokens][heads][dim] */
 	skvq_session *session;
 	skvq_model *model;
@@ -77,6 +82,8 @@ static skvq_model_desc desc_of(const struct toy *t)
 	    .rope_pairs = t->pairs,
 	    .rope_theta = 10000,
 	    .profile = t->profile,
+	    .calibration = t->calibration,
+	    .calibration_bytes = t->calibration_bytes,
 	    .window = t->window,
 	    .sinks = t->sinks,
 	};
@@ -97,6 +104,10 @@ static void toy_open(struct toy *t)
 	}
 	for (size_t i = 0; i < n_q; i++)
 		t->q[i] = normal();
+	for (size_t i = 3; t->outlier > 0 && i < n_kv; i += t->dim)
+		t->k[i] *= t->outlier;
+	for (size_t i = 3; t->outlier > 0 && i < n_q; i += t->dim)
+		t->q[i] /= t->outlier;
 	assert_int_equal(api->open(&engine, NULL, &t->session), 0);
 	skvq_model_desc d = desc_of(t);
 	assert_int_equal(api->model_register(t->session, &d, &t->model), 0);
@@ -615,7 +626,11 @@ static void model_register_refuses(void **state)
 	REFUSED(SKVQ_EINVAL, "rope_kind", d.rope_kind = 9);
 	REFUSED(SKVQ_EINVAL, "rope_pairs", d.rope_pairs = 2);
 	REFUSED(SKVQ_ENOTSUP, "pre-RoPE", d.rope_kind = SKVQ_ROPE_PRE);
-	REFUSED(SKVQ_ENOTSUP, "calibration", d.calibration = map; d.calibration_bytes = 8);
+	REFUSED(SKVQ_EINVAL, "calibration", d.calibration = map);
+	REFUSED(SKVQ_EINVAL, "calibration", d.calibration_bytes = 8);
+	REFUSED(SKVQ_ECORRUPT, "file of 8 bytes", d.calibration = map; d.calibration_bytes = 8);
+	REFUSED(SKVQ_ELIMIT, "at most", d.calibration = map; d.calibration_bytes = UINT64_MAX);
+	REFUSED(SKVQ_EPROFILE, "there is no calibration", d.profile = "auto-2.4");
 	REFUSED(SKVQ_EGEOMETRY, "query heads", d.n_q_heads = 5);
 	REFUSED(SKVQ_EGEOMETRY, "KV heads", d.n_kv_heads = 0);
 	REFUSED(SKVQ_EGEOMETRY, "head_dim", d.head_dim_k = 72);
@@ -633,6 +648,132 @@ static void model_register_refuses(void **state)
 	REFUSED(SKVQ_EINVAL, "permutation", d.reorder_k = map);
 	REFUSED(SKVQ_EINVAL, "struct_size", d.struct_size = 2);
 	REFUSED(SKVQ_EINVAL, "flags", d.flags = 1);
+	toy_close(&t);
+}
+
+static void *toy_calibration(const struct toy *t, uint64_t seed, uint64_t *ret_bytes)
+{
+	const struct skvq_calibration_key key = {(const uint8_t[32]){1, 2, 3}, t->layers, t->q_heads,
+	                                         t->kv_heads, t->dim, t->dim};
+
+	return calibration_make(&key, t->outlier > 0 ? t->outlier : 1, seed, ret_bytes);
+}
+
+static void calibrations_of_others_are_refused(void **state)
+{
+	(void)state;
+	struct toy t = toy_default();
+	skvq_model *m = NULL;
+	uint64_t n;
+	uint8_t *file = toy_calibration(&t, 1, &n), *odd = malloc(n + 1);
+	static const uint8_t other[32] = {1, 2, 4};
+
+	toy_open(&t);
+#define CALIBRATED d.calibration = file, d.calibration_bytes = n
+	REFUSED(SKVQ_EIDENTITY, "other weights", CALIBRATED; d.weights_digest = other);
+	REFUSED(SKVQ_EIDENTITY, "n_layer", CALIBRATED; d.n_layer = 3);
+	REFUSED(SKVQ_EIDENTITY, "n_kv_heads", CALIBRATED; d.n_kv_heads = 3);
+	REFUSED(SKVQ_EIDENTITY, "head_dim_v", CALIBRATED; d.head_dim_v = 128);
+	REFUSED(SKVQ_EPROFILE, "none of that name", CALIBRATED; d.profile = "auto-2.1");
+	file[n / 2] ^= 1;
+	REFUSED(SKVQ_ECORRUPT, "digest at offset 72", CALIBRATED);
+	file[n / 2] ^= 1;
+	REFUSED(SKVQ_ECORRUPT, "file_bytes", CALIBRATED - 1);
+	/* Aligned or not, and it may go once the model is registered. */
+	memcpy(odd + 1, file, n);
+	skvq_model_desc d = desc_of(&t);
+	d.calibration = odd + 1;
+	d.calibration_bytes = n;
+	d.profile = "auto-2.4";
+	assert_int_equal(api->model_register(t.session, &d, &m), 0);
+	assert_int_equal(api->model_unregister(m), 0);
+	free(odd);
+	free(file);
+	toy_close(&t);
+#undef CALIBRATED
+}
+
+/* Mean relative error of attention over the tokens that are in pages. */
+static double mean_error(struct toy *t)
+{
+	float *out = calloc((size_t)t->chunk * t->q_heads * t->dim, sizeof *out);
+	double sum = 0;
+	uint32_t n = 0;
+
+	toy_open(t);
+	for (uint32_t at = 0; at < t->tokens; at += 50) {
+		feed(t, at, at + 50, out);
+		if (at >= 200) {
+			sum += worst_error(t, t->layers - 1, at, 50, out, 0, 0);
+			n++;
+		}
+	}
+	free(out);
+	toy_close(t);
+	return sum / n;
+}
+
+static void calibration_tames_outliers(void **state)
+{
+	(void)state;
+	static const uint32_t dims[] = {64, 80, 128};
+
+	for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+		double plain, free_, calibrated, automatic;
+		struct toy t = toy_default();
+
+		t.dim = dims[i];
+		t.profile = "k2v2";
+		rng = 1;
+		plain = mean_error(&t);
+		t.outlier = 32;
+		rng = 1;
+		free_ = mean_error(&t);
+		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		t.calibration = file;
+		rng = 1;
+		calibrated = mean_error(&t);
+		t.profile = "auto-2.4"; /* the last layer, which is measured, has more bits */
+		rng = 1;
+		automatic = mean_error(&t);
+		if (!(free_ > 1.5 * plain && calibrated < 1.1 * plain && automatic < 0.9 * plain))
+			fail_msg("head_dim %u: %g without outliers, %g with, %g calibrated, %g auto-2.4",
+			         t.dim, plain, free_, calibrated, automatic);
+		/* FP16 pages hold the rows as they are. */
+		t.profile = "fp16";
+		assert_true(mean_error(&t) < 1e-4);
+		free(file);
+	}
+}
+
+static void numbers_that_are_not_finite_are_refused(void **state)
+{
+	(void)state;
+	static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY, 70000};
+	struct toy t = toy_default();
+	float out[6 * 64];
+
+	toy_open(&t);
+	feed(&t, 0, 60, NULL);
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		for (int is_v = 0; is_v < 2; is_v++) {
+			/* Token 63, KV head 1, layer 0; layers before and after it are fine. */
+			float *at = (is_v ? t.v : t.k) + kv_at(&t, 0, 63, 1) + 17, was = *at;
+			skvq_kv kv = kv_of(&t, 0, 60, 8);
+
+			*at = bad[i];
+			expect(&t, api->append(t.seq, &kv), -SKVQ_EINVAL,
+			       is_v ? "layer 0: V of head 1, token 63" : "layer 0: K of head 1, token 63");
+			skvq_attn a = attn_of(&t, 0, 60, 1, out);
+			expect(&t, api->attend(&t.seq, &a, 1), -SKVQ_ERANGE, "60 tokens appended");
+			*at = was;
+		}
+	}
+	/* Nothing of it is left: what follows is exact. */
+	float *all = calloc((size_t)t.chunk * t.q_heads * t.dim, sizeof *all);
+	feed(&t, 60, 100, all);
+	assert_true(worst_error(&t, t.layers - 1, 60, 40, all, 0, 0) < 1e-4);
+	free(all);
 	toy_close(&t);
 }
 
@@ -857,6 +998,9 @@ int main(void)
 	    cmocka_unit_test(interleaved_pairs_are_the_same_model),
 	    cmocka_unit_test(types_and_strides),
 	    cmocka_unit_test(model_register_refuses),
+	    cmocka_unit_test(calibrations_of_others_are_refused),
+	    cmocka_unit_test(calibration_tames_outliers),
+	    cmocka_unit_test(numbers_that_are_not_finite_are_refused),
 	    cmocka_unit_test(calls_out_of_order_are_refused),
 	    cmocka_unit_test(a_child_after_fork_is_refused),
 	    cmocka_unit_test(an_engine_with_shorter_structs_works),

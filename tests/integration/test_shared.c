@@ -24,12 +24,18 @@
 #include <skvq/client.h>
 #include <skvq/plugin.h>
 
+#include "calibration_maker.h"
 #include "daemon.h"
 
 enum { LAYERS = 3, Q_HEADS = 6, KV_HEADS = 2, DIM = 64, TOKENS = 1200, CHUNK = 128 };
 
 static const skvq_api *api;
 static struct test_daemon daemon_;
+static const uint8_t digest[32] = {7};
+/* Of models registered from now on. */
+static const void *calibration;
+static uint64_t calibration_bytes;
+static const char *profile;
 
 /* K, V and Q are functions of the token ids before them, as in a real model. */
 static uint32_t mix(uint32_t x)
@@ -61,7 +67,6 @@ struct run {
 
 static void run_open_model(struct run *r, const char *socket, const char *numerics)
 {
-	static const uint8_t digest[32] = {7};
 	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
 	skvq_model_desc d = {.struct_size = sizeof d,
 	                     .weights_digest = digest,
@@ -74,6 +79,9 @@ static void run_open_model(struct run *r, const char *socket, const char *numeri
 	                     .head_dim_k = DIM,
 	                     .head_dim_v = DIM,
 	                     .rope_kind = SKVQ_ROPE_NONE,
+	                     .profile = profile,
+	                     .calibration = calibration,
+	                     .calibration_bytes = calibration_bytes,
 	                     .window = 64,
 	                     .sinks = 5};
 
@@ -251,6 +259,150 @@ static int teardown(void **state)
 	(void)state;
 	test_daemon_fini(&daemon_);
 	return 0;
+}
+
+static void *make_calibration(uint64_t seed, uint64_t *ret_bytes)
+{
+	const struct skvq_calibration_key key = {digest, LAYERS, Q_HEADS, KV_HEADS, DIM, DIM};
+
+	return calibration_make(&key, 1, seed, ret_bytes);
+}
+
+/* Codes mean something only with the matrices that made them. */
+static void calibrations_do_not_mix(void **state)
+{
+	(void)state;
+	static const char *const profiles[] = {"k2v1.5", "auto-2.4"};
+	static struct run first, second;
+	uint64_t n[2];
+	void *files[2] = {make_calibration(1, &n[0]), make_calibration(2, &n[1])};
+
+	for (size_t p = 0; p < 2; p++) {
+		uint32_t tail = (uint32_t)p;
+
+		profile = profiles[p];
+		calibration = files[0];
+		calibration_bytes = n[0];
+		run_open(&first, daemon_.socket, 0, tail, 640, "numerics");
+		for (int i = 0; i < 5; i++)
+			run_step(&first, CHUNK);
+		wait_shared(&first, 7);
+		/* The same one: shared, and the same codes. */
+		run_open(&second, daemon_.socket, 0, tail, 640, "numerics");
+		assert_int_equal(second.matched, 560);
+		while (second.at < first.at)
+			run_step(&second, 16);
+		same_tokens(&first, &second, 640);
+		run_close(&second);
+		/* Another one. */
+		calibration = files[1];
+		calibration_bytes = n[1];
+		run_open(&second, daemon_.socket, 0, tail, 640, "numerics");
+		assert_int_equal(second.matched, 0);
+		run_close(&second);
+		/* None. */
+		calibration = NULL;
+		calibration_bytes = 0;
+		profile = "k2v1.5";
+		run_open(&second, daemon_.socket, 0, tail, 640, "numerics");
+		assert_int_equal(second.matched, 0);
+		run_close(&second);
+		run_close(&first);
+	}
+	/* FP16 pages are not coded: with whatever calibration they are the same. */
+	profile = "fp16";
+	run_open(&first, daemon_.socket, 0, 9, 640, "numerics");
+	for (int i = 0; i < 5; i++)
+		run_step(&first, CHUNK);
+	wait_shared(&first, 7);
+	calibration = files[1];
+	calibration_bytes = n[1];
+	run_open(&second, daemon_.socket, 0, 9, 640, "numerics");
+	assert_int_equal(second.matched, 560);
+	run_close(&second);
+	run_close(&first);
+	calibration = profile = NULL;
+	calibration_bytes = 0;
+	free(files[0]);
+	free(files[1]);
+}
+
+/* Engines that calibrated on their own end up with one calibration: the first one's. */
+static void the_daemon_makes_calibrations_agree(void **state)
+{
+	(void)state;
+	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
+	skvq_calibration_of of = {.struct_size = sizeof of,
+	                          .weights_digest = digest,
+	                          .n_layer = LAYERS,
+	                          .n_q_heads = Q_HEADS,
+	                          .n_kv_heads = KV_HEADS,
+	                          .head_dim_k = DIM,
+	                          .head_dim_v = DIM};
+	uint64_t n[2], got = 0;
+	uint8_t *files[2] = {make_calibration(1, &n[0]), make_calibration(2, &n[1])};
+	uint8_t *buf = calloc(1, n[0]), *bad = calloc(1, 1000);
+	skvq_session *s[3];
+	const skvq_ext_calibration *ext;
+
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(api->open(&e, daemon_.socket, &s[i]), 0);
+	assert_int_equal(api->open(&e, NULL, &s[2]), 0);
+	ext = api->get_extension(s[0], SKVQ_EXT_CALIBRATION);
+	assert_non_null(ext);
+	assert_int_equal(ext->get(s[2], &of, NULL, 0, &got), -SKVQ_ENODAEMON);
+	assert_int_equal(ext->put(s[2], files[0], n[0]), -SKVQ_ENODAEMON);
+	assert_int_equal(ext->get(s[0], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	/* What is no calibration is not kept. */
+	assert_int_equal(ext->put(s[0], bad, 100), -SKVQ_EINVAL);
+	assert_int_equal(ext->put(s[0], bad, 1000), -SKVQ_ECORRUPT);
+	memcpy(bad, files[0], 1000);
+	assert_int_equal(ext->put(s[0], bad, 1000), -SKVQ_ECORRUPT);
+	assert_int_equal(ext->get(s[0], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	/* The first stays, for whoever asks. */
+	assert_int_equal(ext->put(s[0], files[0], n[0]), 1);
+	assert_int_equal(ext->put(s[1], files[1], n[1]), 0);
+	assert_int_equal(ext->get(s[1], &of, NULL, 0, &got), 0);
+	assert_int_equal(got, n[0]);
+	assert_int_equal(ext->get(s[1], &of, buf, got - 1, &got), 0);
+	assert_int_equal(buf[0], 0);
+	assert_int_equal(ext->get(s[1], &of, buf, got, &got), 0);
+	assert_memory_equal(buf, files[0], n[0]);
+	of.n_layer++;
+	assert_int_equal(ext->get(s[1], &of, NULL, 0, &got), -SKVQ_EAGAIN);
+	for (int i = 0; i < 3; i++)
+		api->close(s[i]);
+	for (int i = 0; i < 2; i++)
+		free(files[i]);
+	free(buf);
+	free(bad);
+}
+
+static int setup_small_calibrations(void **state)
+{
+	static const char *const args[] = {"--calibration-max", "4K", NULL};
+
+	start(state, args);
+	return 0;
+}
+
+static void calibrations_are_bounded(void **state)
+{
+	(void)state;
+	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
+	const skvq_ext_calibration *ext;
+	skvq_session *s;
+	uint64_t n;
+	void *file = make_calibration(1, &n);
+	char why[256] = "";
+
+	assert_int_equal(api->open(&e, daemon_.socket, &s), 0);
+	ext = api->get_extension(s, SKVQ_EXT_CALIBRATION);
+	assert_int_equal(ext->put(s, file, n), -SKVQ_ELIMIT);
+	api->last_error(s, why, sizeof why);
+	assert_non_null(strstr(why, "calibration_max"));
+	api->close(s);
+	free(file);
 }
 
 /* Cold with a daemon, whose pages move to the arena under way, against embedded. */
@@ -642,6 +794,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(publishing_changes_no_bit, setup, teardown),
+	    cmocka_unit_test_setup_teardown(calibrations_do_not_mix, setup, teardown),
+	    cmocka_unit_test_setup_teardown(the_daemon_makes_calibrations_agree, setup, teardown),
+	    cmocka_unit_test_setup_teardown(calibrations_are_bounded, setup_small_calibrations,
+	                                    teardown),
 	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_batch_reads_shared_pages_once, setup, teardown),
 	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),

@@ -31,12 +31,13 @@ def run(*command, code=0):
 
 
 def llama(*args, code=0):
-    return run(LLAMA, *THREADS, "--model", MODEL, *args, code=code)
+    return run(LLAMA, *THREADS, "--no-calibration", "--model", MODEL, *args, code=code)
 
 
 def evaluate(text, profiles, *args):
     """What skvq-eval says of each profile."""
-    done = run(EVAL, *THREADS, "--model", MODEL, "--text", text, "--profiles", profiles, "--json", *args)
+    done = run(EVAL, *THREADS, "--no-calibration", "--model", MODEL, "--text", text, "--profiles", profiles, "--json",
+               *args)
     return {report["profile"]: report for report in map(json.loads, done.stdout.splitlines())}
 
 
@@ -74,6 +75,7 @@ class Refusals(unittest.TestCase):
             ("not '5x'", [*hello, "--window", "5x"]),
             ("not 'warm'", [*hello, "--temp", "warm"]),
             ("what is 'stray'", [*hello, "stray"]),
+            ("exclude each other", [*hello, "--no-calibration", "--calibration", "x"]),
         ):
             self.refuse(2, sentence, *args)
 
@@ -106,6 +108,10 @@ class Refusals(unittest.TestCase):
         self.refuse(1, "'k9v9'", *hello, "--profile", "k9v9")
         self.refuse(1, "/nonexistent.so", *hello, "--plugin", "/nonexistent.so")
         self.refuse(1, f"no skvqd can be reached at '{nobody}'", *hello, "--socket", nobody)
+        self.refuse(1, "there is no calibration file '/nonexistent'", *hello, "--calibration",
+                    "/nonexistent")
+        self.refuse(1, "is not a calibration file", *hello, "--calibration", "/tmp")
+        self.refuse(1, "calibration: magic at offset 0", *hello, "--calibration", MODEL)
         self.refuse(1, "is not an skvq plugin", *hello, "--plugin", "libm.so.6")
 
     def test_fallback_says_so(self):
@@ -177,7 +183,7 @@ class Exactness(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
             f.write(TEXT * 6)
             f.flush()
-            done = run(EVAL, *THREADS, "--model", MODEL, "--text", f.name, "--profiles",
+            done = run(EVAL, *THREADS, "--no-calibration", "--model", MODEL, "--text", f.name, "--profiles",
                        "llama-q4_0-norot", "--ctx", "48", "--first", "16", "--chunks", "2")
         for word in ("llama-f16-nofa", "llama-q4_0-norot", "fp16", "floor: KLD"):
             self.assertIn(word, done.stdout)
@@ -187,7 +193,7 @@ class Exactness(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w", dir="/tmp", suffix=".txt") as f:
             f.write(TEXT)
             f.flush()
-            base = [EVAL, "--model", MODEL, "--text", f.name]
+            base = [EVAL, "--no-calibration", "--model", MODEL, "--text", f.name]
             short = ["--ctx", "40", "--first", "0"]
             for code, sentence, args in (
                 (2, "'llama-q5_5' is none of llama-f16,", ["--profiles", "llama-q5_5"]),
@@ -199,10 +205,11 @@ class Exactness(unittest.TestCase):
                 (1, "tokens, and --chunks 1 of --ctx 1024 need", ["--profiles", "llama-f16"]),
                 (1, "of context", ["--profiles", "llama-f16", "--ctx", "100000"]),
                 (1, "'k9v9'", [*short, "--profiles", "k9v9"]),
-                (1, "calibration files", [*short, "--profiles", "k4v4", "--calibration", "x"]),
             ):
                 done = run(*base, *args, code=code)
                 self.assertIn(sentence, done.stderr)
+            done = run(EVAL, *base[2:], *short, "--profiles", "k4v4", "--calibration", "x", code=1)
+            self.assertIn("there is no calibration file 'x'", done.stderr)
             for sentence, command, args in (
                 ("what is 'noodle'", "noodle", []),
                 ("shared needs --socket", "shared", ["--profiles", "fp16"]),

@@ -20,7 +20,7 @@ PROFILES = ["llama-f16", "llama-q4_0", "fp16", "k8v8", "k2v1.5:free"]
 
 def main():
     command = [os.path.join(BIN, "skvq-eval"), "--model", MODEL, "--text", TEXT, "--ctx", "640",
-               "--first", "192", "--threads", "1", "--profiles", ",".join(PROFILES), "--json"]
+               "--first", "192", "--threads", "1", "--no-calibration", "--profiles", ",".join(PROFILES), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     if done.returncode != 0:
         sys.exit(f"skvq-eval: status {done.returncode}\n{done.stderr}")

@@ -51,7 +51,7 @@ class Pair(unittest.TestCase):
     def command(self, name, question, *args):
         """An engine on the document and a question; its report and logits go to files by name."""
         base = os.path.join(self.folder, name)
-        return [os.path.join(BIN, "skvq-llama"), "--threads", "1", "--model", MODEL,
+        return [os.path.join(BIN, "skvq-llama"), "--threads", "1", "--no-calibration", "--model", MODEL,
                 "--prompt", self.document + "\n\n" + question, "-n", str(STEPS),
                 "--json", base + ".json", "--logits-out", base + ".logits", *args]
 

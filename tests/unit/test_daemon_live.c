@@ -439,7 +439,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 0); /* masked: none is defined */
+	assert_int_equal(reply->hello->features, 1); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);
@@ -904,10 +904,68 @@ static void boot_id_tells_a_new_daemon(void **state)
 	close(sock);
 }
 
+static raw_reply *calibration_put(int sock, uint64_t bytes, int fd)
+{
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__CalibrationPut put = SKVQ__WIRE__CALIBRATION_PUT__INIT;
+
+	put.bytes = bytes;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT;
+	rq.calibration_put = &put;
+	return raw_call(sock, &rq, fd, NULL);
+}
+
+/* Whatever is offered as a calibration, the daemon keeps what is one, and lives. */
+static void calibrations_are_checked(void **state)
+{
+	static uint8_t digest[33];
+	Skvq__Wire__CalibrationGet get = SKVQ__WIRE__CALIBRATION_GET__INIT;
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	int sock = connect_hello("tester"), sealed = maker_memfd(8192, SEALS),
+	    open_ = maker_memfd(8192, 0), null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	(void)state;
+	refused(calibration_put(sock, 8192, null), SKVQ_EFD, "not a memfd");
+	refused(calibration_put(sock, 8192, open_), SKVQ_ESEALS, "GROW SHRINK");
+	refused(calibration_put(sock, 8193, sealed), SKVQ_ESHORT, "8192 bytes, not 8193");
+	refused(calibration_put(sock, 255, sealed), SKVQ_EINVAL, "255 bytes");
+	refused(calibration_put(sock, UINT64_MAX, sealed), SKVQ_EINVAL, "at most");
+	refused(calibration_put(sock, UINT64_C(300) << 20, sealed), SKVQ_ELIMIT, "calibration_max");
+	refused(calibration_put(sock, 8192, sealed), SKVQ_ECORRUPT, "magic at offset 0");
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET;
+	rq.calibration_get = &get;
+	for (size_t n = 0; n <= sizeof(digest); n++) {
+		get.weights_digest.len = n;
+		get.weights_digest.data = digest;
+		rq.id = 0;
+		refused(raw_call(sock, &rq, -1, NULL), n == 32 ? SKVQ_EAGAIN : SKVQ_EIDENTITY,
+			n == 32 ? "nobody" : "weights_digest");
+	}
+	/* A client that does not wait for the answer. */
+	for (int i = 0; i < 20; i++) {
+		raw_request put = SKVQ__WIRE__REQUEST__INIT;
+		Skvq__Wire__CalibrationPut body = SKVQ__WIRE__CALIBRATION_PUT__INIT;
+		int other = connect_hello("hasty");
+
+		body.bytes = 8192;
+		put.id = 1;
+		put.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT;
+		put.calibration_put = &body;
+		raw_send(other, &put, sealed);
+		close(other);
+	}
+	ok(raw_status(sock));
+	close(sealed);
+	close(open_);
+	close(null);
+	close(sock);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
+	    T(calibrations_are_checked),
 	    T(a_page_is_shared),
 	    T(status_adds_up),
 	    T(lists),

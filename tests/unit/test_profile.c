@@ -124,6 +124,15 @@ static void bad_names(void **state)
 	    "affine-fp16",
 	    "affine-k2v2-g16",
 	    "auto",
+	    "auto-",
+	    "auto-k2v2",
+	    "auto-2.",
+	    "auto-.4",
+	    "auto-2.400",
+	    "auto-16",
+	    "auto-02",
+	    "auto-2.4x",
+	    "auto--2",
 	    "e2.2",
 	    "e2.1x",
 	    "skvq-",
@@ -145,8 +154,7 @@ static void bad_names(void **state)
 	    "k-2v2",
 	    "\xff\xfe",
 	};
-	static const char *const later[] = {"skvq", "auto-2.1",
-					    "auto-2.4", "auto-", "e2.4"};
+	static const char *const later[] = {"skvq", "e2.4"};
 
 	char name[SKVQ_PROFILE_NAME_MAX + 40];
 
@@ -197,6 +205,28 @@ static void faithful(void **state)
 	assert_int_equal(c.levels_minus_1, 3);
 	assert_int_equal(skvq_profile_parse("skvq-post-k4v3-g128", &p), 0);
 	assert_true(!p.pre_rope && p.group == 128);
+}
+
+/* Their bits are a table's, so without one there is no codec. */
+static void automatic(void **state)
+{
+	static const char *const names[] = {"auto-2.1", "auto-2.4", "auto-3", "auto-2.38", "auto-15.99"};
+	struct skvq_profile p;
+	struct skvq_codec c;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		assert_int_equal(skvq_profile_parse(names[i], &p), 0);
+		assert_string_equal(p.name, names[i]);
+		assert_int_equal(p.kind, SKVQ_CODEC_SYM);
+		assert_int_equal(p.rotate_k, 1);
+		assert_int_equal(p.rotate_v, 1);
+		assert_int_equal(p.group, 0);
+		assert_int_equal(p.k_bits, 0);
+		assert_int_equal(p.v_bits, 0);
+		assert_int_equal(skvq_codec_init(&p, 0, p.k_bits, 64, &c), -SKVQ_EPROFILE);
+		assert_int_equal(skvq_codec_init(&p, 0, SKVQ_BITS_3, 64, &c), 0);
+	}
 }
 
 static void codecs(void **state)
@@ -301,7 +331,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(elastic),
-	    cmocka_unit_test(faithful),
+	    cmocka_unit_test(faithful),    cmocka_unit_test(automatic),
 	    cmocka_unit_test(codecs),
 	    cmocka_unit_test(codec_sizes), cmocka_unit_test(bad_codecs),
 	};

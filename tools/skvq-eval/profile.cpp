@@ -135,7 +135,7 @@ std::unique_ptr<skvq::Engine> profile_open(const Profile &profile, const skvq::M
 	const bool data_free = engine.no_calibration || profile.data_free;
 	skvq_llama_options options{};
 	options.struct_size = sizeof options;
-	options.flags = engine.flags;
+	options.flags = engine.flags | (data_free ? SKVQ_LLAMA_NO_CALIBRATION : 0);
 	options.plugin_path = engine.plugin.empty() ? nullptr : engine.plugin.c_str();
 	options.socket = engine.socket.empty() ? nullptr : engine.socket.c_str();
 	options.profile = profile.codec.c_str();
@@ -148,7 +148,6 @@ std::unique_ptr<skvq::Engine> profile_open(const Profile &profile, const skvq::M
 	options.all_logits = 1;
 	options.calibration_path =
 	    data_free || engine.calibration.empty() ? nullptr : engine.calibration.c_str();
-	options.no_calibration = data_free;
 	options.log = [](void *, int32_t level, const char *message) {
 		if (level >= SKVQ_LOG_WARNING)
 			std::fprintf(stderr, "skvq-eval: %s\n", message);

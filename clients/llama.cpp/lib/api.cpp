@@ -192,6 +192,11 @@ int32_t skvq_llama_fell_back(const skvq_llama *client)
 	return client->fell_back;
 }
 
+const char *skvq_llama_calibration(const skvq_llama *client)
+{
+	return client->calibration_source.c_str();
+}
+
 const char *skvq_llama_numerics(const skvq_llama *client)
 {
 	return client->numerics.c_str();

@@ -64,6 +64,7 @@ void Capture::begin(skvq_seq *seq, uint32_t position, uint32_t n_tokens, uint32_
 	mask_full_ = mask_sliding_ = nullptr;
 	failed_ = false;
 	error_.clear();
+	plugin_rc_ = 0;
 }
 
 bool Capture::finish()
@@ -162,8 +163,10 @@ bool Capture::append(const ggml_tensor *last)
 	const double start = now_s();
 	const int32_t rc = api_->append(seq_, &kv);
 	append_s_ += now_s() - start;
-	if (rc < 0)
+	if (rc < 0) {
+		plugin_rc_ = rc;
 		return fail(last, std::string("refused by the plugin: ") + api_->err_name(rc));
+	}
 	return true;
 }
 
@@ -249,6 +252,9 @@ bool Capture::put_out(ggml_tensor *tensor)
 	if (!check_attention(tensor, &scale) || !attend(tensor, scale))
 		return false;
 	restore_attention();
+	if (observer_)
+		observer_(layer_, position_, n_tokens_, q_rows_.data(), k_rows_.data(),
+			  v_rows_.data());
 	q_ = nullptr;
 	seen_k_ = seen_v_ = false;
 	++layer_;
@@ -287,8 +293,10 @@ bool Capture::attend(ggml_tensor *out, float scale)
 	if (!ran)
 		return fail(out, "not computed: ggml's threads did not run");
 	const int32_t rc = attend_rc_.load(std::memory_order_relaxed);
-	if (rc < 0)
+	if (rc < 0) {
+		plugin_rc_ = rc;
 		return fail(out, std::string("not computed by the plugin: ") + api_->err_name(rc));
+	}
 	return true;
 }
 

@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,15 @@ class Capture
       public:
 	Capture(const ModelShape &shape, const skvq_api *api, Team &team, uint32_t n_ubatch);
 
+	// Told of each layer's Q, K and V, as [tokens][heads][head_dim] in the graph's channel order,
+	// once they have been appended.
+	using Observer = std::function<void(uint32_t layer, uint32_t position, uint32_t n_tokens,
+					    const float *q, const float *k, const float *v)>;
+	void observe(Observer observer)
+	{
+		observer_ = std::move(observer);
+	}
+
 	// For llama_context_params.cb_eval; user is the Capture.
 	static bool callback(ggml_tensor *tensor, bool ask, void *user);
 
@@ -44,6 +54,11 @@ class Capture
 	const std::string &error() const
 	{
 		return error_;
+	}
+	// What the plugin answered if it was the plugin that failed: its last_error() says more.
+	int32_t plugin_rc() const
+	{
+		return plugin_rc_;
 	}
 
 	double attend_s() const
@@ -89,6 +104,8 @@ class Capture
 	std::vector<float> q_rows_, k_rows_, v_rows_; // their copies, [n_tokens][heads][head_dim]
 	bool failed_ = false;
 	std::string error_;
+	int32_t plugin_rc_ = 0;
+	Observer observer_;
 
 	skvq_attn attn_{};
 	std::atomic<int32_t> attend_rc_{0};

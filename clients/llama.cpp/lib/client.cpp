@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "error.h"
-#include "identity.h"
 
 using skvq::Error;
 
@@ -45,12 +46,9 @@ skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelSh
 			    "a sequence of " + std::to_string(options.max_tokens) +
 				" tokens is longer than the model's trained context of " +
 				std::to_string(shape.n_ctx_train));
-	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH))
+	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH |
+			      SKVQ_LLAMA_NO_CALIBRATION))
 		throw Error(SKVQ_EINVAL, "an unknown flag in the options");
-	if (options.calibration_path)
-		throw Error(SKVQ_ENOTSUP, std::string("calibration files such as '") +
-					      options.calibration_path +
-					      "' are not supported yet");
 	return options;
 }
 
@@ -61,12 +59,15 @@ skvq_llama::skvq_llama(llama_model *model_, const std::string &gguf_path,
     : shape(skvq::shape_from_gguf(gguf_path)), options(with_defaults(opts, shape)),
       profile(opts.profile ? opts.profile : default_profile),
       socket(opts.socket ? opts.socket : ""),
-      engine_name(opts.engine_name ? opts.engine_name : "skvq_llama"), plugin(opts.plugin_path),
-      team(options.n_threads), capture(shape, plugin.get(), team, options.n_ubatch)
+      engine_name(opts.engine_name ? opts.engine_name : "skvq_llama"),
+      calibration_file(opts.calibration_path ? opts.calibration_path : ""),
+      weights(skvq::digest_file(gguf_path)),
+      tokenizer(skvq::digest_vocab(llama_model_get_vocab(model_))), plugin(opts.plugin_path), team(options.n_threads), capture(shape, plugin.get(), team, options.n_ubatch)
 {
 	try {
 		open_session();
-		register_model(model_, gguf_path);
+		find_calibration(model_, gguf_path);
+		register_model();
 		make_context(model_);
 	} catch (...) {
 		plugin->close(session);
@@ -99,6 +100,12 @@ void skvq_llama::log(void *user, int32_t level, const char *utf8)
 		self->options.log(self->options.user, level, utf8);
 }
 
+void skvq_llama::say(int32_t level, const std::string &text) const
+{
+	if (options.log)
+		options.log(options.user, level, text.c_str());
+}
+
 void skvq_llama::open_session()
 {
 	skvq_engine engine{};
@@ -121,11 +128,148 @@ void skvq_llama::open_session()
 			      rc);
 }
 
-void skvq_llama::register_model(llama_model *llama, const std::string &gguf_path)
+skvq_calibration_key skvq_llama::calibration_key() const
 {
-	const skvq::Digest weights = skvq::digest_file(gguf_path);
-	const skvq::Digest tokenizer = skvq::digest_vocab(llama_model_get_vocab(llama));
-	numerics = skvq::numerics_tag(options.n_ubatch);
+	return {weights.data(),   shape.n_layer,  shape.n_q_heads,
+		shape.n_kv_heads, shape.head_dim, shape.head_dim};
+}
+
+// A name that nobody knows is refused before anybody calibrates for it.
+void skvq_llama::check_profile()
+{
+	const std::vector<uint8_t> bits(2 * size_t{shape.n_layer}, SKVQ_BITS_FP16);
+	skvq_engine engine{};
+	engine.struct_size = sizeof engine;
+	skvq_session *own = session;
+	session = nullptr;
+	int32_t rc = plugin->open(&engine, nullptr, &session);
+	try {
+		if (rc < 0)
+			plugin_failed("the skvq plugin cannot open a session", rc);
+		register_model(bits.data());
+	} catch (...) {
+		plugin->close(session);
+		session = own;
+		throw;
+	}
+	plugin->close(session); // and the model
+	model = nullptr;
+	session = own;
+}
+
+// The one that was named; else the tenant's, the one that is kept for these weights, or a new one.
+// Only profiles that rotate can use one.
+void skvq_llama::find_calibration(llama_model *llama, const std::string &gguf_path)
+{
+	const bool usable = profile.compare(0, 1, "k") == 0 || profile.compare(0, 5, "auto-") == 0;
+	calibration_source = usable ? "none" : "not used";
+	if (!usable)
+		return;
+	check_profile();
+	if (!calibration_file.empty()) {
+		calibration = skvq::calibration_read(calibration_file);
+		if (calibration.empty())
+			throw Error(SKVQ_EIO,
+				    "there is no calibration file '" + calibration_file + "'");
+		calibration_source = calibration_file;
+		return;
+	}
+	if (options.flags & SKVQ_LLAMA_NO_CALIBRATION)
+		return say(SKVQ_LOG_WARNING,
+			   "running without calibration: a model with a few very large key channels "
+			   "loses most of its accuracy below 4 bits");
+	if (calibration_from_daemon())
+		return;
+	const std::string kept = skvq::calibration_path(weights);
+	if (!kept.empty())
+		calibration = skvq::calibration_read(kept);
+	if (calibration.empty())
+		make_calibration(llama, gguf_path, kept);
+	else
+		calibration_source = kept;
+	calibration_to_daemon();
+}
+
+void skvq_llama::make_calibration(llama_model *llama, const std::string &gguf_path,
+				  const std::string &path)
+{
+	say(SKVQ_LOG_WARNING, "these weights are used for the first time: calibrating, which takes "
+			      "some seconds to minutes, once");
+	skvq::CalibrateOptions how;
+	how.plugin_path = options.plugin_path ? options.plugin_path : "";
+	how.n_threads = options.n_threads;
+	const double start = now_s();
+	calibration = skvq::calibrate(llama, gguf_path, how);
+	calibration_source = "made now";
+	char seconds[32];
+	std::snprintf(seconds, sizeof seconds, "%.1f", now_s() - start);
+	std::string said = std::string("calibrated in ") + seconds + " seconds";
+	try {
+		if (path.empty())
+			throw Error(SKVQ_EIO, "there is neither XDG_DATA_HOME nor HOME");
+		if (!skvq::calibration_write(path, calibration, false)) {
+			calibration = skvq::calibration_read(path); // another was faster: agree
+			calibration_source = path;
+		}
+		said += ", kept in '" + path + "'";
+	} catch (const Error &e) {
+		said += std::string(", not kept: ") + e.what();
+	}
+	say(SKVQ_LOG_WARNING, said);
+}
+
+// An engine that came before has settled which one this tenant's engines use. Not being able to ask
+// costs sharing and nothing else, so it is no failure.
+bool skvq_llama::calibration_from_daemon()
+{
+	const auto *ext = static_cast<const skvq_ext_calibration *>(
+	    plugin->get_extension(session, SKVQ_EXT_CALIBRATION));
+	if (!ext)
+		return false;
+	skvq_calibration_of of{};
+	of.struct_size = sizeof of;
+	of.weights_digest = weights.data();
+	of.n_layer = shape.n_layer;
+	of.n_q_heads = shape.n_q_heads;
+	of.n_kv_heads = shape.n_kv_heads;
+	of.head_dim_k = of.head_dim_v = shape.head_dim;
+	uint64_t size = 0;
+	if (ext->get(session, &of, nullptr, 0, &size) < 0 || !size)
+		return false;
+	skvq::CalibrationBytes bytes(std::malloc(size), size);
+	if (bytes.empty())
+		throw std::bad_alloc();
+	uint64_t got = 0;
+	if (ext->get(session, &of, const_cast<void *>(bytes.data()), size, &got) < 0 || got != size)
+		return false;
+	calibration = std::move(bytes);
+	calibration_source = "daemon";
+	return true;
+}
+
+void skvq_llama::calibration_to_daemon()
+{
+	const auto *ext = static_cast<const skvq_ext_calibration *>(
+	    plugin->get_extension(session, SKVQ_EXT_CALIBRATION));
+	if (!ext)
+		return;
+	const int32_t rc = ext->put(session, calibration.data(), calibration.size());
+	if (rc == 0)
+		(void)calibration_from_daemon(); // another engine was first
+	else if (rc < 0 && rc != -SKVQ_ENODAEMON && rc != -SKVQ_ENOTSUP)
+		say(SKVQ_LOG_WARNING,
+		    std::string("skvqd does not keep this calibration (") + plugin->err_name(rc) +
+			"): engines that make their own share no pages with this one");
+}
+
+void skvq_llama::register_model(const uint8_t *bit_table)
+{
+	plugin->seq_close(seq);
+	seq = nullptr;
+	(void)plugin->model_unregister(model);
+	model = nullptr;
+	if (numerics.empty())
+		numerics = skvq::numerics_tag(options.n_ubatch);
 
 	skvq_model_desc desc{};
 	desc.struct_size = sizeof desc;
@@ -145,7 +289,14 @@ void skvq_llama::register_model(llama_model *llama, const std::string &gguf_path
 	desc.profile = profile.c_str();
 	desc.window = options.window;
 	desc.sinks = options.sinks;
+	desc.calibration = calibration.data();
+	desc.calibration_bytes = calibration.size();
+	desc.bit_table = bit_table;
 	const int32_t rc = plugin->model_register(session, &desc, &model);
+	if (rc == -SKVQ_EPROFILE && !bit_table && profile.compare(0, 5, "auto-") == 0)
+		plugin_failed("the skvq plugin refuses the model (skvq-calibrate makes the tables "
+			      "that 'auto-' profiles need)",
+			      rc);
 	if (rc < 0)
 		plugin_failed("the skvq plugin refuses the model", rc);
 }
@@ -255,7 +406,11 @@ void skvq_llama::decode(const int32_t *tokens, uint32_t n_tokens, bool all_logit
 	// memory takes any next position.
 	llama_memory_clear(llama_get_memory(context.get()), false);
 	if (rc != 0 || !complete) {
+		char detail[512] = "";
+		(void)plugin->last_error(session, detail, sizeof detail);
 		(void)plugin->seq_truncate(seq, position);
+		if (!complete && capture.plugin_rc() < 0)
+			throw Error(-capture.plugin_rc(), capture.error() + ", " + detail);
 		if (!complete)
 			throw Error(SKVQ_EPROTO, capture.error());
 		throw Error(SKVQ_ESYS, "llama_decode failed with " + std::to_string(rc));

@@ -15,7 +15,9 @@
 #include <llama.h>
 
 #include "arch.h"
+#include "calibration.h"
 #include "capture.h"
+#include "identity.h"
 #include "plugin.h"
 #include "team.h"
 
@@ -29,17 +31,30 @@ struct skvq_llama {
 	skvq_llama &operator=(const skvq_llama &) = delete;
 
 	void open_session();
-	void register_model(llama_model *llama, const std::string &gguf_path);
+	void check_profile();
+	void find_calibration(llama_model *llama, const std::string &gguf_path);
+	void make_calibration(llama_model *llama, const std::string &gguf_path,
+			      const std::string &path);
+	bool calibration_from_daemon();
+	void calibration_to_daemon();
+	// bit_table: [n_layer][2] or null. A model that is registered already is replaced, and its
+	// sequence closed.
+	void register_model(const uint8_t *bit_table = nullptr);
+	skvq_calibration_key calibration_key() const; // points into this object
 	void make_context(llama_model *llama);
 	uint32_t begin(const int32_t *tokens, uint32_t n_tokens);
 	void decode(const int32_t *tokens, uint32_t n_tokens, bool all_logits);
 	[[noreturn]] void plugin_failed(const std::string &what, int32_t rc);
+	void say(int32_t level, const std::string &text) const;
 	static void log(void *user, int32_t level, const char *utf8);
 
 	skvq::ModelShape shape;
 	skvq_llama_options options; // its texts are in the strings below
-	std::string profile, socket, engine_name;
+	std::string profile, socket, engine_name, calibration_file;
 	std::string numerics, error;
+	skvq::Digest weights, tokenizer;
+	skvq::CalibrationBytes calibration; // empty: none
+	std::string calibration_source;     // what skvq_llama_calibration() says
 	std::string refusal; // what the plugin said while there was no session to ask
 	skvq::Plugin plugin;
 	skvq::Team team;

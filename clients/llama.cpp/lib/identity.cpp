@@ -94,6 +94,11 @@ template <typename F> const void *address(F *function)
 
 } // namespace
 
+std::string digest_hex(const Digest &digest)
+{
+	return hex(digest, digest.size());
+}
+
 Digest digest_file(const std::string &path)
 {
 	std::unique_ptr<FILE, int (*)(FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);

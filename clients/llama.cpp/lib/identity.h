@@ -16,6 +16,9 @@ namespace skvq
 
 using Digest = std::array<uint8_t, 32>;
 
+// In lower-case hexadecimal digits.
+std::string digest_hex(const Digest &digest);
+
 // SHA-256 over the bytes of a file. Throws Error.
 Digest digest_file(const std::string &path);
 

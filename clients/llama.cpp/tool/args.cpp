@@ -17,6 +17,8 @@ const char args_usage[] =
     "  --plain            in stock llama.cpp, FP16, for comparison\n"
     "  --fallback         with --socket: go on embedded if skvqd cannot be reached\n"
     "  --profile NAME     codec profile, e.g. k2v1.5 (default), k4v4, k8v8, fp16\n"
+    "  --calibration FILE  of skvq-calibrate; default: the one kept for the model, made on first use\n"
+    "  --no-calibration   data-free codes; some models lose most of their accuracy below 4 bits\n"
     "  --window N         newest tokens kept in FP16; default 128\n"
     "  --sinks N          first tokens kept in FP16; default 5\n"
     "  --no-match         do not look for shared pages\n"
@@ -48,6 +50,8 @@ enum Option {
 	opt_plain,
 	opt_fallback,
 	opt_profile,
+	opt_calibration,
+	opt_no_calibration,
 	opt_window,
 	opt_sinks,
 	opt_no_match,
@@ -75,6 +79,8 @@ const option options[] = {
     {"plain", no_argument, nullptr, opt_plain},
     {"fallback", no_argument, nullptr, opt_fallback},
     {"profile", required_argument, nullptr, opt_profile},
+    {"calibration", required_argument, nullptr, opt_calibration},
+    {"no-calibration", no_argument, nullptr, opt_no_calibration},
     {"window", required_argument, nullptr, opt_window},
     {"sinks", required_argument, nullptr, opt_sinks},
     {"no-match", no_argument, nullptr, opt_no_match},
@@ -116,6 +122,8 @@ void check(const Args &args, int n_modes)
 		throw UsageError("--model is missing");
 	if (n_modes > 1)
 		throw UsageError("--socket, --embedded and --plain exclude each other");
+	if (!args.calibration.empty() && args.no_calibration)
+		throw UsageError("--calibration and --no-calibration exclude each other");
 	if (args.fallback && args.mode != Mode::shared)
 		throw UsageError("--fallback needs --socket");
 }
@@ -153,6 +161,12 @@ Args args_parse(int argc, char **argv)
 			break;
 		case opt_profile:
 			args.profile = optarg;
+			break;
+		case opt_calibration:
+			args.calibration = optarg;
+			break;
+		case opt_no_calibration:
+			args.no_calibration = true;
 			break;
 		case opt_window:
 			args.window = skvq::whole("--window", optarg, 0, 1 << 20);

@@ -16,7 +16,7 @@ enum class Mode { plain, embedded, shared };
 
 struct Args {
 	Mode mode = Mode::embedded;
-	std::string model, socket, profile, plugin;
+	std::string model, socket, profile, plugin, calibration;
 	std::string prompt, prompt_file;
 	std::string json, logits_out;
 	uint32_t window = SKVQ_DEFAULT, sinks = SKVQ_DEFAULT;
@@ -27,7 +27,7 @@ struct Args {
 	uint32_t seed = 0;
 	double temperature = 0;
 	bool chat = false, compare_plain = false, fallback = false, verbose = false;
-	bool no_match = false, no_publish = false;
+	bool no_match = false, no_publish = false, no_calibration = false;
 	bool help = false, version = false;
 };
 

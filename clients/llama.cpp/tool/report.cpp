@@ -152,6 +152,7 @@ void report_json(const Result &result, const std::string &path)
 	json.text("mode", result.mode);
 	json.text("daemon", result.daemon);
 	json.text("profile", result.profile);
+	json.text("calibration", result.calibration);
 	json.text("engine_numerics", result.numerics);
 	json.whole("prompt_tokens", result.prompt_tokens);
 	json.whole("matched_tokens", result.matched_tokens);

@@ -154,7 +154,9 @@ std::unique_ptr<Client> open_client(const Args &args, const Model &model, uint32
 	options.struct_size = sizeof options;
 	options.flags = (args.fallback ? SKVQ_LLAMA_FALLBACK : 0) |
 			(args.no_match ? SKVQ_LLAMA_NO_MATCH : 0) |
-			(args.no_publish ? SKVQ_LLAMA_NO_PUBLISH : 0);
+			(args.no_publish ? SKVQ_LLAMA_NO_PUBLISH : 0) |
+			(args.no_calibration ? SKVQ_LLAMA_NO_CALIBRATION : 0);
+	options.calibration_path = args.calibration.empty() ? nullptr : args.calibration.c_str();
 	options.plugin_path = args.plugin.empty() ? nullptr : args.plugin.c_str();
 	options.socket = args.mode == Mode::shared ? args.socket.c_str() : nullptr;
 	options.profile = args.profile.empty() ? nullptr : args.profile.c_str();
@@ -189,6 +191,7 @@ void report_usage(const Client &client, Result &result)
 	result.daemon = usage.daemon == 0 ? "none" : usage.daemon == 1 ? "attached" : "lost";
 	result.mode = usage.daemon == 0 ? "embedded" : "shared";
 	result.profile = skvq_llama_profile(client.get());
+	result.calibration = skvq_llama_calibration(client.get());
 	result.numerics = skvq_llama_numerics(client.get());
 	result.kv_bytes_fp16 = usage.bytes_fp16;
 	result.kv_bytes_local = usage.bytes_local;
@@ -208,6 +211,7 @@ void report_plain(const Model &model, uint32_t n_tokens, uint32_t n_cells, Resul
 	result.mode = "plain";
 	result.daemon = "none";
 	result.profile = "fp16";
+	result.calibration = "not used";
 	result.kv_bytes_fp16 = model.kv_bytes_per_token_fp16() * n_tokens;
 	result.kv_bytes_local = result.kv_bytes_fp16;
 	result.kv_bytes_engine = model.kv_bytes_per_token_fp16() * n_cells;

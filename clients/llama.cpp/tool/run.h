@@ -15,7 +15,7 @@
 struct Result {
 	std::string mode;   // plain, embedded, shared
 	std::string daemon; // none, attached, lost
-	std::string profile, numerics;
+	std::string profile, numerics, calibration;
 	std::string text;
 	std::vector<int32_t> token_ids;
 	bool ended = false; // by the model; else by -n

@@ -12,6 +12,10 @@
 
 #include <skvq/format.h>
 
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
 #define SKVQ_PROFILE_DEFAULT "k2v1.5"
 #define SKVQ_PROFILE_NAME_MAX 47
 
@@ -25,7 +29,7 @@ enum skvq_codec_kind {
 struct skvq_profile {
 	char name[SKVQ_PROFILE_NAME_MAX + 1];
 	uint8_t kind;     /* enum skvq_codec_kind                                             */
-	uint8_t k_bits;   /* SKVQ_BITS_*, of every layer without a bit table                  */
+	uint8_t k_bits;   /* SKVQ_BITS_*, of every layer without a bit table; 0: none without */
 	uint8_t v_bits;
 	uint8_t rotate_k; /* 1: per-head normalised Hadamard, in blocks of the largest power  */
 	uint8_t rotate_v; /* of two that divides head_dim                                     */
@@ -60,10 +64,11 @@ struct skvq_codec {
 /* Names: "fp16", "k<b>v<b>[-g<32|64|128>]" (Hadamard, symmetric), "plain-k<b>v<b>[-g..]" (the same
  * without rotation), "affine-k<b>v<b>-g<32|64|128>" (clip 0.92, no rotation); <b> in 8 4 3 2 1.5;
  * "skvq-[post-]k<b>v<b>-g<32|64|128>" (faithful; groups of so many channels on average, across heads);
- * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window).
- *
- * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later (
- * "auto-...", "e2.4", "skvq"). ret is untouched on failure. */
+ * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window);
+ * "auto-<average>": as "k<b>v<b>", with bits by layer that only a table can tell: k_bits and v_bits
+ * are 0, and a layout needs the table.
+ * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("e2.4", "skvq"). ret
+ * is untouched on failure. */
 int skvq_profile_parse(const char *name, struct skvq_profile *ret);
 
 /* The codec of K (is_v 0) or V (1) of a layer, bits one of SKVQ_BITS_*: the bit table's word where
@@ -71,4 +76,7 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret);
 int skvq_codec_init(const struct skvq_profile *profile, int is_v, uint8_t bits, uint32_t dim,
                     struct skvq_codec *ret);
 
+#if defined(__cplusplus)
+}
+#endif
 #endif /* SKVQ_PROFILE_H */

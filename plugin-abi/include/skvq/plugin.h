@@ -107,12 +107,15 @@ typedef struct skvq_model_desc {
 	double rope_theta;               /* (id) frequency base; required unless ROPE_NONE    */
 	const char *rope_scaling;        /* (id) canonical text of any scaling; NULL: none    */
 	const char *profile;             /* (id) codec profile; NULL: "k2v1.5". docs/profiles.md */
-	const void *calibration;         /* (id) calibration file bytes; NULL: data-free      */
-	uint64_t calibration_bytes;      /* (id) must be 0 in this version (-SKVQ_ENOTSUP)    */
+	const void *calibration;         /* (id) calibration file bytes; NULL: data-free. Of
+	                                  * other weights or geometry: -SKVQ_EIDENTITY; damaged:
+	                                  * -SKVQ_ECORRUPT. docs/calibration.md               */
+	uint64_t calibration_bytes;
 	uint32_t window;                 /* (id) FP16 tokens kept, SKVQ_DEFAULT = 128         */
 	uint32_t sinks;                  /* (id) first tokens kept FP16 for ever, default 5   */
 	const uint8_t *bit_table;        /* (id) [n_layer][2] K and V bits, SKVQ_BITS_* of
-	                                  * format.h; NULL: by the profile                    */
+	                                  * format.h; NULL: by the profile, for "auto-..." by the
+	                                  * calibration                                       */
 	const uint16_t *reorder_k;       /* (id) [n_layer][n_kv_heads][head_dim_k] static channel
 	                                  * map inside each head, stored[i] = x[map[i]]; NULL: none */
 	const uint16_t *reorder_v;       /* (id) the same for V                               */
@@ -282,7 +285,9 @@ typedef struct skvq_api {
 	int32_t (*stats)(skvq_session *session, skvq_stats *stats);
 
 	/* [data] Different layers of a sequence may be appended at once; one layer by one thread at
-	 * a time. At most max_append tokens between two commits. */
+	 * a time. At most max_append tokens between two commits. NaN or infinity, or what becomes
+	 * infinite in binary16, is -SKVQ_EINVAL, and last_error() names layer, head and token: nothing of
+	 * the call is kept, and the sequence goes on. */
 	int32_t (*append)(skvq_seq *seq, const skvq_kv *kv);
 	/* [data] One attn per sequence, all of the same model. Sequences that share pages may be
 	 * handed over together, so that shared pages can be read once. Any number of threads at
@@ -303,6 +308,36 @@ typedef struct skvq_api {
 	/* [any] Extensions by name and revision, e.g. "skvq.trim/1". NULL if unknown. */
 	const void *(*get_extension)(skvq_session *session, const char *id);
 } skvq_api;
+
+/* get_extension("skvq.calibration/1"): engines of one tenant agree on one calibration for a model.
+ * Codes mean something only with the calibration they were made with, so engines with different
+ * ones share nothing. All calls are [control]; -SKVQ_ENODAEMON in embedded mode and while the daemon
+ * is lost, -SKVQ_ENOTSUP if the daemon keeps none. */
+#define SKVQ_EXT_CALIBRATION "skvq.calibration/1"
+
+typedef struct skvq_calibration_of {
+	uint32_t struct_size;
+	uint32_t n_layer;
+	const uint8_t *weights_digest; /* 32 bytes                                            */
+	uint32_t n_q_heads;
+	uint32_t n_kv_heads;
+	uint32_t head_dim_k;
+	uint32_t head_dim_v;
+} skvq_calibration_of;
+
+typedef struct skvq_ext_calibration {
+	uint32_t struct_size;
+	uint32_t reserved;
+	/* The tenant's calibration of a model, for skvq_model_desc.calibration. *ret_bytes is its
+	 * size; it is written to buf if buf_bytes is that much, so ask with 0 first.
+	 * -SKVQ_EAGAIN if nobody has put one yet. */
+	int32_t (*get)(skvq_session *session, const skvq_calibration_of *model, void *buf,
+	               uint64_t buf_bytes, uint64_t *ret_bytes);
+	/* Offers a calibration file to the tenant. 1: it is the tenant's from now on; 0: another
+	 * was there before, which get() gives. -SKVQ_ECORRUPT, or -SKVQ_ELIMIT if the daemon has no
+	 * room for it. */
+	int32_t (*put)(skvq_session *session, const void *bytes, uint64_t n_bytes);
+} skvq_ext_calibration;
 
 /* [any] The only exported symbol. NULL if this plugin does not serve that major version. */
 SKVQ_EXPORT const skvq_api *skvq_plugin_api(uint32_t major);

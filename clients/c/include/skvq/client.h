@@ -34,7 +34,10 @@ struct skvq_client_hello {
 	uint32_t pins_max;
 	uint32_t requests_max;
 	char version[32];
+	uint64_t features; /* SKVQ_CLIENT_HAS_* that the daemon has too */
 };
+
+#define SKVQ_CLIENT_HAS_CALIBRATIONS UINT64_C(1)
 
 /* Everything that makes K/V bytes reusable; pointers are borrowed for the call. Meanings and which
  * fields are required: skvq/plugin.h, struct skvq_model_desc. */
@@ -54,6 +57,7 @@ struct skvq_client_identity {
 	const uint16_t *reorder;           /* K maps [n_layer][n_kv_heads][head_dim_k], then V's; or NULL */
 	const uint32_t *layer_window;      /* [n_layer] or NULL */
 	float clip;
+	const uint8_t *calibration_digest; /* 32 bytes or NULL: data-free */
 };
 
 struct skvq_client_ns {
@@ -100,6 +104,16 @@ int skvq_client_staging_add(struct skvq_client *c, int fd, uint32_t *ret_staging
 /* Pins the pages and returns their number, at most pages_max. */
 int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
                       uint32_t max_tokens, struct skvq_page_ref *pages, uint32_t pages_max);
+/* The calibration that the tenant's engines use for a model: the descriptor, whose first *ret_bytes
+ * bytes are the file, is the caller's to close. -SKVQ_EAGAIN if nobody has put one; -SKVQ_ENOTSUP if
+ * the daemon keeps none. What is in it is not checked here. */
+int skvq_client_calibration_get(struct skvq_client *c, const uint8_t *weights_digest,
+                                uint32_t n_layer, uint32_t n_q_heads, uint32_t n_kv_heads,
+                                uint32_t head_dim_k, uint32_t head_dim_v, uint64_t *ret_bytes,
+                                int *ret_fd);
+/* Offers the first bytes of a memfd sealed GROW and SHRINK. 1 if it is now the tenant's, 0 if there
+ * was one already: get that. */
+int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes);
 int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes);
 
 /* Not blocking. -SKVQ_EAGAIN when too many requests are in flight: poll, then try again. */

@@ -31,6 +31,8 @@ typedef struct skvq_llama skvq_llama;
 #define SKVQ_LLAMA_FALLBACK   UINT32_C(1) /* no daemon: go on embedded, and say so            */
 #define SKVQ_LLAMA_NO_MATCH   UINT32_C(2) /* do not look for shared pages                     */
 #define SKVQ_LLAMA_NO_PUBLISH UINT32_C(4) /* share nothing                                    */
+#define SKVQ_LLAMA_NO_CALIBRATION UINT32_C(8) /* data-free: below 4 bits some models lose most of
+					       * their accuracy                               */
 
 typedef struct skvq_llama_options {
 	uint32_t struct_size;
@@ -49,8 +51,8 @@ typedef struct skvq_llama_options {
 				  * llama.cpp takes memory for them                            */
 	void *user;              /* handed to log                                              */
 	void (*log)(void *user, int32_t level, const char *utf8); /* SKVQ_LOG_*; NULL: none    */
-	const char *calibration_path; /* calibration file; NULL: none                           */
-	uint32_t no_calibration;      /* 1: data-free, whatever calibration there is            */
+	const char *calibration_path; /* a calibration file; NULL: the one that is kept for these
+				       * weights, else it is made now and kept. docs/calibration.md */
 } skvq_llama_options;
 
 /* What is held for the open sequence, in bytes. Filled up to struct_size. */
@@ -116,6 +118,9 @@ uint32_t skvq_llama_ubatch(const skvq_llama *client);
 const char *skvq_llama_profile(const skvq_llama *client);
 /* 1 if it was asked to attach to a daemon and fell back to embedded. */
 int32_t skvq_llama_fell_back(const skvq_llama *client);
+/* What its codes are calibrated by: "none", "not used" by this profile, "made now", "daemon", or a
+ * file's path. */
+const char *skvq_llama_calibration(const skvq_llama *client);
 /* The identity's engine_numerics tag. */
 const char *skvq_llama_numerics(const skvq_llama *client);
 

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * calibration_get and calibration_put: engines of a tenant that run the same model agree on one
+ * calibration. The first good one stays as long as this process, in a memfd like an arena's. A
+ * worker copies it and checks the copy; what clients do to their memfd meanwhile is their loss.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <skvq/calibration.h>
+#include <skvq/error.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "control/dispatch.h"
+#include "mem/arena.h"
+
+#define PAGE_BYTES UINT64_C(4096) /* what an arena is a multiple of */
+
+struct calibration {
+	struct calibration *next;
+	struct arena arena;
+	uint64_t bytes; /* of the file, at the arena's start */
+	skvq_calibration_header header;
+};
+
+static bool is_of(const struct calibration *c, const struct skvq_calibration_key *key)
+{
+	return memcmp(c->header.weights, key->weights, sizeof(c->header.weights)) == 0 &&
+	       c->header.n_layer == key->n_layer && c->header.n_q_heads == key->n_q_heads &&
+	       c->header.n_kv_heads == key->n_kv_heads &&
+	       c->header.head_dim_k == key->head_dim_k && c->header.head_dim_v == key->head_dim_v;
+}
+
+static struct calibration *find(const struct control *control,
+				const struct skvq_calibration_key *key)
+{
+	struct calibration *c = control->calibrations;
+
+	while (c && !is_of(c, key))
+		c = c->next;
+	return c;
+}
+
+static void calibration_free(struct calibration *c)
+{
+	arena_fini(&c->arena);
+	free(c);
+}
+
+void calibrations_free(struct control *control)
+{
+	while (control->calibrations) {
+		struct calibration *c = control->calibrations;
+
+		control->calibrations = c->next;
+		calibration_free(c);
+	}
+}
+
+/* ---- get ---- */
+
+int op_calibration_get(const struct request *rq, struct why *why)
+{
+	const Skvq__Wire__CalibrationGet *m = rq->msg->calibration_get;
+	struct control *control = rq->session->control;
+	const struct skvq_calibration_key key = {m->weights_digest.data, m->n_layer, m->n_q_heads,
+						 m->n_kv_heads,		 m->head_dim_k,
+						 m->head_dim_v};
+	Skvq__Wire__CalibrationReply body = SKVQ__WIRE__CALIBRATION_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	struct calibration *c;
+
+	if (m->weights_digest.len != IDENTITY_DIGEST)
+		return why_fail(why, SKVQ_EIDENTITY, "weights_digest has %zu bytes, not %u",
+				m->weights_digest.len, IDENTITY_DIGEST);
+	c = find(control, &key);
+	if (!c)
+		return why_fail(why, SKVQ_EAGAIN, "nobody has put a calibration of these weights");
+	control->stats->n[STAT_calibrations_given]++;
+	body.bytes = c->bytes;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_CALIBRATION_GET;
+	reply.calibration_get = &body;
+	reply_send(rq->session, rq->id, &reply, c->arena.fd_ro);
+	return 0;
+}
+
+/* ---- put ---- */
+
+/* On its way in. Outlives its session. */
+struct put {
+	struct job job;
+	struct control *control;
+	uint64_t session; /* by id: it may be gone when the worker is done */
+	uint64_t id;      /* of the request */
+	int fd;
+	struct calibration *c;
+	int error;
+	struct why why;
+};
+
+/* Worker thread. */
+static int copy_in(struct put *put)
+{
+	struct calibration *c = put->c;
+	uint64_t rounded = (c->bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+	struct skvq_calibration opened;
+	char detail[160];
+	int err = arena_init(&c->arena, "skvqd-calibration", rounded, &put->why);
+
+	if (err < 0)
+		return err;
+	if (arena_commit(&c->arena, 0, rounded) < 0)
+		return why_fail(&put->why, SKVQ_ENOMEM, "no memory for a calibration of %llu bytes",
+				(unsigned long long)c->bytes);
+	for (uint64_t at = 0; at < c->bytes;) {
+		ssize_t n = pread(put->fd, c->arena.base + at, c->bytes - at, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return why_fail(&put->why, SKVQ_ESHORT,
+					"the calibration's memfd ends at %llu of %llu bytes",
+					(unsigned long long)at, (unsigned long long)c->bytes);
+		at += (uint64_t)n;
+	}
+	err = skvq_calibration_open(c->arena.base, c->bytes, &opened, detail, sizeof(detail));
+	if (err < 0)
+		return why_fail(&put->why, -err, "calibration: %s", detail);
+	c->header = opened.header;
+	return 0;
+}
+
+static void put_run(struct job *job)
+{
+	struct put *put = container_of(job, struct put, job);
+
+	put->error = copy_in(put);
+}
+
+static void send_put(struct session *session, uint64_t id, const struct calibration *c, bool stored)
+{
+	Skvq__Wire__CalibrationReply body = SKVQ__WIRE__CALIBRATION_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+
+	body.bytes = c->bytes;
+	body.stored = stored;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_CALIBRATION_PUT;
+	reply.calibration_put = &body;
+	reply_send(session, id, &reply, -1);
+}
+
+/* Keeps what the worker found good, if it is the first of its model. Returns the one that is kept. */
+static struct calibration *keep(struct put *put, bool *ret_stored)
+{
+	struct control *control = put->control;
+	const skvq_calibration_header *h = &put->c->header;
+	const struct skvq_calibration_key key = {h->weights,	h->n_layer,    h->n_q_heads,
+						 h->n_kv_heads, h->head_dim_k, h->head_dim_v};
+	struct calibration *c = find(control, &key);
+
+	*ret_stored = !c;
+	if (c)
+		return c;
+	c = put->c;
+	put->c = NULL;
+	c->next = control->calibrations;
+	control->calibrations = c;
+	control->calibration_bytes += c->bytes;
+	control->n_calibrations++;
+	control->stats->n[STAT_calibrations_stored]++;
+	log_event(LOG_INFO, "calibration_stored", LOG_U64("bytes", c->bytes),
+		  LOG_U64("connection", put->session));
+	return c;
+}
+
+static void put_done(struct job *job)
+{
+	struct put *put = container_of(job, struct put, job);
+	struct control *control = put->control;
+	struct session *session = control->sessions;
+	struct calibration *kept;
+	bool stored;
+
+	control->calibration_busy = false;
+	while (session && session->id != put->session)
+		session = session->next;
+	if (!job->cancelled && !control->closed && put->error == 0) {
+		kept = keep(put, &stored);
+		if (session)
+			send_put(session, put->id, kept, stored);
+	} else if (session && !job->cancelled) {
+		reply_error(session, put->id, put->error, put->why.text);
+	}
+	if (put->c)
+		calibration_free(put->c);
+	(void)close(put->fd);
+	free(put);
+}
+
+static int check_room(const struct control *control, uint64_t bytes, struct why *why)
+{
+	uint64_t max = control->config.calibration_max;
+
+	if (bytes < sizeof(skvq_calibration_header) || bytes > SKVQ_CALIBRATION_BYTES_MAX)
+		return why_fail(why, SKVQ_EINVAL, "a calibration of %llu bytes, at most %llu",
+				(unsigned long long)bytes,
+				(unsigned long long)SKVQ_CALIBRATION_BYTES_MAX);
+	if (bytes > max || control->calibration_bytes > max - bytes)
+		return why_fail(why, SKVQ_ELIMIT,
+				"calibrations take %llu bytes, %llu more are above %llu "
+				"(calibration_max)",
+				(unsigned long long)control->calibration_bytes,
+				(unsigned long long)bytes, (unsigned long long)max);
+	if (control->n_calibrations >= CALIBRATIONS_MAX)
+		return why_fail(why, SKVQ_ELIMIT, "calibrations of %u models are kept, at most %u",
+				control->n_calibrations, CALIBRATIONS_MAX);
+	if (control->calibration_busy)
+		return why_fail(why, SKVQ_EBUSY, "another calibration is being checked");
+	return 0;
+}
+
+int op_calibration_put(const struct request *rq, struct why *why)
+{
+	struct control *control = rq->session->control;
+	uint64_t bytes = rq->msg->calibration_put->bytes;
+	int *fd = &rq->frame->fds[0];
+	struct stat st;
+	struct put *put;
+	int err = check_memfd(*fd, why);
+
+	if (!err)
+		err = check_room(control, bytes, why);
+	if (err < 0)
+		return err;
+	if (fstat(*fd, &st) < 0 || (uint64_t)st.st_size < bytes)
+		return why_fail(why, SKVQ_ESHORT, "the calibration's memfd has %lld bytes, not %llu",
+				(long long)st.st_size, (unsigned long long)bytes);
+	put = calloc(1, sizeof(*put));
+	if (put)
+		put->c = calloc(1, sizeof(*put->c));
+	if (!put || !put->c) {
+		free(put);
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a calibration");
+	}
+	put->job.run = put_run;
+	put->job.done = put_done;
+	put->control = control;
+	put->session = rq->session->id;
+	put->id = rq->id;
+	put->fd = *fd;
+	put->c->bytes = bytes;
+	put->c->arena = (struct arena){.fd = -1, .fd_ro = -1};
+	err = worker_submit(control->cache->worker, &put->job);
+	if (err < 0) {
+		free(put->c);
+		free(put);
+		return why_fail(why, -err, "the workers have no room for a calibration (queue_max)");
+	}
+	*fd = -1; /* the job's now */
+	control->calibration_busy = true;
+	return 0;
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * calibration_maker.h - calibration files of models that do not exist.
+ */
+#ifndef SKVQ_TESTS_CALIBRATION_MAKER_H
+#define SKVQ_TESTS_CALIBRATION_MAKER_H
+
+#include <stdint.h>
+
+#include <skvq/calibration.h>
+
+/* A file from Gaussian rows in which channel 3 of every head's K is outlier times larger, and of Q
+ * so many times smaller. Different seeds give different matrices. With a table "auto-2.4" that gives
+ * the last layer more bits than the others. Freed with free(). */
+void *calibration_make(const struct skvq_calibration_key *key, float outlier, uint64_t seed,
+		       uint64_t *ret_bytes);
+
+#endif /* SKVQ_TESTS_CALIBRATION_MAKER_H */
