@@ -21,7 +21,7 @@ def main():
     if not os.path.exists(MODEL):
         print("no Gemma here: tools/build --gemma fetches it")
         sys.exit(77)
-    command = [os.path.join(BIN, "skvq-eval"), "--model", MODEL, "--text", TEXT, "--ctx", "720",
+    command = [os.path.join(BIN, "skvq-eval"), "--no-calibration", "--model", MODEL, "--text", TEXT, "--ctx", "720",
                "--first", "624", "--threads", "1", "--profiles", ",".join(PROFILES), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     if done.returncode != 0:

@@ -176,7 +176,7 @@ std::unique_ptr<Client> Bench::open_client(uint32_t n_threads)
 {
 	skvq_llama_options o{};
 	o.struct_size = sizeof o;
-	o.flags = SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH;
+	o.flags = SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH | SKVQ_LLAMA_NO_CALIBRATION;
 	o.plugin_path = plugin_.path().c_str();
 	o.profile = options_.profile.c_str();
 	o.engine_name = "bench-decode";
