@@ -8,6 +8,7 @@
 #include <skvq/calibrate.h>
 #include <skvq/error.h>
 #include <skvq/kernels.h>
+#include <skvq/rope.h>
 
 /* Sinks stay in FP16; and the keys of a text's first tokens are like no others. */
 #define SKIP_KEYS 8u
@@ -25,13 +26,35 @@ struct skvq_moments {
 		uint64_t n_k, n_q;
 		uint32_t n_sample;
 	} *layers;
+	/* What each channel showed: [layer], then all channels of K before RoPE, of K, of V. */
+	struct skvq_rope rope;
+	uint8_t *slides; /* [layer] */
+	float *low, *high;
 	bool not_finite;
 	uint32_t bad_layer, bad_position;
 };
 
-int skvq_moments_new(const struct skvq_calibration_key *key, uint32_t pairs_half_dim,
+/* Channels whose ranges are kept for a layer, and where those of a kind begin. */
+static size_t ranges_of(const struct skvq_moments *m)
+{
+	return (size_t)m->n_kv_heads * (2 * m->dim_k + m->dim_v);
+}
+
+static size_t range_at(const struct skvq_moments *m, uint32_t layer, int channels)
+{
+	return layer * ranges_of(m) + (size_t)channels * m->n_kv_heads * m->dim_k;
+}
+
+static bool rope_fits(const struct skvq_calibrate_rope *rope, uint32_t dim_k)
+{
+	return !rope->dim || (rope->dim <= dim_k && rope->dim % 2 == 0 && rope->theta > 0 &&
+			      isfinite(rope->theta));
+}
+
+int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_calibrate_rope *rope,
 		     struct skvq_moments **ret)
 {
+	static const struct skvq_calibrate_rope none = {0};
 	skvq_calibration_header h = {.n_layer = (uint16_t)key->n_layer,
 				     .n_q_heads = (uint16_t)key->n_q_heads,
 				     .n_kv_heads = (uint16_t)key->n_kv_heads,
@@ -40,10 +63,11 @@ int skvq_moments_new(const struct skvq_calibration_key *key, uint32_t pairs_half
 	struct skvq_calibration plan;
 	size_t heads = (size_t)key->n_layer * key->n_kv_heads;
 
+	rope = rope ? rope : &none;
 	if (key->n_layer > UINT16_MAX || key->n_q_heads > UINT16_MAX ||
 	    key->n_kv_heads > UINT16_MAX || key->head_dim_k > UINT16_MAX ||
 	    key->head_dim_v > UINT16_MAX || skvq_calibration_plan(&h, &plan) < 0 ||
-	    2 * pairs_half_dim > key->head_dim_k)
+	    !rope_fits(rope, key->head_dim_k))
 		return -SKVQ_EGEOMETRY;
 	struct skvq_moments *m = calloc(1, sizeof(*m));
 	if (!m)
@@ -53,15 +77,28 @@ int skvq_moments_new(const struct skvq_calibration_key *key, uint32_t pairs_half
 				   .n_kv_heads = key->n_kv_heads,
 				   .dim_k = key->head_dim_k,
 				   .dim_v = key->head_dim_v,
-				   .pairs_half = pairs_half_dim};
+				   .pairs_half = rope->interleaved ? rope->dim / 2 : 0};
 	m->k = calloc(heads * m->dim_k * m->dim_k, sizeof(*m->k));
 	m->q = calloc(heads * m->dim_k * m->dim_k, sizeof(*m->q));
 	m->sample_k = calloc(heads * SAMPLE_ROWS * m->dim_k, sizeof(*m->sample_k));
 	m->sample_v = calloc(heads * SAMPLE_ROWS * m->dim_v, sizeof(*m->sample_v));
 	m->layers = calloc(key->n_layer, sizeof(*m->layers));
-	if (!m->k || !m->q || !m->sample_k || !m->sample_v || !m->layers) {
+	m->slides = calloc(key->n_layer, sizeof(*m->slides));
+	m->low = calloc(key->n_layer * ranges_of(m), sizeof(*m->low));
+	m->high = calloc(key->n_layer * ranges_of(m), sizeof(*m->high));
+	if (!m->k || !m->q || !m->sample_k || !m->sample_v || !m->layers || !m->slides ||
+	    !m->low || !m->high) {
 		skvq_moments_free(m);
 		return -SKVQ_ENOMEM;
+	}
+	/* Keys that cannot be turned back are grouped as they come: who cannot do it here, cannot
+	 * where the groups would be used. */
+	(void)skvq_rope_init(rope->dim, rope->theta, rope->scaling, &m->rope);
+	for (uint32_t i = 0; i < key->n_layer; i++)
+		m->slides[i] = rope->layer_window && rope->layer_window[i];
+	for (size_t i = 0; i < key->n_layer * ranges_of(m); i++) {
+		m->low[i] = INFINITY;
+		m->high[i] = -INFINITY;
 	}
 	*ret = m;
 	return 0;
@@ -76,6 +113,9 @@ void skvq_moments_free(struct skvq_moments *m)
 	free(m->sample_k);
 	free(m->sample_v);
 	free(m->layers);
+	free(m->slides);
+	free(m->low);
+	free(m->high);
 	free(m);
 }
 
@@ -159,6 +199,38 @@ static void add_sample(struct skvq_moments *m, uint32_t layer, uint32_t n_tokens
 	m->layers[layer].n_sample += SAMPLE_TAKE;
 }
 
+static void widen(struct skvq_moments *m, size_t at, const float *x, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		m->low[at + i] = fminf(m->low[at + i], x[i]);
+		m->high[at + i] = fmaxf(m->high[at + i], x[i]);
+	}
+}
+
+static void add_ranges(struct skvq_moments *m, uint32_t layer, uint32_t position, uint32_t n_tokens,
+		       const float *k, const float *v)
+{
+	size_t before = range_at(m, layer, SKVQ_CHANNELS_K_BEFORE);
+	size_t after = range_at(m, layer, SKVQ_CHANNELS_K_AFTER);
+
+	for (uint32_t t = 0; t < n_tokens; t++) {
+		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
+			size_t at = (size_t)h * m->dim_k;
+			double canonical[SKVQ_HEAD_DIM_MAX];
+			float row[SKVQ_HEAD_DIM_MAX];
+
+			load(m, k + ((size_t)t * m->n_kv_heads + h) * m->dim_k, canonical);
+			for (uint32_t i = 0; i < m->dim_k; i++)
+				row[i] = (float)canonical[i];
+			widen(m, after + at, row, m->dim_k);
+			skvq_rope_turn(&m->rope, m->slides[layer], position + t, -1, row);
+			widen(m, before + at, row, m->dim_k);
+		}
+		widen(m, range_at(m, layer, SKVQ_CHANNELS_V),
+		      v + (size_t)t * m->n_kv_heads * m->dim_v, m->n_kv_heads * m->dim_v);
+	}
+}
+
 void skvq_moments_add(struct skvq_moments *m, uint32_t layer, uint32_t position, uint32_t n_tokens,
 		      const float *q, const float *k, const float *v)
 {
@@ -193,6 +265,8 @@ void skvq_moments_add(struct skvq_moments *m, uint32_t layer, uint32_t position,
 	}
 	m->layers[layer].n_k += n_tokens - skip_k;
 	m->layers[layer].n_q += (uint64_t)(n_tokens - skip_q) * group;
+	add_ranges(m, layer, position + skip_k, n_tokens - skip_k, k + skip_k * kv_row,
+		   v + (size_t)skip_k * m->n_kv_heads * m->dim_v);
 	add_sample(m, layer, n_tokens - skip_k, k + skip_k * kv_row,
 		   v + (size_t)skip_k * m->n_kv_heads * m->dim_v);
 }
@@ -288,6 +362,28 @@ static int fill_matrices(const struct skvq_moments *m, const struct skvq_calibra
 	return r;
 }
 
+static int fill_groups(const struct skvq_moments *m, const struct skvq_calibration *c, char *why,
+		       size_t why_bytes)
+{
+	int r = 0;
+
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (int ch = 0; ch < (int)SKVQ_CALIBRATION_CHANNELS; ch++)
+			for (uint32_t i = 0; !r && i < SKVQ_CALIBRATION_GROUP_SIZES; i++) {
+				uint32_t size = SKVQ_CALIBRATION_GROUP_SIZE(i);
+				uint32_t dim = ch == SKVQ_CHANNELS_V ? m->dim_v : m->dim_k;
+				size_t at = range_at(m, layer, ch);
+
+				r = skvq_calibrate_groups(
+				    m->low + at, m->high + at, m->n_kv_heads * dim, size,
+				    (uint16_t *)(uintptr_t)skvq_calibration_groups(c, layer, ch,
+										   size, NULL));
+			}
+	if (r < 0)
+		snprintf(why, why_bytes, "no memory for the channels of a layer");
+	return r;
+}
+
 static void put_text(char *to, size_t bytes, const char *text)
 {
 	size_t n = text ? strlen(text) : 0;
@@ -328,6 +424,7 @@ int skvq_moments_finish(const struct skvq_moments *m, const struct skvq_calibrat
 	    .magic = SKVQ_CALIBRATION_MAGIC,
 	    .version = SKVQ_CALIBRATION_VERSION,
 	    .header_bytes = sizeof(h),
+	    .flags = SKVQ_CALIBRATION_HAS_GROUPS,
 	    .n_layer = (uint16_t)m->n_layer,
 	    .n_q_heads = (uint16_t)m->n_q_heads,
 	    .n_kv_heads = (uint16_t)m->n_kv_heads,
@@ -353,6 +450,8 @@ int skvq_moments_finish(const struct skvq_moments *m, const struct skvq_calibrat
 	memcpy(bytes, &h, sizeof(h));
 	c.bytes = bytes;
 	r = fill_matrices(m, &c, why, why_bytes);
+	if (!r)
+		r = fill_groups(m, &c, why, why_bytes);
 	for (uint32_t i = 0; !r && i < m->n_layer; i++) {
 		skvq_calibration_layer *layer = (void *)(bytes + sizeof(h) + i * sizeof(*layer));
 

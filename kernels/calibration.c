@@ -14,7 +14,9 @@
 #include "sha256.h"
 
 #define MATRIX_ALIGN 64u
-#define FLAGS_KNOWN (SKVQ_CALIBRATION_HAS_V | SKVQ_CALIBRATION_HAS_SENSITIVITY)
+#define FLAGS_KNOWN                                                                                \
+	(SKVQ_CALIBRATION_HAS_V | SKVQ_CALIBRATION_HAS_SENSITIVITY | SKVQ_CALIBRATION_HAS_GROUPS)
+#define GROUPS_MAX (SKVQ_KV_HEADS_MAX * SKVQ_HEAD_DIM_MAX / SKVQ_CALIBRATION_GROUP_SIZE(0))
 /* Of float32 matrices that are each other's inverse the product strays from one by rounding alone;
  * matrices of two different heads miss by far more. */
 #define INVERSE_ERROR 0.02f
@@ -59,7 +61,11 @@ int skvq_calibration_plan(skvq_calibration_header *h, struct skvq_calibration *r
 	end = c.tables_offset + h->n_tables * c.table_bytes;
 	c.matrices_offset = (end + MATRIX_ALIGN - 1) / MATRIX_ALIGN * MATRIX_ALIGN;
 	c.head_bytes = 2 * (k + v) * sizeof(float);
-	end = c.matrices_offset + (uint64_t)h->n_layer * h->n_kv_heads * c.head_bytes;
+	c.groups_offset = c.matrices_offset + (uint64_t)h->n_layer * h->n_kv_heads * c.head_bytes;
+	if (h->flags & SKVQ_CALIBRATION_HAS_GROUPS) /* a multiple of 8, as channels are of 16 */
+		c.layer_groups_bytes = SKVQ_CALIBRATION_GROUP_SIZES * h->n_kv_heads *
+				       (2ull * h->head_dim_k + h->head_dim_v) * sizeof(uint16_t);
+	end = c.groups_offset + h->n_layer * c.layer_groups_bytes;
 	if (end > SKVQ_CALIBRATION_BYTES_MAX)
 		return -SKVQ_EGEOMETRY;
 	h->file_bytes = end;
@@ -306,6 +312,53 @@ static int check_matrices(const struct check *c, const struct skvq_calibration *
 	return 0;
 }
 
+static uint32_t channels_of(const struct skvq_calibration *f, uint32_t channels)
+{
+	return (uint32_t)f->header.n_kv_heads *
+	       (channels == SKVQ_CHANNELS_V ? f->header.head_dim_v : f->header.head_dim_k);
+}
+
+/* Whoever quantizes takes the numbers as they are: none may lie outside, and a group without a
+ * channel has no range. */
+static int check_map(const struct check *c, const uint16_t *of, uint32_t n, uint32_t n_groups,
+		     uint32_t layer)
+{
+	uint64_t at = (uint64_t)((const uint8_t *)of - c->bytes);
+	bool seen[GROUPS_MAX] = {false};
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (of[i] >= n_groups)
+			return fail(c, SKVQ_ECORRUPT,
+				    "layer %u: group at offset %llu is %u, there are %u", layer,
+				    (unsigned long long)(at + i * sizeof(*of)), of[i], n_groups);
+		seen[of[i]] = true;
+	}
+	for (uint32_t g = 0; g < n_groups; g++)
+		if (!seen[g])
+			return fail(c, SKVQ_ECORRUPT,
+				    "layer %u: group %u of the map at offset %llu has no channel",
+				    layer, g, (unsigned long long)at);
+	return 0;
+}
+
+static int check_groups(const struct check *c, const struct skvq_calibration *f)
+{
+	if (!(f->header.flags & SKVQ_CALIBRATION_HAS_GROUPS))
+		return 0;
+	for (uint32_t layer = 0; layer < f->header.n_layer; layer++)
+		for (uint32_t ch = 0; ch < SKVQ_CALIBRATION_CHANNELS; ch++)
+			for (uint32_t i = 0; i < SKVQ_CALIBRATION_GROUP_SIZES; i++) {
+				uint32_t n_groups;
+				const uint16_t *of = skvq_calibration_groups(
+				    f, layer, (int)ch, SKVQ_CALIBRATION_GROUP_SIZE(i), &n_groups);
+				int r = check_map(c, of, channels_of(f, ch), n_groups, layer);
+
+				if (r < 0)
+					return r;
+			}
+	return 0;
+}
+
 int skvq_calibration_open(const void *bytes, uint64_t n_bytes, struct skvq_calibration *ret,
 			  char *why, size_t why_bytes)
 {
@@ -325,6 +378,8 @@ int skvq_calibration_open(const void *bytes, uint64_t n_bytes, struct skvq_calib
 		r = check_tables(&c, &f);
 	if (!r)
 		r = check_matrices(&c, &f);
+	if (!r)
+		r = check_groups(&c, &f);
 	if (!r)
 		*ret = f;
 	return r;
@@ -364,22 +419,46 @@ int skvq_calibration_fits(const struct skvq_calibration *c, const struct skvq_ca
 	return 0;
 }
 
-void skvq_calibration_id(const struct skvq_calibration *c, uint8_t ret[SKVQ_CALIBRATION_DIGEST])
+/* What every identity begins with; name's zero is in it. */
+static void id_begin(const struct skvq_calibration *c, struct sha256 *s, const char *name,
+		     uint32_t kind)
 {
 	const skvq_calibration_header *h = &c->header;
-	const uint32_t numbers[] = {h->flags & SKVQ_CALIBRATION_HAS_V,
-				    h->n_layer,
-				    h->n_q_heads,
-				    h->n_kv_heads,
-				    h->head_dim_k,
-				    h->head_dim_v};
+	const uint32_t numbers[] = {kind,          h->n_layer,    h->n_q_heads,
+				    h->n_kv_heads, h->head_dim_k, h->head_dim_v};
+
+	skvq_sha256_init(s);
+	skvq_sha256_add(s, name, strlen(name) + 1);
+	skvq_sha256_add(s, numbers, sizeof(numbers));
+	skvq_sha256_add(s, h->weights, sizeof(h->weights));
+}
+
+void skvq_calibration_id(const struct skvq_calibration *c, uint8_t ret[SKVQ_CALIBRATION_DIGEST])
+{
 	struct sha256 s;
 
-	skvq_sha256_init(&s);
-	skvq_sha256_add(&s, "skvq-transforms/1", 18);
-	skvq_sha256_add(&s, numbers, sizeof(numbers));
-	skvq_sha256_add(&s, h->weights, sizeof(h->weights));
-	skvq_sha256_add(&s, c->bytes + c->matrices_offset, h->file_bytes - c->matrices_offset);
+	id_begin(c, &s, "skvq-transforms/1", c->header.flags & SKVQ_CALIBRATION_HAS_V);
+	skvq_sha256_add(&s, c->bytes + c->matrices_offset, c->groups_offset - c->matrices_offset);
+	skvq_sha256_end(&s, ret);
+}
+
+void skvq_calibration_groups_id(const struct skvq_calibration *c, uint32_t size, int after,
+				uint8_t ret[SKVQ_CALIBRATION_DIGEST])
+{
+	const uint32_t used[] = {after ? SKVQ_CHANNELS_K_AFTER : SKVQ_CHANNELS_K_BEFORE,
+				 SKVQ_CHANNELS_V};
+	struct sha256 s;
+
+	assert(c->header.flags & SKVQ_CALIBRATION_HAS_GROUPS);
+	id_begin(c, &s, "skvq-groups/1", size << 1 | (after != 0));
+	for (uint32_t layer = 0; layer < c->header.n_layer; layer++)
+		for (size_t i = 0; i < sizeof(used) / sizeof(used[0]); i++) {
+			const uint16_t *of =
+			    skvq_calibration_groups(c, layer, (int)used[i], size, NULL);
+
+			assert(of);
+			skvq_sha256_add(&s, of, channels_of(c, used[i]) * sizeof(*of));
+		}
 	skvq_sha256_end(&s, ret);
 }
 
@@ -434,4 +513,25 @@ const uint8_t *skvq_calibration_bits(const struct skvq_calibration *c, const cha
 		if (strcmp(skvq_calibration_table_at(c, i)->name, name) == 0)
 			return skvq_calibration_bits_at(c, i);
 	return NULL;
+}
+
+const uint16_t *skvq_calibration_groups(const struct skvq_calibration *c, uint32_t layer,
+					int channels, uint32_t size, uint32_t *ret_n)
+{
+	uint32_t n, i = 0, before = 0;
+
+	assert(layer < c->header.n_layer && channels >= 0 &&
+	       (uint32_t)channels < SKVQ_CALIBRATION_CHANNELS);
+	while (i < SKVQ_CALIBRATION_GROUP_SIZES && SKVQ_CALIBRATION_GROUP_SIZE(i) != size)
+		i++;
+	if (!(c->header.flags & SKVQ_CALIBRATION_HAS_GROUPS) || i == SKVQ_CALIBRATION_GROUP_SIZES)
+		return NULL;
+	n = channels_of(c, (uint32_t)channels);
+	for (uint32_t ch = 0; ch < (uint32_t)channels; ch++)
+		before += SKVQ_CALIBRATION_GROUP_SIZES * channels_of(c, ch);
+	if (ret_n)
+		*ret_n = (n + size - 1) / size;
+	return (const uint16_t *)(const void *)(c->bytes + c->groups_offset +
+						layer * c->layer_groups_bytes) +
+	       before + (size_t)i * n;
 }

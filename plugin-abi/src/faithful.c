@@ -7,53 +7,19 @@
  */
 #include "internal.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <skvq/faithful.h>
 
-/* A word of rope_scaling up to '+' or the end: "name:number[:...]". */
-static bool take_word(const char **text, const char *name, double *ret)
+static int rope_init(struct skvq_model *m)
 {
-	size_t n = strlen(name), end = strcspn(*text, "+");
-	char *stop;
-
-	if (strncmp(*text, name, n) != 0 || (*text)[n] != ':')
-		return false;
-	*ret = strtod(*text + n + 1, &stop);
-	if (!(*ret > 0) || !isfinite(*ret) || (*stop != ':' && stop != *text + end))
-		return false;
-	*text += end;
-	*text += **text == '+';
-	return true;
-}
-
-/* Frequencies of RoPE by the identity's theta and scaling: of layers that see everything, and of
- * those with a sliding window. */
-static int rope_init(struct skvq_model *m, struct faithful *f)
-{
-	const char *text = m->id.rope_scaling;
-	double linear = 1, swa = m->id.rope_theta, x;
-
-	f->pairs = m->id.rope_dim / 2;
-	while (*text) {
-		if (take_word(&text, "linear", &x))
-			linear = x;
-		else if (take_word(&text, "swa", &x))
-			swa = x;
-		else
-			return set_error(m->session, SKVQ_ENOTSUP,
-			                 "profile '%s' keeps keys as they were before RoPE, and rope_scaling "
-			                 "'%s' is not known; 'skvq-post-...' keeps them as they are",
-			                 m->id.profile, m->id.rope_scaling);
-	}
-	for (uint32_t i = 0; i < f->pairs; i++) {
-		double turn = -2.0 * i / (2.0 * f->pairs);
-
-		f->frequency[0][i] = pow(m->id.rope_theta, turn) / linear;
-		f->frequency[1][i] = pow(swa, turn);
-	}
+	if (skvq_rope_init(m->id.rope_dim, m->id.rope_theta, m->id.rope_scaling,
+	                   &m->faithful->rope) < 0)
+		return set_error(m->session, SKVQ_ENOTSUP,
+		                 "profile '%s' keeps keys as they were before RoPE, and rope_scaling "
+		                 "'%s' is not known; 'skvq-post-...' keeps them as they are",
+		                 m->id.profile, m->id.rope_scaling);
 	return 0;
 }
 
@@ -84,7 +50,7 @@ int faithful_init(struct skvq_model *m, const struct skvq_profile *p)
 			    n[is_v], skvq_faithful_neighbours(n[is_v], p->group, of), of};
 			of += n[is_v];
 		}
-	return p->pre_rope && m->id.rope_dim ? rope_init(m, f) : 0;
+	return p->pre_rope && m->id.rope_dim ? rope_init(m) : 0;
 }
 
 void faithful_free(struct skvq_model *m)
@@ -98,26 +64,18 @@ void faithful_free(struct skvq_model *m)
 }
 
 /* Turns a key by its position (way 1) or back (-1); halves in half-split order. */
-static void turn(const struct skvq_model *m, uint32_t layer, uint32_t position, double way,
+static void turn(const struct skvq_model *m, uint32_t layer, uint32_t position, int way,
                  uint16_t *row)
 {
-	const struct faithful *f = m->faithful;
-	const double *frequency = f->frequency[m->layer_window && m->layer_window[layer]];
+	const struct skvq_rope *rope = &m->faithful->rope;
 	const struct skvq_kernels *kn = m->session->kernels;
 	float x[SKVQ_HEAD_DIM_MAX];
 
-	if (!f->pairs)
+	if (!rope->pairs)
 		return;
-	kn->f16_to_f32(row, x, 2 * f->pairs);
-	for (uint32_t i = 0; i < f->pairs; i++) {
-		double angle = way * position * frequency[i];
-		float c = (float)cos(angle), s = (float)sin(angle);
-		float a = x[i], b = x[i + f->pairs];
-
-		x[i] = a * c - b * s;
-		x[i + f->pairs] = a * s + b * c;
-	}
-	kn->f32_to_f16(x, row, 2 * f->pairs);
+	kn->f16_to_f32(row, x, 2 * rope->pairs);
+	skvq_rope_turn(rope, m->layer_window && m->layer_window[layer], position, way, x);
+	kn->f32_to_f16(x, row, 2 * rope->pairs);
 }
 
 void faithful_encode(const struct skvq_seq *q, uint32_t layer, int is_v, uint32_t position,

@@ -20,6 +20,7 @@
 #include <skvq/kernels.h>
 #include <skvq/layout.h>
 #include <skvq/plugin.h>
+#include <skvq/rope.h>
 
 enum daemon_state { DAEMON_NONE = 0, DAEMON_ATTACHED = 1, DAEMON_LOST = 2 };
 
@@ -85,8 +86,7 @@ struct faithful {
 	uint16_t *of;                       /* their maps            */
 	uint8_t *tile;                      /* for [control] encode  */
 	float clip;
-	uint32_t pairs;          /* turned by RoPE; 0: keys are kept as they come         */
-	double frequency[2][SKVQ_HEAD_DIM_MAX / 2]; /* full attention, sliding window */
+	struct skvq_rope rope; /* of no pairs: keys are kept as they come */
 };
 
 struct skvq_model {

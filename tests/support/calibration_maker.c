@@ -40,7 +40,7 @@ void *calibration_make(const struct skvq_calibration_key *key, float outlier, ui
 	uint64_t n_plain;
 	char why[256] = "";
 
-	check(skvq_moments_new(key, 0, &m), "moments", why);
+	check(skvq_moments_new(key, NULL, &m), "moments", why);
 	for (uint32_t at = 0; at < 9 * key->head_dim_k + 256; at += TOKENS)
 		for (uint32_t l = 0; l < key->n_layer; l++) {
 			rows(&s, k, n_k, key->head_dim_k, outlier);

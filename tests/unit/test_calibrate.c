@@ -8,6 +8,7 @@
 
 #include <skvq/calibrate.h>
 #include <skvq/error.h>
+#include <skvq/rope.h>
 
 #include "seeded.h"
 
@@ -179,13 +180,14 @@ static void random_rows(struct seeded *s, float *x, size_t n, float last)
 		x[i] = seeded_gauss(s) * (i % DIM == DIM - 1 ? last : 1);
 }
 
-static struct skvq_moments *filled(uint32_t pairs_half, uint32_t n_chunks)
+static struct skvq_moments *filled(int interleaved, uint32_t n_chunks)
 {
 	static float q[CHUNK * Q_HEADS * DIM], k[CHUNK * KV_HEADS * DIM], v[CHUNK * KV_HEADS * DIM];
 	struct seeded s = {1};
+	struct skvq_calibrate_rope rope = {.dim = DIM, .interleaved = interleaved, .theta = 1e4};
 	struct skvq_moments *m = NULL;
 
-	assert_int_equal(skvq_moments_new(&key, pairs_half, &m), 0);
+	assert_int_equal(skvq_moments_new(&key, &rope, &m), 0);
 	for (uint32_t c = 0; c < n_chunks; c++)
 		for (uint32_t l = 0; l < LAYERS; l++) {
 			random_rows(&s, q, sizeof(q) / sizeof(*q), 0.1f);
@@ -205,9 +207,9 @@ static void rows_become_a_file(void **state)
 	char why[256] = "";
 
 	(void)state;
-	for (uint32_t half = 0; half <= DIM / 2; half += DIM / 2) {
-		struct skvq_moments *m = filled(half, 12);
-		uint32_t strong = half ? DIM - 1 : DIM - 1; /* 2i + 1 goes to half + i */
+	for (int interleaved = 0; interleaved < 2; interleaved++) {
+		struct skvq_moments *m = filled(interleaved, 12);
+		uint32_t strong = DIM - 1; /* 2i + 1 goes to half + i: here, to itself */
 
 		assert_int_equal(skvq_moments_finish(m, &key, "a\ntext", "test", &bytes, &n, why,
 						     sizeof(why)),
@@ -241,7 +243,210 @@ static void rows_become_a_file(void **state)
 	assert_non_null(strstr(why, "too short"));
 	skvq_moments_free(few);
 	other.head_dim_k = 24;
-	assert_int_equal(skvq_moments_new(&other, 0, &few), -SKVQ_EGEOMETRY);
+	assert_int_equal(skvq_moments_new(&other, NULL, &few), -SKVQ_EGEOMETRY);
+	struct skvq_calibrate_rope rope = {.dim = DIM + 2, .theta = 1e4};
+	assert_int_equal(skvq_moments_new(&key, &rope, &few), -SKVQ_EGEOMETRY);
+	rope = (struct skvq_calibrate_rope){.dim = DIM, .theta = 0};
+	assert_int_equal(skvq_moments_new(&key, &rope, &few), -SKVQ_EGEOMETRY);
+}
+
+/* ---- groups ---- */
+
+enum { CHANNELS_MAX = 512 };
+
+struct ranges {
+	uint32_t n, size;
+	float low[CHANNELS_MAX], high[CHANNELS_MAX];
+	uint16_t of[CHANNELS_MAX];
+};
+
+static uint32_t grouped(struct ranges *r)
+{
+	uint32_t n_groups = (r->n + r->size - 1) / r->size, seen[CHANNELS_MAX] = {0};
+
+	assert_int_equal(skvq_calibrate_groups(r->low, r->high, r->n, r->size, r->of), 0);
+	for (uint32_t i = 0; i < r->n; i++) {
+		assert_true(r->of[i] < n_groups);
+		seen[r->of[i]]++;
+	}
+	for (uint32_t g = 0; g < n_groups; g++)
+		assert_true(seen[g] > 0);
+	return n_groups;
+}
+
+/* Channels of a few sizes, in any order and numbers, and some that are never negative. */
+static void groups_are_what_they_should(void **state)
+{
+	static const float sizes[][2] = {{-40, 40}, {-9, 8}, {-3, 3}, {-0.5f, 0.4f}, {0, 20}};
+	enum { SIZES = 5 };
+	struct seeded s = seeded_init();
+	struct ranges r = {.n = 160, .size = 32}, moved = r;
+
+	(void)state;
+	for (int test = 0; test < 20; test++) {
+		uint32_t kind[CHANNELS_MAX], group_of[SIZES], from = seeded_below(&s, r.n);
+
+		for (uint32_t i = 0; i < r.n; i++) {
+			/* The rarer the larger, each at least once. */
+			kind[i] = i < SIZES ? i : 1 + seeded_below(&s, 8) % (SIZES - 1);
+			r.low[i] = sizes[kind[i]][0] * (1 + 0.1f * (float)seeded_unit(&s));
+			r.high[i] = sizes[kind[i]][1] * (1 + 0.1f * (float)seeded_unit(&s));
+		}
+		assert_int_equal(grouped(&r), SIZES);
+		for (uint32_t i = 0; i < SIZES; i++)
+			group_of[i] = r.of[i];
+		for (uint32_t i = 0; i < r.n; i++)
+			assert_int_equal(r.of[i], group_of[kind[i]]);
+		/* Numbered by their ranges, not by where they were found. */
+		assert_int_equal(group_of[0], 0);
+		for (uint32_t i = 0; i < r.n; i++) {
+			moved.low[i] = r.low[(i + from) % r.n];
+			moved.high[i] = r.high[(i + from) % r.n];
+		}
+		grouped(&moved);
+		for (uint32_t i = 0; i < r.n; i++)
+			assert_int_equal(moved.of[i], r.of[(i + from) % r.n]);
+	}
+}
+
+static double gap(const struct ranges *r, uint32_t i, const double centre[2])
+{
+	double x = (double)r->low[i] - centre[0], y = (double)r->high[i] - centre[1];
+
+	return x * x + y * y;
+}
+
+/* No channel would be better off in another group, and the same channels give the same groups. */
+static void groups_are_settled(void **state)
+{
+	static const uint32_t sizes[] = {32, 64, 128};
+	struct seeded s = seeded_init();
+
+	(void)state;
+	for (int test = 0; test < 60; test++) {
+		struct ranges r = {.n = 16 * (1 + seeded_below(&s, CHANNELS_MAX / 16)),
+				   .size = sizes[test % 3]};
+		double centres[CHANNELS_MAX][2] = {{0}};
+		uint32_t n[CHANNELS_MAX] = {0};
+
+		for (uint32_t i = 0; i < r.n; i++) {
+			float scale = expf(seeded_gauss(&s));
+
+			r.low[i] = -scale * (1 + 0.3f * seeded_gauss(&s));
+			r.high[i] = r.low[i] + 2 * scale;
+		}
+		struct ranges again = r;
+		uint32_t n_groups = grouped(&r);
+		grouped(&again);
+		assert_memory_equal(r.of, again.of, r.n * sizeof(*r.of));
+		for (uint32_t i = 0; i < r.n; i++) {
+			centres[r.of[i]][0] += (double)r.low[i];
+			centres[r.of[i]][1] += (double)r.high[i];
+			n[r.of[i]]++;
+		}
+		for (uint32_t g = 0; g < n_groups; g++) {
+			centres[g][0] /= n[g];
+			centres[g][1] /= n[g];
+			assert_true(g == 0 || centres[g - 1][0] <= centres[g][0]);
+		}
+		for (uint32_t i = 0; i < r.n; i++)
+			for (uint32_t g = 0; g < n_groups; g++)
+				assert_true(gap(&r, i, centres[r.of[i]]) <=
+					    gap(&r, i, centres[g]) + 1e-9);
+	}
+}
+
+/* Fewer different channels than groups: groups have a channel all the same. */
+static void groups_are_never_empty(void **state)
+{
+	struct seeded s = seeded_init();
+
+	(void)state;
+	for (uint32_t kinds = 1; kinds < 8; kinds++)
+		for (uint32_t n = 16; n <= CHANNELS_MAX; n += 48) {
+			struct ranges r = {.n = n, .size = 32};
+
+			for (uint32_t i = 0; i < n; i++) {
+				r.low[i] = -(float)seeded_below(&s, kinds) * 1e30f;
+				r.high[i] = -r.low[i];
+			}
+			grouped(&r);
+			/* Alike goes together as far as there are channels enough. */
+			if (r.n == 32 * kinds)
+				for (uint32_t i = 0; i < n; i++)
+					assert_true(r.of[i] != r.of[0] || r.low[i] == r.low[0]);
+		}
+}
+
+/* Keys are turned back: a channel that is large before RoPE is alone there, and after it shares its
+ * size with the other of its pair. */
+static void keys_are_grouped_as_they_were_before_rope(void **state)
+{
+	static float q[CHUNK * Q_HEADS * DIM], k[CHUNK * KV_HEADS * DIM], v[CHUNK * KV_HEADS * DIM];
+	static const uint32_t windows[LAYERS] = {0, 64, 0, 0};
+	static const char *const scalings[] = {"linear:2+swa:100", "yarn:4:4096"};
+	struct seeded s = seeded_init();
+	struct skvq_calibration c;
+	void *bytes = NULL;
+	uint64_t n;
+	char why[256] = "";
+
+	(void)state;
+	for (int test = 0; test < 4; test++) {
+		int interleaved = test % 2, unknown = test / 2;
+		struct skvq_calibrate_rope rope = {.dim = DIM,
+						   .interleaved = interleaved,
+						   .theta = 1e4,
+						   .scaling = scalings[unknown],
+						   .layer_window = windows};
+		struct skvq_moments *m = NULL;
+		struct skvq_rope turns;
+
+		assert_int_equal(skvq_rope_init(DIM, 1e4, scalings[0], &turns), 0);
+		assert_int_equal(skvq_moments_new(&key, &rope, &m), 0);
+		for (uint32_t at = 0; at < 12 * CHUNK; at += CHUNK)
+			for (uint32_t l = 0; l < LAYERS; l++) {
+				random_rows(&s, q, sizeof(q) / sizeof(*q), 1);
+				random_rows(&s, v, sizeof(v) / sizeof(*v), 30);
+				for (uint32_t i = 0; i < CHUNK * KV_HEADS; i++) {
+					float row[DIM];
+
+					random_rows(&s, row, DIM, 1);
+					row[2] = 100 + 20 * row[2];
+					skvq_rope_turn(&turns, windows[l] != 0, at + i / KV_HEADS, 1,
+						       row);
+					for (uint32_t j = 0; j < DIM; j++)
+						k[i * DIM + j] =
+						    row[!interleaved ? j : j % 2 * DIM / 2 + j / 2];
+				}
+				skvq_moments_add(m, l, at, CHUNK, q, k, v);
+			}
+		assert_int_equal(
+		    skvq_moments_finish(m, &key, "", "", &bytes, &n, why, sizeof(why)), 0);
+		assert_int_equal(skvq_calibration_open(bytes, n, &c, why, sizeof(why)), 0);
+		assert_true(c.header.flags & SKVQ_CALIBRATION_HAS_GROUPS);
+		for (uint32_t l = 0; l < LAYERS; l++) {
+			const uint16_t *before =
+			    skvq_calibration_groups(&c, l, SKVQ_CHANNELS_K_BEFORE, 32, NULL);
+			const uint16_t *after =
+			    skvq_calibration_groups(&c, l, SKVQ_CHANNELS_K_AFTER, 32, NULL);
+			const uint16_t *of_v =
+			    skvq_calibration_groups(&c, l, SKVQ_CHANNELS_V, 32, NULL);
+
+			for (uint32_t i = 0; i < KV_HEADS * DIM; i++) {
+				uint32_t j = i % DIM;
+
+				assert_int_equal(before[i] == before[2],
+						 j == 2 || (unknown && j == 2 + DIM / 2));
+				assert_int_equal(after[i] == after[2], j == 2 || j == 2 + DIM / 2);
+				assert_int_equal(of_v[i] == of_v[DIM - 1], j == DIM - 1);
+			}
+			assert_int_equal(
+			    skvq_calibration_groups(&c, l, SKVQ_CHANNELS_V, 128, NULL)[DIM], 0);
+		}
+		free(bytes);
+		skvq_moments_free(m);
+	}
 }
 
 static void numbers_that_are_not_finite_are_named(void **state)
@@ -303,6 +508,9 @@ static void bits_go_where_it_hurts(void **state)
 	skvq_calibration_id(&c, id);
 	skvq_calibration_id(&with, id_with);
 	assert_memory_equal(id, id_with, sizeof(id));
+	skvq_calibration_groups_id(&c, 64, 0, id); /* they are still there */
+	skvq_calibration_groups_id(&with, 64, 0, id_with);
+	assert_memory_equal(id, id_with, sizeof(id));
 	free(bytes);
 	free(more);
 	skvq_moments_free(m);
@@ -315,6 +523,10 @@ int main(void)
 	    cmocka_unit_test(outlier_channels_change_nothing),
 	    cmocka_unit_test(a_dead_head_is_rotated),
 	    cmocka_unit_test(rows_become_a_file),
+	    cmocka_unit_test(groups_are_what_they_should),
+	    cmocka_unit_test(groups_are_settled),
+	    cmocka_unit_test(groups_are_never_empty),
+	    cmocka_unit_test(keys_are_grouped_as_they_were_before_rope),
 	    cmocka_unit_test(numbers_that_are_not_finite_are_named),
 	    cmocka_unit_test(bits_go_where_it_hurts),
 	};

@@ -53,6 +53,20 @@ static void put_table(struct file *f, const struct skvq_calibration *c, uint32_t
 		at[sizeof(t) + b] = (b + i) % 3 ? SKVQ_BITS_2 : SKVQ_BITS_4;
 }
 
+/* Of HEADS * DIM_K or _V channels, which are 32 or 64; in turn, beginning with the layer's. */
+static void fill_groups(const struct skvq_calibration *c, uint32_t layer)
+{
+	for (int ch = 0; ch < (int)SKVQ_CALIBRATION_CHANNELS; ch++)
+		for (uint32_t i = 0; i < SKVQ_CALIBRATION_GROUP_SIZES; i++) {
+			uint32_t n = HEADS * (ch == SKVQ_CHANNELS_V ? DIM_V : DIM_K), n_groups = 0;
+			uint16_t *of = (uint16_t *)(uintptr_t)skvq_calibration_groups(
+			    c, layer, ch, SKVQ_CALIBRATION_GROUP_SIZE(i), &n_groups);
+
+			for (uint32_t j = 0; of && j < n; j++)
+				of[j] = (uint16_t)((layer + j) % n_groups);
+		}
+}
+
 static struct file make(uint32_t flags)
 {
 	skvq_calibration_header h = {
@@ -86,6 +100,7 @@ static struct file make(uint32_t flags)
 		skvq_calibration_layer layer = {.sensitivity = {0.5f, 0.25f}, .error = {{1}, {2}}};
 
 		memcpy(f.bytes + sizeof(h) + l * sizeof(layer), &layer, sizeof(layer));
+		fill_groups(&c, l);
 		for (uint32_t head = 0; head < HEADS; head++) {
 			for (int v = 0; v < 2; v++) {
 				float *into = (float *)(uintptr_t)skvq_calibration_into(&c, l, head, v);
@@ -131,7 +146,7 @@ static struct skvq_calibration_key key(void)
 static void holds(void **state)
 {
 	(void)state;
-	for (uint32_t flags = 0; flags < 4; flags++) {
+	for (uint32_t flags = 0; flags < 8; flags++) {
 		struct file f = make(flags);
 		struct skvq_calibration c = opened(&f);
 		struct skvq_calibration_key k = key();
@@ -145,6 +160,17 @@ static void holds(void **state)
 		assert_null(skvq_calibration_bits(&c, "auto-2.1"));
 		assert_true(skvq_calibration_layer_of(&c, 2)->sensitivity[1] == 0.25f);
 		assert_string_equal(c.header.text, "a text");
+		assert_int_equal(f.n % 8, 0);
+		for (int ch = 0; ch < (int)SKVQ_CALIBRATION_CHANNELS; ch++) {
+			uint32_t n = 77;
+			const uint16_t *of = skvq_calibration_groups(&c, 1, ch, 32, &n);
+
+			assert_int_equal(of != NULL, !!(flags & SKVQ_CALIBRATION_HAS_GROUPS));
+			assert_int_equal(n, !of ? 77 : ch == SKVQ_CHANNELS_V ? 2 : 1);
+			assert_null(skvq_calibration_groups(&c, 1, ch, 16, &n));
+			if (of)
+				assert_int_equal(of[2], ch == SKVQ_CHANNELS_V);
+		}
 		free(f.bytes);
 	}
 }
@@ -152,7 +178,7 @@ static void holds(void **state)
 /* Whatever byte is hit, on whatever bit, the file is not taken for whole. */
 static void every_flip_is_seen(void **state)
 {
-	struct file f = make(SKVQ_CALIBRATION_HAS_SENSITIVITY);
+	struct file f = make(SKVQ_CALIBRATION_HAS_SENSITIVITY | SKVQ_CALIBRATION_HAS_GROUPS);
 	struct skvq_calibration c;
 	char why[256];
 
@@ -172,7 +198,7 @@ static void every_flip_is_seen(void **state)
 
 static void every_truncation_is_seen(void **state)
 {
-	struct file f = make(0), shorter = f;
+	struct file f = make(SKVQ_CALIBRATION_HAS_GROUPS), shorter = f;
 
 	(void)state;
 	for (shorter.n = 0; shorter.n < f.n; shorter.n += shorter.n < 512 ? 1 : 97) {
@@ -213,7 +239,8 @@ static void lies_are_refused(void **state)
 	TRY(h->magic++, SKVQ_ECORRUPT, "magic at offset 0");
 	TRY(h->version = 2, SKVQ_ENOTSUP, "version at offset 8");
 	TRY(h->header_bytes = 0, SKVQ_ECORRUPT, "header_bytes at offset 10");
-	TRY(h->flags |= 4, SKVQ_ECORRUPT, "flags at offset 12");
+	TRY(h->flags |= 8, SKVQ_ECORRUPT, "flags at offset 12");
+	TRY(h->flags |= 4, SKVQ_ECORRUPT, "file_bytes at offset 16");
 	TRY(h->file_bytes++, SKVQ_ECORRUPT, "file_bytes at offset 16");
 	TRY(h->file_bytes = UINT64_MAX, SKVQ_ECORRUPT, "file_bytes at offset 16");
 	TRY(h->n_layer = 0, SKVQ_ECORRUPT, "geometry at offset 24");
@@ -249,6 +276,35 @@ static void lies_are_refused(void **state)
 	f.bytes[72]++;
 	refused(&f, SKVQ_ECORRUPT, "digest at offset 72");
 	free(f.bytes);
+}
+
+static void groups_that_lie_are_refused(void **state)
+{
+	struct file f;
+	struct skvq_calibration c;
+	uint16_t *of; /* of layer 1's values: 64 channels, 2 groups */
+
+	(void)state;
+#define TRY(change, what)                                                                          \
+	do {                                                                                       \
+		f = make(SKVQ_CALIBRATION_HAS_GROUPS);                                             \
+		c = opened(&f);                                                                    \
+		of = (uint16_t *)(uintptr_t)skvq_calibration_groups(&c, 1, SKVQ_CHANNELS_V, 32,    \
+								    NULL);                         \
+		change;                                                                            \
+		sealed(&f);                                                                        \
+		refused(&f, SKVQ_ECORRUPT, what);                                                  \
+		free(f.bytes);                                                                     \
+	} while (0)
+	TRY(of[5] = 2, "is 2, there are 2");
+	TRY(of[63] = 65535, "layer 1: group at offset");
+	TRY(of[-1] = 1, "is 1, there are 1"); /* the keys' last, in one group of 128 */
+	TRY(of[64] = 1, "is 1, there are 1"); /* the next map's first */
+	TRY(memset(of, 0, 128), "group 1 of the map at offset");
+	TRY(for (int i = 0; i < 64; i++) of[i] = 1, "has no channel");
+	TRY(((uint16_t *)at(&f, f.n))[-1] = 1, "layer 2: group at offset");
+	TRY(((skvq_calibration_header *)at(&f, 0))->flags = 0, "file_bytes at offset 16");
+#undef TRY
 }
 
 static void other_models_are_refused(void **state)
@@ -303,6 +359,41 @@ static void id_is_of_what_changes_codes(void **state)
 	free(f.bytes);
 }
 
+/* Profiles with groups part by the groups they use, and the others by none. */
+static void groups_have_an_id_of_their_own(void **state)
+{
+	struct file f = make(SKVQ_CALIBRATION_HAS_GROUPS), without = make(0);
+	struct skvq_calibration c = opened(&f), old = opened(&without);
+	uint8_t id[32], other[32], before[32], after[32];
+	float *into = (float *)(uintptr_t)skvq_calibration_into(&c, 2, 1, 0);
+	uint16_t *of = (uint16_t *)(uintptr_t)skvq_calibration_groups(&c, 2, SKVQ_CHANNELS_V, 32,
+								       NULL);
+
+	(void)state;
+	skvq_calibration_id(&c, id);
+	skvq_calibration_id(&old, other);
+	assert_memory_equal(id, other, sizeof(id));
+	skvq_calibration_groups_id(&c, 32, 0, before);
+	skvq_calibration_groups_id(&c, 32, 1, after);
+	assert_memory_not_equal(before, after, sizeof(id)); /* even if they say the same */
+	skvq_calibration_groups_id(&c, 64, 0, other);
+	assert_memory_not_equal(before, other, sizeof(id));
+	assert_memory_not_equal(before, id, sizeof(id));
+	*into = nextafterf(*into, 0);
+	skvq_calibration_groups_id(&c, 32, 0, other);
+	assert_memory_equal(before, other, sizeof(id));
+	skvq_calibration_id(&c, id);
+	of[7] ^= 1;
+	skvq_calibration_groups_id(&c, 32, 0, other);
+	assert_memory_not_equal(before, other, sizeof(id));
+	skvq_calibration_groups_id(&c, 32, 1, other);
+	assert_memory_not_equal(after, other, sizeof(id));
+	skvq_calibration_id(&c, other);
+	assert_memory_equal(id, other, sizeof(id));
+	free(f.bytes);
+	free(without.bytes);
+}
+
 static void sha256_is_sha256(void **state)
 {
 	/* FIPS 180-4's own examples, and a million letters. */
@@ -340,8 +431,10 @@ int main(void)
 	    cmocka_unit_test(every_flip_is_seen),
 	    cmocka_unit_test(every_truncation_is_seen),
 	    cmocka_unit_test(lies_are_refused),
+	    cmocka_unit_test(groups_that_lie_are_refused),
 	    cmocka_unit_test(other_models_are_refused),
 	    cmocka_unit_test(id_is_of_what_changes_codes),
+	    cmocka_unit_test(groups_have_an_id_of_their_own),
 	    cmocka_unit_test(sha256_is_sha256),
 	};
 

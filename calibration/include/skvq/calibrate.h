@@ -21,9 +21,17 @@ extern "C" {
 
 struct skvq_moments; /* made by skvq_moments_new, freed by skvq_moments_free */
 
-/* Only the geometry of key is used here. pairs_half_dim: rope_dim / 2 if rows come with interleaved
- * RoPE pairs (SKVQ_PAIRS_INTERLEAVED), else 0. -SKVQ_EGEOMETRY, -SKVQ_ENOMEM. */
-int skvq_moments_new(const struct skvq_calibration_key *key, uint32_t pairs_half_dim,
+/* How the model turns its keys: as in skvq_model_desc. */
+struct skvq_calibrate_rope {
+	uint32_t dim;    /* channels that are turned; 0: none */
+	int interleaved; /* rows come with SKVQ_PAIRS_INTERLEAVED */
+	double theta;
+	const char *scaling;
+	const uint32_t *layer_window; /* [n_layer], not 0: the layer slides; NULL: none does */
+};
+
+/* Only the geometry of key is used here. rope NULL: there is none. -SKVQ_EGEOMETRY, -SKVQ_ENOMEM. */
+int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_calibrate_rope *rope,
 		     struct skvq_moments **ret);
 /* NULL is a no-op. */
 void skvq_moments_free(struct skvq_moments *m);
@@ -34,7 +42,7 @@ void skvq_moments_free(struct skvq_moments *m);
 void skvq_moments_add(struct skvq_moments *m, uint32_t layer, uint32_t position, uint32_t n_tokens,
 		      const float *q, const float *k, const float *v);
 
-/* Matrices and errors as a file without tables, to be freed with free(). key says whose; text and
+/* Matrices, groups and errors as a file without tables, to be freed with free(). key says whose; text and
  * tool are cut where they do not fit. -SKVQ_EINVAL if there were too few rows or any was not
  * finite. */
 int skvq_moments_finish(const struct skvq_moments *m, const struct skvq_calibration_key *key,
@@ -45,6 +53,12 @@ int skvq_moments_finish(const struct skvq_moments *m, const struct skvq_calibrat
  * as in a file. What skvq_moments_finish does for each head; alone for tests. */
 int skvq_calibrate_balance(const double *c, const double *g, uint32_t dim, float *into, float *back,
 			   char *why, size_t why_bytes);
+
+/* Groups of n channels, size each on average, by the least and the largest number each showed:
+ * k-means, the best of ten starts. of[n]; every number below n / size, rounded up, is there.
+ * -SKVQ_ENOMEM. What skvq_moments_finish does for each layer; alone for tests. */
+int skvq_calibrate_groups(const float *low, const float *high, uint32_t n, uint32_t size,
+			  uint16_t *of);
 
 /* A bit table that is wanted: as good as may be with at most code_bits bits a number on average,
  * scales not included. */

@@ -260,10 +260,15 @@ CalibrationBytes calibrate(llama_model *model, const std::string &gguf_path,
 	    std::min(context_tokens, static_cast<uint32_t>(llama_model_n_ctx_train(model)));
 	skvq_llama client(model, gguf_path, o);
 	const skvq_calibration_key key = client.calibration_key();
-	const uint32_t pairs_half =
-	    client.shape.arch->rope_pairs == SKVQ_PAIRS_INTERLEAVED ? client.shape.head_dim / 2 : 0;
+	skvq_calibrate_rope rope{};
+	rope.dim = client.shape.head_dim;
+	rope.interleaved = client.shape.arch->rope_pairs == SKVQ_PAIRS_INTERLEAVED;
+	rope.theta = client.shape.rope_theta;
+	rope.scaling = client.shape.rope_scaling.c_str();
+	rope.layer_window =
+	    client.shape.layer_window.empty() ? nullptr : client.shape.layer_window.data();
 	skvq_moments *made = nullptr;
-	if (int rc = skvq_moments_new(&key, pairs_half, &made))
+	if (int rc = skvq_moments_new(&key, &rope, &made))
 		failed(rc, "no memory for the moments of this model");
 	const std::unique_ptr<skvq_moments, void (*)(skvq_moments *)> moments(made,
 									      skvq_moments_free);

@@ -6,10 +6,10 @@
  * docs/calibration-format.md draws it and explains the choices. All numbers are little-endian.
  *
  *   0        256
- *   +--------+---------+--------+-----+--------------------------------------------+
- *   | header | layers  | tables | pad | matrices, layer by layer and head by head: |
- *   |        | 48 B    |        |     | K into, K back [, V into, V back], float32 |
- *   +--------+---------+--------+-----+--------------------------------------------+
+ *   +--------+---------+--------+-----+--------------------------------------------+--------+
+ *   | header | layers  | tables | pad | matrices, layer by layer and head by head: | groups |
+ *   |        | 48 B    |        |     | K into, K back [, V into, V back], float32 | uint16 |
+ *   +--------+---------+--------+-----+--------------------------------------------+--------+
  *
  * Every offset follows from the header's counts, so there is none to be forged. A file is checked
  * as a whole before anything in it is used. Pure functions, any thread; no memory is taken.
@@ -36,6 +36,7 @@ extern "C" {
 
 #define SKVQ_CALIBRATION_HAS_V UINT32_C(1)           /* matrices for V too             */
 #define SKVQ_CALIBRATION_HAS_SENSITIVITY UINT32_C(2) /* layers' sensitivities are known */
+#define SKVQ_CALIBRATION_HAS_GROUPS UINT32_C(4)      /* channel groups of profiles skvq-... */
 
 /* Texts are printable ASCII, padded with zeros, at least one. */
 typedef struct skvq_calibration_header {
@@ -74,6 +75,17 @@ typedef struct skvq_calibration_table {
 	uint32_t reserved;
 } skvq_calibration_table;
 
+/* Channel groups run over all KV heads of a layer, channel head * head_dim + i: of keys as they were
+ * before RoPE, of keys as they come, of values; each for groups of so many channels on average. */
+enum skvq_calibration_channels {
+	SKVQ_CHANNELS_K_BEFORE = 0, /* as K_AFTER where RoPE was not known when the file was made */
+	SKVQ_CHANNELS_K_AFTER = 1,
+	SKVQ_CHANNELS_V = 2,
+};
+#define SKVQ_CALIBRATION_CHANNELS 3u
+#define SKVQ_CALIBRATION_GROUP_SIZES 3u /* in this order: 32, 64, 128 */
+#define SKVQ_CALIBRATION_GROUP_SIZE(i) (32u << (i))
+
 SKVQ_STATIC_ASSERT(sizeof(skvq_calibration_header) == 256, "calibration header is 256 bytes");
 SKVQ_STATIC_ASSERT(sizeof(skvq_calibration_layer) == 48, "calibration layer is 48 bytes");
 SKVQ_STATIC_ASSERT(sizeof(skvq_calibration_table) == 24, "calibration table is 24 bytes");
@@ -83,6 +95,7 @@ struct skvq_calibration {
 	const uint8_t *bytes;
 	skvq_calibration_header header;
 	uint64_t tables_offset, table_bytes, matrices_offset, head_bytes;
+	uint64_t groups_offset, layer_groups_bytes; /* where they end, if there are none; 0 */
 };
 
 /* Whose calibration is wanted. */
@@ -109,6 +122,12 @@ int skvq_calibration_fits(const struct skvq_calibration *c, const struct skvq_ca
  * tables, sensitivities or texts are equal here. */
 void skvq_calibration_id(const struct skvq_calibration *c, uint8_t ret[SKVQ_CALIBRATION_DIGEST]);
 
+/* The same for profiles whose groups of channels are of this size, which use nothing else of the
+ * file: geometry, weights' digest, size and groups, of keys after RoPE or before. Only with
+ * SKVQ_CALIBRATION_HAS_GROUPS, size one of the three. */
+void skvq_calibration_groups_id(const struct skvq_calibration *c, uint32_t size, int after,
+				uint8_t ret[SKVQ_CALIBRATION_DIGEST]);
+
 /* [dim][dim], row-major (skvq/kernels.h). NULL for V without SKVQ_CALIBRATION_HAS_V. */
 const float *skvq_calibration_into(const struct skvq_calibration *c, uint32_t layer, uint32_t head,
 				   int is_v);
@@ -121,6 +140,11 @@ const skvq_calibration_table *skvq_calibration_table_at(const struct skvq_calibr
 /* [n_layer][2] of table i; of the table with that name, or NULL. */
 const uint8_t *skvq_calibration_bits_at(const struct skvq_calibration *c, uint32_t i);
 const uint8_t *skvq_calibration_bits(const struct skvq_calibration *c, const char *name);
+/* The group of each channel (channels: SKVQ_CHANNELS_*), and into ret_n, unless NULL, the number of
+ * groups: the channels over size, rounded up; each has a channel. NULL without
+ * SKVQ_CALIBRATION_HAS_GROUPS and for a size that is none of the three. */
+const uint16_t *skvq_calibration_groups(const struct skvq_calibration *c, uint32_t layer,
+					int channels, uint32_t size, uint32_t *ret_n);
 
 #if defined(__cplusplus)
 }
