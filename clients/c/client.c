@@ -12,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <skvq/format.h>
+
 static int say_hello(struct skvq_client *c, const char *name)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
@@ -206,7 +208,7 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 	m.n_layer_window = id->layer_window ? id->n_layer : 0;
 	m.layer_window = (uint32_t *)(uintptr_t)id->layer_window;
 	m.clip = id->clip;
-	m.page_version = 1;
+	m.page_version = SKVQ_PAGE_VERSION;
 	open.identity = &m;
 	open.model_name = text_field(id->model_name);
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_NAMESPACE_OPEN;
