@@ -23,6 +23,7 @@ static int say_hello(struct skvq_client *c, const char *name)
 
 	snprintf(short_name, sizeof short_name, "%s", name ? name : "");
 	hello.version_major = 1;
+	hello.features = FEATURES;
 	hello.name = short_name;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_HELLO;
 	req.hello = &hello;
@@ -33,6 +34,7 @@ static int say_hello(struct skvq_client *c, const char *name)
 	c->hello.frame_bytes_max = reply->hello->frame_bytes_max;
 	c->hello.pins_max = reply->hello->pins_max;
 	c->hello.requests_max = reply->hello->requests_max;
+	c->hello.features = reply->hello->features & FEATURES;
 	snprintf(c->hello.version, sizeof c->hello.version, "%s", reply->hello->daemon_version);
 	if (reply->hello->version_major != 1)
 		r = client_break(c, SKVQ_EVERSION, "the daemon speaks protocol %u, not 1",
