@@ -127,7 +127,8 @@ static void a_gaussian_errs_as_expected(void **state)
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		for (size_t d = 0; d < sizeof(dims) / sizeof(dims[0]); d++) {
 			for (int is_v = 0; is_v < 2; is_v++) {
-				float want, have = gaussian_error(&k, names[i], is_v, dims[d], &want);
+				float want,
+				    have = gaussian_error(&k, names[i], is_v, dims[d], &want);
 
 				if (!(have < 1.02f * want && have > (i ? .75f : .3f) * want))
 					fail_msg("%s %s of %u channels: %g, expected %g", names[i],
@@ -140,7 +141,8 @@ static void a_gaussian_errs_as_expected(void **state)
 
 static void nothing_is_expected_without_rotation(void **state)
 {
-	static const char *const names[] = {"plain-k2v2", "affine-k2v2-g32", "skvq-k2v2-g64", "fp16"};
+	static const char *const names[] = {"plain-k2v2", "affine-k2v2-g32", "skvq-k2v2-g64",
+					    "fp16"};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

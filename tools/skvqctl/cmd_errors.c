@@ -113,15 +113,17 @@ static void side_text(const struct skvq_client_error_info *e, char cells[4][CTL_
 
 static void namespace_text(const struct skvq_client_ns_info *ns, const struct listing *l)
 {
-	static const char *const headings[] = {"LAYER",	 "K BITS", "MEAN", "MAX", "<2^-12 .. 1",
-					       "V BITS", "MEAN",   "MAX",  "<2^-12 .. 1"};
+	static const char *const headings[] = {"LAYER", "K BITS",      "MEAN",
+					       "MAX",   "<2^-12 .. 1", "V BITS",
+					       "MEAN",  "MAX",         "<2^-12 .. 1"};
 	char model[sizeof(ns->model_name)], profile[sizeof(ns->profile)];
 
 	memcpy(model, ns->model_name, sizeof(model));
 	memcpy(profile, ns->profile, sizeof(profile));
 	printf("namespace %" PRIu32 ": %s, %s\n", ns->ns, ctl_clean(model), ctl_clean(profile));
 	if (!l->known) {
-		puts("  nothing is known: no page has come in that says what it lost; FP16 loses nothing");
+		puts("  nothing is known: no page has come in that says what it lost; FP16 loses "
+		     "nothing");
 		return;
 	}
 	struct ctl_table *t = ctl_table_new(sizeof(headings) / sizeof(headings[0]), headings);
@@ -176,7 +178,8 @@ static int show_all(const struct ctl *ctl, struct skvq_client *c, const uint32_t
 		shown++;
 	}
 	if (only && !shown && result == CTL_OK) {
-		fprintf(stderr, "skvqctl: there is no namespace %" PRIu32 "; 'skvqctl ls' lists them\n",
+		fprintf(stderr,
+			"skvqctl: there is no namespace %" PRIu32 "; 'skvqctl ls' lists them\n",
 			*only);
 		result = CTL_FAILED;
 	}

@@ -19,7 +19,7 @@
 
 /* All zero to begin with. */
 struct skvq_error_sum {
-	double error[SKVQ_ERROR_LANES]; /* of |x - x'|^2 */
+	double error[SKVQ_ERROR_LANES];  /* of |x - x'|^2 */
 	double energy[SKVQ_ERROR_LANES]; /* of |x|^2      */
 };
 
