@@ -250,7 +250,7 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	    .layer_window = m->layer_window,
 	    .clip = p->kind == SKVQ_CODEC_AFFINE || p->kind == SKVQ_CODEC_FAITHFUL ? p->clip : 0,
 	};
-	return p->kind == SKVQ_CODEC_FAITHFUL ? faithful_init(m, p) : 0;
+	return 0;
 }
 
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)
@@ -309,8 +309,13 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 		goto fail;
 	}
 	r = fill(m, &d, &p);
-	if (r == 0 && d.calibration)
+	if (r == 0 && p.kind == SKVQ_CODEC_FAITHFUL) {
+		r = faithful_init(m, &p, d.calibration ? &calibration : NULL);
+		free(m->calibration);
+		m->calibration = NULL;
+	} else if (r == 0 && d.calibration) {
 		r = use_calibration(m, &calibration);
+	}
 	if (r < 0)
 		goto fail;
 	session_pump(s, 0);
