@@ -12,7 +12,7 @@
 #include <skvq/calibrate.h>
 #include <skvq/error.h>
 
-#define STARTS 10u
+#define STARTS     10u
 #define ROUNDS_MAX 300u
 #define GROUPS_MAX (SKVQ_KV_HEADS_MAX * SKVQ_HEAD_DIM_MAX / SKVQ_CALIBRATION_GROUP_SIZE(0))
 

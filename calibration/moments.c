@@ -57,7 +57,8 @@ int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_c
 		     struct skvq_moments **ret)
 {
 	static const struct skvq_calibrate_rope none = {0};
-	skvq_calibration_header h = {.n_layer = (uint16_t)key->n_layer,
+	skvq_calibration_header h = {.flags = SKVQ_CALIBRATION_HAS_GROUPS,
+				     .n_layer = (uint16_t)key->n_layer,
 				     .n_q_heads = (uint16_t)key->n_q_heads,
 				     .n_kv_heads = (uint16_t)key->n_kv_heads,
 				     .head_dim_k = (uint16_t)key->head_dim_k,

@@ -23,9 +23,37 @@ static int rope_init(struct skvq_model *m)
 	return 0;
 }
 
-int faithful_init(struct skvq_model *m, const struct skvq_profile *p)
+/* The groups of one layer's K or V: the calibration's, if it has any, or neighbours. */
+static int groups_init(struct skvq_model *m, const struct skvq_profile *p,
+                       const struct skvq_calibration *c, uint32_t layer, int is_v, uint16_t *of)
 {
-	const struct skvq_layout *l = &m->layout;
+	const struct skvq_layer_layout *l = &m->layout.layers[layer];
+	struct skvq_channel_groups *g = &m->faithful->groups[2 * layer + (uint32_t)is_v];
+	uint32_t room = (is_v ? l->v_rows : l->k_rows) / 2;
+	int channels = is_v          ? SKVQ_CHANNELS_V
+	               : p->pre_rope ? SKVQ_CHANNELS_K_BEFORE
+	                             : SKVQ_CHANNELS_K_AFTER;
+	const uint16_t *own = c ? skvq_calibration_groups(c, layer, channels, p->group, &g->n_groups)
+	                        : NULL;
+
+	g->n = m->n_kv_heads * (is_v ? m->dim_v : m->dim_k);
+	g->of = of;
+	if (own)
+		memcpy(of, own, g->n * sizeof *of);
+	else
+		g->n_groups = skvq_faithful_neighbours(g->n, p->group, of);
+	if ((is_v ? l->v.kind : l->k.kind) != SKVQ_CODEC_FAITHFUL)
+		return 0; /* FP16 by a bit table: there are no rows */
+	if (g->n_groups != room || room > SKVQ_FAITHFUL_GROUPS_MAX)
+		return set_error(m->session, SKVQ_EGEOMETRY,
+		                 "layer %u: %u groups of channels, pages have room for %u, at most %u",
+		                 layer, g->n_groups, room, SKVQ_FAITHFUL_GROUPS_MAX);
+	return 0;
+}
+
+int faithful_init(struct skvq_model *m, const struct skvq_profile *p,
+                  const struct skvq_calibration *c)
+{
 	uint32_t n[2] = {m->n_kv_heads * m->dim_k, m->n_kv_heads * m->dim_v};
 	struct faithful *f = calloc(1, sizeof *f);
 
@@ -41,15 +69,16 @@ int faithful_init(struct skvq_model *m, const struct skvq_profile *p)
 	uint16_t *of = f->of;
 	for (uint32_t layer = 0; layer < m->n_layer; layer++)
 		for (int is_v = 0; is_v < 2; is_v++) {
-			uint32_t rows = is_v ? l->layers[layer].v_rows : l->layers[layer].k_rows;
+			int r = groups_init(m, p, c, layer, is_v, of);
 
-			if (rows / 2 > SKVQ_FAITHFUL_GROUPS_MAX)
-				return set_error(m->session, SKVQ_EGEOMETRY, "%u groups of channels, at most %u",
-				                 rows / 2, SKVQ_FAITHFUL_GROUPS_MAX);
-			f->groups[2 * layer + (uint32_t)is_v] = (struct skvq_channel_groups){
-			    n[is_v], skvq_faithful_neighbours(n[is_v], p->group, of), of};
+			if (r < 0)
+				return r;
 			of += n[is_v];
 		}
+	if (c && c->header.flags & SKVQ_CALIBRATION_HAS_GROUPS) {
+		skvq_calibration_groups_id(c, p->group, !p->pre_rope, m->calibration_id);
+		m->id.calibration_digest = m->calibration_id;
+	}
 	return p->pre_rope && m->id.rope_dim ? rope_init(m) : 0;
 }
 

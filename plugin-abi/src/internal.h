@@ -242,7 +242,9 @@ int encode_tiles(struct skvq_seq *q);
 bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position);
 
 /* faithful.c */
-int faithful_init(struct skvq_model *m, const struct skvq_profile *p);
+/* With the groups of the calibration c, if it has any; NULL: there is none. Keeps nothing of it. */
+int faithful_init(struct skvq_model *m, const struct skvq_profile *p,
+                  const struct skvq_calibration *c);
 void faithful_free(struct skvq_model *m);
 /* A tile leaving the window: all heads' K or V of one layer. */
 void faithful_encode(const struct skvq_seq *q, uint32_t layer, int is_v, uint32_t position,

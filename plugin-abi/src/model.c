@@ -129,6 +129,24 @@ static int take_calibration(struct skvq_model *m, const skvq_model_desc *d, stru
 	return r < 0 ? set_error(s, -r, "calibration: %s", why) : 0;
 }
 
+/* What the calibration's own text lost at the width a layer has. */
+static void expect_errors(struct skvq_model *m, const struct skvq_calibration *c)
+{
+	static const uint8_t widths[SKVQ_CALIBRATION_WIDTHS] = {SKVQ_BITS_8, SKVQ_BITS_4, SKVQ_BITS_3,
+	                                                        SKVQ_BITS_2, SKVQ_BITS_TERNARY};
+
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (int is_v = 0; is_v < 2; is_v++) {
+			const struct skvq_layer_layout *ll = &m->layout.layers[layer];
+			const struct skvq_codec *codec = is_v ? &ll->v : &ll->k;
+
+			for (uint32_t w = 0; codec->rotate && w < SKVQ_CALIBRATION_WIDTHS; w++)
+				if (widths[w] == codec->bits)
+					model_expect_error(m, layer, is_v,
+					                   skvq_calibration_layer_of(c, layer)->error[is_v][w]);
+		}
+}
+
 /* Matrices take the place of a rotation, so a codec without one keeps to its name. */
 static int use_calibration(struct skvq_model *m, const struct skvq_calibration *c)
 {
@@ -164,6 +182,7 @@ static int use_calibration(struct skvq_model *m, const struct skvq_calibration *
 			}
 		}
 	if (used) {
+		expect_errors(m, c);
 		skvq_calibration_id(c, m->calibration_id);
 		m->id.calibration_digest = m->calibration_id;
 	}
@@ -251,8 +270,7 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	    .layer_window = m->layer_window,
 	    .clip = p->kind == SKVQ_CODEC_AFFINE || p->kind == SKVQ_CODEC_FAITHFUL ? p->clip : 0,
 	};
-	int r = page_errors_init(m);
-	return r == 0 && p->kind == SKVQ_CODEC_FAITHFUL ? faithful_init(m, p) : r;
+	return page_errors_init(m);
 }
 
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)
@@ -311,8 +329,13 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 		goto fail;
 	}
 	r = fill(m, &d, &p);
-	if (r == 0 && d.calibration)
+	if (r == 0 && p.kind == SKVQ_CODEC_FAITHFUL) {
+		r = faithful_init(m, &p, d.calibration ? &calibration : NULL);
+		free(m->calibration);
+		m->calibration = NULL;
+	} else if (r == 0 && d.calibration) {
 		r = use_calibration(m, &calibration);
+	}
 	if (r < 0)
 		goto fail;
 	session_pump(s, 0);

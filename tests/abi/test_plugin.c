@@ -749,6 +749,38 @@ static void calibration_tames_outliers(void **state)
 	}
 }
 
+/* SKVQ's groups: large channels, which stand in all heads, share a scale with each other and spoil no
+ * others. Without groups in the calibration, or without one, neighbours share. */
+static void groups_tame_outliers(void **state)
+{
+	(void)state;
+	static const char *const profiles[] = {"skvq-post-k4v4-g32", "skvq-post-k4v4-g64",
+	                                       "skvq-k4v4-g32", "skvq-k2v2-g64", "skvq-k3v3-g128"};
+
+	for (size_t i = 0; i < sizeof profiles / sizeof profiles[0]; i++) {
+		double neighbours, grouped, ungrouped;
+		struct toy t = toy_default();
+
+		t.profile = profiles[i];
+		t.kv_heads = 3;
+		t.outlier = 32;
+		rng = 1;
+		neighbours = mean_error(&t);
+		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		t.calibration = file;
+		rng = 1;
+		grouped = mean_error(&t);
+		if (!(grouped < 0.5 * neighbours))
+			fail_msg("%s: error %g with neighbours, %g with groups", t.profile, neighbours,
+			         grouped);
+		calibration_ungroup(file, &t.calibration_bytes);
+		rng = 1;
+		ungrouped = mean_error(&t);
+		assert_true(ungrouped == neighbours);
+		free(file);
+	}
+}
+
 static void numbers_that_are_not_finite_are_refused(void **state)
 {
 	(void)state;
@@ -1098,6 +1130,7 @@ int main(void)
 	    cmocka_unit_test(model_register_refuses),
 	    cmocka_unit_test(calibrations_of_others_are_refused),
 	    cmocka_unit_test(calibration_tames_outliers),
+	    cmocka_unit_test(groups_tame_outliers),
 	    cmocka_unit_test(numbers_that_are_not_finite_are_refused),
 	    cmocka_unit_test(calls_out_of_order_are_refused),
 	    cmocka_unit_test(a_child_after_fork_is_refused),

@@ -350,12 +350,15 @@ static void *make_calibration(uint64_t seed, uint64_t *ret_bytes)
 static void calibrations_do_not_mix(void **state)
 {
 	(void)state;
-	static const char *const profiles[] = {"k2v1.5", "auto-2.4"};
+	static const char *const profiles[] = {"k2v1.5", "auto-2.4", "skvq-k2v2-g64"};
 	static struct run first, second;
 	uint64_t n[2];
 	void *files[2] = {make_calibration(1, &n[0]), make_calibration(2, &n[1])};
+	uint64_t n_ungrouped;
+	void *ungrouped = make_calibration(1, &n_ungrouped);
 
-	for (size_t p = 0; p < 2; p++) {
+	calibration_ungroup(ungrouped, &n_ungrouped);
+	for (size_t p = 0; p < 3; p++) {
 		uint32_t tail = (uint32_t)p;
 
 		profile = profiles[p];
@@ -381,12 +384,26 @@ static void calibrations_do_not_mix(void **state)
 		/* None. */
 		calibration = NULL;
 		calibration_bytes = 0;
-		profile = "k2v1.5";
+		if (p == 1)
+			profile = "k2v1.5"; /* without, there is no table */
 		run_open(&second, daemon_.socket, 0, tail, 640, "numerics");
 		assert_int_equal(second.matched, 0);
 		run_close(&second);
 		run_close(&first);
 	}
+	/* SKVQ's own use nothing but the groups: a calibration without any is none. */
+	calibration = ungrouped;
+	calibration_bytes = n_ungrouped;
+	run_open(&first, daemon_.socket, 0, 8, 640, "numerics");
+	for (int i = 0; i < 5; i++)
+		run_step(&first, CHUNK);
+	wait_shared(&first, 7);
+	calibration = NULL;
+	calibration_bytes = 0;
+	run_open(&second, daemon_.socket, 0, 8, 640, "numerics");
+	assert_int_equal(second.matched, 560);
+	run_close(&second);
+	run_close(&first);
 	/* FP16 pages are not coded: with whatever calibration they are the same. */
 	profile = "fp16";
 	run_open(&first, daemon_.socket, 0, 9, 640, "numerics");
@@ -403,6 +420,7 @@ static void calibrations_do_not_mix(void **state)
 	calibration_bytes = 0;
 	free(files[0]);
 	free(files[1]);
+	free(ungrouped);
 }
 
 /* Engines that calibrated on their own end up with one calibration: the first one's. */

@@ -60,6 +60,7 @@ class Calibration(unittest.TestCase):
     def test_what_was_made(self):
         self.assertEqual(self.made["text"], os.path.basename(TEXT))
         self.assertGreater(self.made["tokens"], 1900)
+        self.assertEqual(self.made["groups"], [32, 64, 128])
         for which in "kv":
             errors = self.made["error_2bit_" + which]
             self.assertEqual(len(errors), 30)

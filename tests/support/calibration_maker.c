@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <skvq/calibrate.h>
 
@@ -28,6 +29,8 @@ void *calibration_make(const struct skvq_calibration_key *key, float outlier, ui
 		       uint64_t *ret_bytes)
 {
 	static const struct skvq_calibrate_target target = {"auto-2.4", 2.255};
+	const struct skvq_calibrate_rope rope = {
+	    .dim = key->head_dim_k, .theta = 10000, .positions = 8192};
 	struct seeded s = {seed};
 	struct skvq_moments *m = NULL;
 	size_t n_k = (size_t)TOKENS * key->n_kv_heads * key->head_dim_k;
@@ -40,7 +43,7 @@ void *calibration_make(const struct skvq_calibration_key *key, float outlier, ui
 	uint64_t n_plain;
 	char why[256] = "";
 
-	check(skvq_moments_new(key, NULL, &m), "moments", why);
+	check(skvq_moments_new(key, &rope, &m), "moments", why);
 	for (uint32_t at = 0; at < 9 * key->head_dim_k + 256; at += TOKENS)
 		for (uint32_t l = 0; l < key->n_layer; l++) {
 			rows(&s, k, n_k, key->head_dim_k, outlier);
@@ -63,4 +66,17 @@ void *calibration_make(const struct skvq_calibration_key *key, float outlier, ui
 	free(v);
 	skvq_moments_free(m);
 	return ret;
+}
+
+void calibration_ungroup(void *file, uint64_t *bytes)
+{
+	skvq_calibration_header h;
+	struct skvq_calibration c;
+
+	memcpy(&h, file, sizeof(h));
+	h.flags &= ~SKVQ_CALIBRATION_HAS_GROUPS;
+	check(skvq_calibration_plan(&h, &c), "plan", "");
+	memcpy(file, &h, sizeof(h)); /* they are the end of the file */
+	*bytes = h.file_bytes;
+	skvq_calibration_seal(file, *bytes);
 }

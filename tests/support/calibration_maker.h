@@ -11,8 +11,12 @@
 
 /* A file from Gaussian rows in which channel 3 of every head's K is outlier times larger, and of Q
  * so many times smaller. Different seeds give different matrices. With a table "auto-2.4" that gives
- * the last layer more bits than the others. Freed with free(). */
+ * the last layer more bits than the others; keys are taken to be turned by RoPE with theta 10000 for
+ * their groups. Freed with free(). */
 void *calibration_make(const struct skvq_calibration_key *key, float outlier, uint64_t seed,
 		       uint64_t *ret_bytes);
+
+/* Makes that file one without channel groups, in place: as they were made before there were any. */
+void calibration_ungroup(void *file, uint64_t *bytes);
 
 #endif /* SKVQ_TESTS_CALIBRATION_MAKER_H */

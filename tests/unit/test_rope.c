@@ -73,11 +73,10 @@ static void back_is_where_it_was(void **state)
 
 static void other_words_are_refused(void **state)
 {
-	static const char *const words[] = {"yarn:4:4096",   "linear",       "linear:",
-					    "linear:-1",     "linear:nan",   "linear:inf",
-					    "linear:4x",     "swa:0",        "linear:4+yarn:2:1",
-					    "rope_freqs",    "linear:2 ",    "+",
-					    "linear:2++swa:9"};
+	static const char *const words[] = {
+	    "yarn:4:4096", "linear",    "linear:",        "linear:-1",         "linear:nan",
+	    "linear:inf",  "linear:4x", "swa:0",          "linear:4+yarn:2:1", "rope_freqs",
+	    "linear:2 ",   "+",         "linear:2++swa:9"};
 	struct skvq_rope r, was;
 
 	(void)state;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "error.h"
@@ -67,6 +68,7 @@ skvq_llama::skvq_llama(llama_model *model_, const std::string &gguf_path,
 	try {
 		open_session();
 		find_calibration(model_, gguf_path);
+		check_groups();
 		register_model();
 		make_context(model_);
 	} catch (...) {
@@ -158,10 +160,11 @@ void skvq_llama::check_profile()
 }
 
 // The one that was named; else the tenant's, the one that is kept for these weights, or a new one.
-// Only profiles that rotate can use one.
+// Only profiles that rotate can use its matrices, and SKVQ's own its channel groups.
 void skvq_llama::find_calibration(llama_model *llama, const std::string &gguf_path)
 {
-	const bool usable = profile.compare(0, 1, "k") == 0 || profile.compare(0, 5, "auto-") == 0;
+	const bool usable = profile.compare(0, 1, "k") == 0 || profile.compare(0, 5, "auto-") == 0 ||
+			    profile.compare(0, 5, "skvq-") == 0;
 	calibration_source = usable ? "none" : "not used";
 	if (!usable)
 		return;
@@ -188,6 +191,19 @@ void skvq_llama::find_calibration(llama_model *llama, const std::string &gguf_pa
 	else
 		calibration_source = kept;
 	calibration_to_daemon();
+}
+
+// Files that were made before there were groups are as good as ever for all other profiles. Whether
+// it is a calibration at all is the plugin's to say.
+void skvq_llama::check_groups() const
+{
+	skvq_calibration_header header;
+	if (profile.compare(0, 5, "skvq-") != 0 || calibration.size() < sizeof header)
+		return;
+	std::memcpy(&header, calibration.data(), sizeof header);
+	if (!(header.flags & SKVQ_CALIBRATION_HAS_GROUPS))
+		say(SKVQ_LOG_WARNING, "the calibration has no channel groups, so neighbours share a "
+				      "scale: skvq-calibrate makes one that has them");
 }
 
 void skvq_llama::make_calibration(llama_model *llama, const std::string &gguf_path,

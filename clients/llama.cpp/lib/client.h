@@ -32,6 +32,7 @@ struct skvq_llama {
 
 	void open_session();
 	void check_profile();
+	void check_groups() const;
 	void find_calibration(llama_model *llama, const std::string &gguf_path);
 	void make_calibration(llama_model *llama, const std::string &gguf_path,
 			      const std::string &path);

@@ -30,14 +30,15 @@ const char usage[] =
     "usage: skvq-calibrate --model FILE.gguf [--text FILE ...] [options]\n"
     "\n"
     "Makes the calibration file of a model: for each head the matrix that lets few bits serve best,\n"
-    "how much each layer suffers from few bits, and tables of bits by layer (profiles auto-2.1,\n"
-    "auto-2.4, auto-3). Without --text the model generates a text itself.\n"
+    "which channels share a scale (profiles skvq-...), how much each layer suffers from few bits,\n"
+    "and tables of bits by layer (profiles auto-2.1, auto-2.4, auto-3). Without --text the model\n"
+    "generates a text itself.\n"
     "\n"
     "  --text FILE         plain text, any kind the model will meet; may be given again. Never the\n"
     "                      text that accuracy is measured on\n"
     "  --tokens N          of the text, at most; default 4096\n"
     "  --output FILE       default: where engines look for it, in $XDG_DATA_HOME or ~/.local/share\n"
-    "  --no-sensitivity    matrices only: a minute instead of some; no tables\n"
+    "  --no-sensitivity    matrices and groups only: a minute instead of some; no tables\n"
     "  --bits AVERAGE      one more table, profile auto-AVERAGE: at most so many stored bits a\n"
     "                      number, scales included; e.g. 2.6. May be given again\n"
     "  --threads N         default: one per processor\n"
@@ -211,10 +212,13 @@ void report(const Args &args, const skvq_calibration &c, const std::string &outp
 {
 	const skvq_calibration_header &h = c.header;
 	const bool known = h.flags & SKVQ_CALIBRATION_HAS_SENSITIVITY;
+	const bool grouped = h.flags & SKVQ_CALIBRATION_HAS_GROUPS;
 	if (!args.json) {
 		std::printf("%s\n  %u layers, %u KV heads of %u channels; %u tokens, %s; %.1f s\n",
 			    output.c_str(), h.n_layer, h.n_kv_heads, h.head_dim_k, h.n_tokens, h.text,
 			    seconds);
+		if (grouped)
+			std::printf("  channel groups for profiles skvq-...\n");
 		for (uint32_t i = 0; i < h.n_tables; ++i)
 			std::printf("  %-10s %.3f bits a number\n", skvq_calibration_table_at(&c, i)->name,
 				    static_cast<double>(skvq_calibration_table_at(&c, i)->average));
@@ -227,6 +231,10 @@ void report(const Args &args, const skvq_calibration &c, const std::string &outp
 	json_object_set_new(o, "tokens", json_integer(h.n_tokens));
 	json_object_set_new(o, "seconds", json_real(seconds));
 	json_object_set_new(o, "bytes", json_integer(static_cast<json_int_t>(h.file_bytes)));
+	json_t *groups = json_array();
+	for (uint32_t i = 0; grouped && i < SKVQ_CALIBRATION_GROUP_SIZES; ++i)
+		json_array_append_new(groups, json_integer(SKVQ_CALIBRATION_GROUP_SIZE(i)));
+	json_object_set_new(o, "groups", groups);
 	for (uint32_t i = 0; i < h.n_tables; ++i)
 		json_object_set_new(o, skvq_calibration_table_at(&c, i)->name,
 				    json_real(static_cast<double>(
