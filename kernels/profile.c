@@ -88,7 +88,7 @@ static bool take_young(const char *s, uint32_t *ret)
 
 static bool is_reserved(const char *name)
 {
-	return strcmp(name, "skvq") == 0 || strcmp(name, "e2.4") == 0;
+	return strcmp(name, "skvq") == 0;
 }
 
 /* "2", "2.4", "2.38": at most 15.99. */
@@ -130,8 +130,9 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		*ret = p;
 		return 0;
 	}
-	if (take(&s, "e2.1")) {
-		p.k_bits = p.v_bits = SKVQ_BITS_2;
+	if (take(&s, "e2.1") || take(&s, "e2.4")) {
+		if (s[-1] == '1')
+			p.k_bits = p.v_bits = SKVQ_BITS_2; /* else a table says them */
 		p.nested = 1;
 		if (!take_young(s, &p.young))
 			return -SKVQ_EPROFILE;

@@ -310,7 +310,9 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 	if (d.calibration && (r = take_calibration(m, &d, &calibration)) < 0)
 		goto fail;
 	if (!p.k_bits && !bits) {
-		bits = d.calibration ? skvq_calibration_bits(&calibration, p.name) : NULL;
+		bits = d.calibration
+		           ? skvq_calibration_bits(&calibration, p.nested ? "auto-2.4" : p.name)
+		           : NULL;
 		if (!bits) {
 			r = set_error(s, SKVQ_EPROFILE,
 			              "profile '%s' takes its bits from a calibration's table, and %s",

@@ -31,7 +31,8 @@ struct toy {
 	const char *profile;
 	const void *calibration;
 	uint64_t calibration_bytes;
-	float outlier; /* 0: none; else channel 3 of K so many times larger, of Q smaller */
+	float outlier; /* 0: none; else channel 3 of K, and its RoPE partner, so
+	                * many times larger, of Q smaller */
 	void (*log)(void *user, int32_t level, const char *utf8);
 	void *log_user;
 	float *k, *v, *q; /* [layers][tokens][heads][dim] */
@@ -107,9 +108,9 @@ static void toy_open(struct toy *t)
 	}
 	for (size_t i = 0; i < n_q; i++)
 		t->q[i] = normal();
-	for (size_t i = 3; t->outlier > 0 && i < n_kv; i += t->dim)
+	for (size_t i = 3; t->outlier > 0 && i < n_kv; i += t->dim / 2)
 		t->k[i] *= t->outlier;
-	for (size_t i = 3; t->outlier > 0 && i < n_q; i += t->dim)
+	for (size_t i = 3; t->outlier > 0 && i < n_q; i += t->dim / 2)
 		t->q[i] /= t->outlier;
 	assert_int_equal(api->open(&engine, NULL, &t->session), 0);
 	skvq_model_desc d = desc_of(t);

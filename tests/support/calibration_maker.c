@@ -22,7 +22,7 @@ static void check(int r, const char *what, const char *why)
 static void rows(struct seeded *s, float *x, size_t n, uint32_t dim, float outlier)
 {
 	for (size_t i = 0; i < n; i++)
-		x[i] = seeded_gauss(s) * (i % dim == OUTLIER ? outlier : 1);
+		x[i] = seeded_gauss(s) * (i % (dim / 2) == OUTLIER ? outlier : 1);
 }
 
 void *calibration_make(const struct skvq_calibration_key *key, float outlier, uint64_t seed,

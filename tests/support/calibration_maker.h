@@ -9,7 +9,7 @@
 
 #include <skvq/calibration.h>
 
-/* A file from Gaussian rows in which channel 3 of every head's K is outlier times larger, and of Q
+/* A file from Gaussian rows in which channel 3 of every head's K, and its RoPE partner, is outlier times larger, and of Q
  * so many times smaller. Different seeds give different matrices. With a table "auto-2.4" that gives
  * the last layer more bits than the others; keys are taken to be turned by RoPE with theta 10000 for
  * their groups. Freed with free(). */

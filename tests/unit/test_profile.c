@@ -154,7 +154,7 @@ static void bad_names(void **state)
 	    "k-2v2",
 	    "\xff\xfe",
 	};
-	static const char *const later[] = {"skvq", "e2.4"};
+	static const char *const later[] = {"skvq"};
 
 	char name[SKVQ_PROFILE_NAME_MAX + 40];
 
@@ -183,6 +183,10 @@ static void elastic(void **state)
 	assert_true(k.nested && !v.nested);
 	assert_int_equal(skvq_codec_init(&p, 0, SKVQ_BITS_3, 64, &k), 0);
 	assert_false(k.nested); /* by a bit table */
+	assert_int_equal(skvq_profile_parse("e2.4-n7", &p), 0);
+	assert_true(p.nested && p.k_bits == 0 && p.v_bits == 0 && p.young == 7);
+	assert_int_equal(skvq_codec_init(&p, 0, SKVQ_BITS_2, 64, &k), 0);
+	assert_true(k.nested); /* where the table gives two bits */
 	assert_int_equal(skvq_profile_parse("e2.1-n1", &p), 0);
 	assert_int_equal(p.young, 1);
 	assert_int_equal(skvq_profile_parse("e2.1-n1073741824", &p), 0);

@@ -66,8 +66,9 @@ struct skvq_codec {
  * "skvq-[post-]k<b>v<b>-g<32|64|128>" (faithful; groups of so many channels on average, across heads);
  * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window);
  * "auto-<average>": as "k<b>v<b>", with bits by layer that only a table can tell: k_bits and v_bits
- * are 0, and a layout needs the table.
- * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("e2.4", "skvq"). ret
+ * are 0, and a layout needs the table. "e2.4[-n...]": with the table of "auto-2.4", and keys nested
+ * where it gives them two bits.
+ * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("skvq"). ret
  * is untouched on failure. */
 int skvq_profile_parse(const char *name, struct skvq_profile *ret);
 
