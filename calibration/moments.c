@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <complex.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,7 +21,8 @@
 
 struct skvq_moments {
 	uint32_t n_layer, n_q_heads, n_kv_heads, dim_k, dim_v, pairs_half;
-	double *k, *q; /* sums of x x^T, upper triangle: [layer][kv head][dim_k][dim_k] */
+	double *k, *q; /* sums of x x^T before RoPE, upper triangle: [layer][kv head][dim_k][dim_k] */
+	uint32_t positions;
 	float *sample_k, *sample_v; /* [layer][kv head][SAMPLE_ROWS][dim] */
 	struct {
 		uint64_t n_k, n_q;
@@ -48,7 +50,7 @@ static size_t range_at(const struct skvq_moments *m, uint32_t layer, int channel
 static bool rope_fits(const struct skvq_calibrate_rope *rope, uint32_t dim_k)
 {
 	return !rope->dim || (rope->dim <= dim_k && rope->dim % 2 == 0 && rope->theta > 0 &&
-			      isfinite(rope->theta));
+			      isfinite(rope->theta) && rope->positions);
 }
 
 int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_calibrate_rope *rope,
@@ -78,6 +80,7 @@ int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_c
 				   .n_kv_heads = key->n_kv_heads,
 				   .dim_k = key->head_dim_k,
 				   .dim_v = key->head_dim_v,
+				   .positions = rope->positions,
 				   .pairs_half = rope->interleaved ? rope->dim / 2 : 0};
 	m->k = calloc(heads * m->dim_k * m->dim_k, sizeof(*m->k));
 	m->q = calloc(heads * m->dim_k * m->dim_k, sizeof(*m->q));
@@ -92,8 +95,8 @@ int skvq_moments_new(const struct skvq_calibration_key *key, const struct skvq_c
 		skvq_moments_free(m);
 		return -SKVQ_ENOMEM;
 	}
-	/* Keys that cannot be turned back are grouped as they come: who cannot do it here, cannot
-	 * where the groups would be used. */
+	/* Keys that cannot be turned back are taken as they come: where the text's positions are,
+	 * that is as good. */
 	(void)skvq_rope_init(rope->dim, rope->theta, rope->scaling, &m->rope);
 	for (uint32_t i = 0; i < key->n_layer; i++)
 		m->slides[i] = rope->layer_window && rope->layer_window[i];
@@ -142,6 +145,22 @@ static void load(const struct skvq_moments *m, const float *x, double *ret)
 		ret[i] = x[i];
 }
 
+/* The same before RoPE, where that is known. */
+static void load_before(const struct skvq_moments *m, uint32_t layer, uint32_t position,
+			const float *x, double *ret)
+{
+	float row[SKVQ_HEAD_DIM_MAX];
+
+	load(m, x, ret);
+	if (!m->rope.pairs)
+		return;
+	for (uint32_t i = 0; i < m->dim_k; i++)
+		row[i] = (float)ret[i];
+	skvq_rope_turn(&m->rope, m->slides[layer], position, -1, row);
+	for (uint32_t i = 0; i < m->dim_k; i++)
+		ret[i] = row[i];
+}
+
 /* Four rows at a time: each sum is then read and written a quarter as often. */
 static void add_rows(double *sum, uint32_t dim, double rows[4][SKVQ_HEAD_DIM_MAX])
 {
@@ -154,16 +173,18 @@ static void add_rows(double *sum, uint32_t dim, double rows[4][SKVQ_HEAD_DIM_MAX
 	}
 }
 
-/* Heads [first, first + n_heads) of rows [n_tokens][n_all][dim_k]. */
-static void add_heads(const struct skvq_moments *m, double *sum, const float *x, uint32_t n_tokens,
-		      uint32_t n_all, uint32_t first, uint32_t n_heads)
+/* Heads [first, first + n_heads) of rows [n_tokens][n_all][dim_k], positions from position on. */
+static void add_heads(const struct skvq_moments *m, uint32_t layer, uint32_t position, double *sum,
+		      const float *x, uint32_t n_tokens, uint32_t n_all, uint32_t first,
+		      uint32_t n_heads)
 {
 	double rows[4][SKVQ_HEAD_DIM_MAX] = {{0}};
 	uint32_t n = 0;
 
 	for (uint32_t t = 0; t < n_tokens; t++) {
 		for (uint32_t h = first; h < first + n_heads; h++) {
-			load(m, x + ((size_t)t * n_all + h) * m->dim_k, rows[n]);
+			load_before(m, layer, position + t, x + ((size_t)t * n_all + h) * m->dim_k,
+				    rows[n]);
 			if (++n == 4) {
 				add_rows(sum, m->dim_k, rows);
 				n = 0;
@@ -259,10 +280,10 @@ void skvq_moments_add(struct skvq_moments *m, uint32_t layer, uint32_t position,
 	for (uint32_t h = 0; h < m->n_kv_heads; h++) {
 		size_t at = ((size_t)layer * m->n_kv_heads + h) * m->dim_k * m->dim_k;
 
-		add_heads(m, m->k + at, k + skip_k * kv_row, n_tokens - skip_k, m->n_kv_heads, h,
-			  1);
-		add_heads(m, m->q + at, q + skip_q * q_row, n_tokens - skip_q, m->n_q_heads,
-			  h * group, group);
+		add_heads(m, layer, position + skip_k, m->k + at, k + skip_k * kv_row,
+			  n_tokens - skip_k, m->n_kv_heads, h, 1);
+		add_heads(m, layer, position + skip_q, m->q + at, q + skip_q * q_row,
+			  n_tokens - skip_q, m->n_q_heads, h * group, group);
 	}
 	m->layers[layer].n_k += n_tokens - skip_k;
 	m->layers[layer].n_q += (uint64_t)(n_tokens - skip_q) * group;
@@ -334,6 +355,46 @@ static void mean_of(const double *sum, uint64_t n, uint32_t dim, double *ret)
 			    sum[(size_t)i * dim + j] / (double)n;
 }
 
+/* (e^(i w n) - 1) / (i w n): the mean of e^(i w p) over positions p from 0 to n. */
+static double complex mean_turn(double w, uint32_t n)
+{
+	double angle = w * n;
+
+	return fabs(angle) < 1e-9 ? 1 : (cexp(I * angle) - 1) / (I * angle);
+}
+
+/* From moments before RoPE to those after it, as the mean over all positions a sequence may have. A
+ * text says what keys are like at the positions it has; further out RoPE has turned the same keys
+ * elsewhere. With z = x_i + i x_(i+pairs), position p turns z_j by f_j p, so E[z_i z_j*] turns by
+ * (f_i - f_j) p and E[z_i z_j] by (f_i + f_j) p. */
+static void turn_moments(const struct skvq_moments *m, uint32_t layer, double *c)
+{
+	const double *f = m->rope.frequency[m->slides[layer] != 0];
+	uint32_t dim = m->dim_k, n = m->rope.pairs, positions = m->positions;
+
+	for (uint32_t i = 0; i < n; i++) {
+		double *a = c + (size_t)i * dim, *b = a + (size_t)n * dim;
+
+		for (uint32_t j = 0; j < n; j++) {
+			double complex same = a[j] + b[j + n] + I * (b[j] - a[j + n]);
+			double complex both = a[j] - b[j + n] + I * (b[j] + a[j + n]);
+
+			same *= mean_turn(f[i] - f[j], positions);
+			both *= mean_turn(f[i] + f[j], positions);
+			a[j] = creal(both + same) / 2;
+			b[j + n] = creal(same - both) / 2;
+			b[j] = cimag(same + both) / 2;
+			a[j + n] = cimag(both - same) / 2;
+		}
+		for (uint32_t j = 2 * n; j < dim; j++) { /* channels that are not turned */
+			double complex x = (a[j] + I * b[j]) * mean_turn(f[i], positions);
+
+			a[j] = c[(size_t)j * dim + i] = creal(x);
+			b[j] = c[(size_t)j * dim + i + n] = cimag(x);
+		}
+	}
+}
+
 static int fill_matrices(const struct skvq_moments *m, const struct skvq_calibration *c, char *why,
 			 size_t why_bytes)
 {
@@ -350,6 +411,8 @@ static int fill_matrices(const struct skvq_moments *m, const struct skvq_calibra
 
 			mean_of(m->k + at, m->layers[layer].n_k, m->dim_k, moments);
 			mean_of(m->q + at, m->layers[layer].n_q, m->dim_k, moments + n);
+			turn_moments(m, layer, moments);
+			turn_moments(m, layer, moments + n);
 			r = skvq_calibrate_balance(
 			    moments, moments + n, m->dim_k,
 			    (float *)(uintptr_t)skvq_calibration_into(c, layer, h, 0),

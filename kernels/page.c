@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include <skvq/error.h>
+#include <skvq/error_stats.h>
 
 #define TERNARY_BYTES 243u /* 3^5 */
 
@@ -118,7 +119,7 @@ static const struct field layer_fields[] = {
     FIELD(skvq_page_layer, offset),        FIELD(skvq_page_layer, refine_offset),
     FIELD(skvq_page_layer, k_bits),        FIELD(skvq_page_layer, v_bits),
     FIELD(skvq_page_layer, k_refine_bits), FIELD(skvq_page_layer, v_refine_bits),
-    FIELD(skvq_page_layer, reserved),
+    FIELD(skvq_page_layer, k_error),       FIELD(skvq_page_layer, v_error),
 };
 
 #define N_FIELDS(a) (sizeof(a) / sizeof((a)[0]))
@@ -177,6 +178,13 @@ static int check_tokens(const struct check *c, const int32_t *tokens)
 	return 0;
 }
 
+static int error_fault(const struct check *c, uint32_t layer, const char *name, size_t at,
+		       uint16_t half)
+{
+	return fail(c, "layer %u: table entry %s at offset %zu is 0x%04x, not a finite number from 0 up",
+		    layer, name, at, half);
+}
+
 static int check_layer_table(const struct check *c)
 {
 	for (uint32_t i = 0; i < c->l->geo.n_layer; i++) {
@@ -185,6 +193,15 @@ static int check_layer_table(const struct check *c)
 		const struct field *f;
 
 		memcpy(&have, c->page + at, sizeof(have));
+		/* What was measured is the engine's to say, as long as it is a number. */
+		if (!skvq_error_valid(have.k_error))
+			return error_fault(c, i, "k_error",
+					   at + offsetof(skvq_page_layer, k_error), have.k_error);
+		if (!skvq_error_valid(have.v_error))
+			return error_fault(c, i, "v_error",
+					   at + offsetof(skvq_page_layer, v_error), have.v_error);
+		want.k_error = have.k_error;
+		want.v_error = have.v_error;
 		f = fields_differ(layer_fields, N_FIELDS(layer_fields), &have, &want);
 		if (f)
 			return fail(c, "layer %u: table entry %s at offset %zu is %llu, not %llu",

@@ -12,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <skvq/format.h>
+
 static int say_hello(struct skvq_client *c, const char *name)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
@@ -21,7 +23,7 @@ static int say_hello(struct skvq_client *c, const char *name)
 
 	snprintf(short_name, sizeof short_name, "%s", name ? name : "");
 	hello.version_major = 1;
-	hello.features = SKVQ_CLIENT_HAS_CALIBRATIONS;
+	hello.features = FEATURES;
 	hello.name = short_name;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_HELLO;
 	req.hello = &hello;
@@ -29,10 +31,10 @@ static int say_hello(struct skvq_client *c, const char *name)
 	if (r < 0)
 		return r;
 	c->hello.boot_id = reply->boot_id;
-	c->hello.features = reply->hello->features;
 	c->hello.frame_bytes_max = reply->hello->frame_bytes_max;
 	c->hello.pins_max = reply->hello->pins_max;
 	c->hello.requests_max = reply->hello->requests_max;
+	c->hello.features = reply->hello->features & FEATURES;
 	snprintf(c->hello.version, sizeof c->hello.version, "%s", reply->hello->daemon_version);
 	if (reply->hello->version_major != 1)
 		r = client_break(c, SKVQ_EVERSION, "the daemon speaks protocol %u, not 1",
@@ -209,7 +211,7 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 	m.n_layer_window = id->layer_window ? id->n_layer : 0;
 	m.layer_window = (uint32_t *)(uintptr_t)id->layer_window;
 	m.clip = id->clip;
-	m.page_version = 1;
+	m.page_version = SKVQ_PAGE_VERSION;
 	open.identity = &m;
 	open.model_name = text_field(id->model_name);
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_NAMESPACE_OPEN;

@@ -193,3 +193,44 @@ int skvq_client_pins(struct skvq_client *c, struct skvq_client_pin_info **ret, s
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
 }
+
+int skvq_client_errors(struct skvq_client *c, uint32_t ns, struct skvq_client_error_info **ret,
+                       size_t *ret_n)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__ErrorList list = SKVQ__WIRE__ERROR_LIST__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	if (!c->broken && !(c->hello.features & FEATURE_ERROR_LIST))
+		return client_fail(c, SKVQ_ENOTSUP, "skvqd %s keeps no errors of pages",
+		                   c->hello.version);
+	list.ns = ns;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_ERROR_LIST;
+	req.error_list = &list;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_ERROR_LIST, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__ErrorListReply *b = reply->error_list;
+	struct skvq_client_error_info *out = calloc(b->n_errors + 1, sizeof *out);
+	if (!out) {
+		skvq__wire__reply__free_unpacked(reply, NULL);
+		return client_fail(c, SKVQ_ENOMEM, "no memory for the list of errors");
+	}
+	for (size_t i = 0; i < b->n_errors; i++) {
+		const Skvq__Wire__ErrorInfo *e = b->errors[i];
+		struct skvq_client_error_info *o = &out[i];
+
+		o->layer = e->layer;
+		o->is_v = e->is_v;
+		o->bits = e->bits;
+		o->pages = e->pages;
+		o->sum = e->sum;
+		o->max = e->max;
+		for (size_t k = 0; k < e->n_histogram && k < SKVQ_CLIENT_ERROR_BUCKETS; k++)
+			o->histogram[k] = e->histogram[k];
+	}
+	*ret = out;
+	*ret_n = b->n_errors;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}

@@ -14,6 +14,8 @@
 #define FRAME_MAGIC 0x4b53
 #define FRAME_FDS_MAX 4
 #define REPLY_BYTES_MAX (16u << 20) /* a larger reply is a broken daemon */
+#define FEATURE_ERROR_LIST UINT64_C(2)
+#define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST)
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
 struct inflight {

@@ -45,6 +45,12 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 		(void)why_fail(why, -err, "no memory for the identity's digest");
 		goto fail;
 	}
+	ns->errors = calloc((size_t)2 * layout->geo.n_layer, sizeof(*ns->errors));
+	if (!ns->errors) {
+		err = why_fail(why, SKVQ_ENOMEM, "no memory for the errors of %u layers",
+			       layout->geo.n_layer);
+		goto fail;
+	}
 	err = page_table_init(&ns->table, (uint32_t)slots);
 	if (!err)
 		err = index_init(&ns->index, (uint32_t)slots, params->hash, params->collisions);
@@ -73,6 +79,7 @@ void ns_free(struct ns *ns)
 	arena_fini(&ns->arena);
 	index_fini(&ns->index);
 	page_table_fini(&ns->table);
+	free(ns->errors);
 	free(ns);
 }
 

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/cleanup.h"
+#include "cache/errors.h"
 #include "cache/identity.h"
 #include "cache/index.h"
 #include "mem/arena.h"
@@ -44,6 +45,7 @@ struct ns {
 	uint32_t trim_slot;    /* where cache/evict.c goes on looking for faulted-in holes */
 	uint64_t pins;
 	uint64_t tokens_asked, tokens_matched, page_hits, evictions;
+	struct layer_errors *errors; /* [n_layer][2], K and V */
 };
 
 /* What a namespace is made of; all borrowed for the call, collisions for its life. */

@@ -90,6 +90,8 @@ static void fill_succeeded(struct fill *fill)
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
 	stats->n[STAT_bytes_copied] += page->bytes;
+	errors_count(fill->ns->errors, &fill->ns->layout,
+		     fill->ns->arena.base + fill->task.slot_offset);
 	fill->ns->fills--;
 	fill->ns->used = cache->stamp;
 	/* All pins before the first answer: an answer may end a connection. */

@@ -29,6 +29,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, 0, "namespace_list", op_namespace_list},
     {SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, 0, "page_list", op_page_list},
     {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list},
+    {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list},
 };
 
 static const struct op *op_of(int body)

@@ -15,7 +15,7 @@
 
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
-#define WIRE_FEATURES      UINT64_C(1) /* calibrations */
+#define WIRE_FEATURES      UINT64_C(3) /* bit 0: calibrations, bit 1: error_list */
 #define WIRE_PING_MAX      65536u
 #define WIRE_PAGE_LIST_MAX 4096u
 #define WIRE_PUBLISH_MAX   1024u
@@ -63,5 +63,6 @@ int op_status(const struct request *rq, struct why *why);
 int op_namespace_list(const struct request *rq, struct why *why);
 int op_page_list(const struct request *rq, struct why *why);
 int op_pin_list(const struct request *rq, struct why *why);
+int op_error_list(const struct request *rq, struct why *why);
 
 #endif /* SKVQD_CONTROL_DISPATCH_H */

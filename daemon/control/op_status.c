@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* status, namespace_list, page_list, pin_list: what skvqctl shows. */
+/* status, namespace_list, page_list, pin_list, error_list: what skvqctl shows. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -199,6 +199,48 @@ int op_pin_list(const struct request *rq, struct why *why)
 	body.pins = at;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_PIN_LIST;
 	reply.pin_list = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+static void fill_error(const struct ns *ns, uint32_t i, Skvq__Wire__ErrorInfo *m)
+{
+	const struct skvq_layer_layout *ll = &ns->layout.layers[i / 2];
+	struct layer_errors *e = &ns->errors[i];
+
+	skvq__wire__error_info__init(m);
+	m->layer = i / 2;
+	m->is_v = i % 2;
+	m->bits = i % 2 ? ll->v.bits : ll->k.bits;
+	m->pages = e->pages;
+	m->sum = e->sum;
+	m->max = (double)e->max;
+	m->n_histogram = SKVQ_ERROR_BUCKETS;
+	m->histogram = e->histogram;
+}
+
+int op_error_list(const struct request *rq, struct why *why)
+{
+	const struct ns *ns = cache_ns_by_id(rq->session->control->cache, rq->msg->error_list->ns);
+	uint32_t n = ns ? 2 * ns->layout.geo.n_layer : 0;
+	CLEANUP_FREE Skvq__Wire__ErrorInfo *infos = calloc(n + 1, sizeof(*infos));
+	CLEANUP_FREE Skvq__Wire__ErrorInfo **at = calloc(n + 1, sizeof(*at));
+	Skvq__Wire__ErrorListReply body = SKVQ__WIRE__ERROR_LIST_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+
+	if (!ns)
+		return why_fail(why, SKVQ_EINVAL, "there is no namespace %u",
+				rq->msg->error_list->ns);
+	if (!infos || !at)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for the errors of %u layers", n / 2);
+	for (uint32_t i = 0; i < n; i++) {
+		fill_error(ns, i, &infos[i]);
+		at[i] = &infos[i];
+	}
+	body.n_errors = n;
+	body.errors = at;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_ERROR_LIST;
+	reply.error_list = &body;
 	reply_send(rq->session, rq->id, &reply, -1);
 	return 0;
 }

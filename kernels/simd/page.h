@@ -191,8 +191,8 @@ static void attn_block(struct skvq_attn_state *s, const struct skvq_codec *kc,
 }
 
 /* Pages a step takes: FP16 and 8-bit V are read where they are, one page at a time; the copy of V that
- * more than two rows share holds so many; and more than that many bytes from so many places at once
- * only make memory slower. */
+ * more than two rows share holds so many. 1, 2 or 4, so that runs of four give the same steps however
+ * they are handed over. */
 static uint32_t block_pages(const struct skvq_attn_state *s, const struct skvq_codec *kc,
 			    const struct skvq_codec *vc)
 {
@@ -200,8 +200,9 @@ static uint32_t block_pages(const struct skvq_attn_state *s, const struct skvq_c
 
 	if (kc->kind == SKVQ_CODEC_FP16 || vc->kind == SKVQ_CODEC_FP16 || vc->bits == SKVQ_BITS_8)
 		return 1;
-	n = n < copies ? n : copies;
-	return n < BLOCK_PAGES ? n : BLOCK_PAGES;
+	if (s->n_rows > FUSED_ROWS && copies < n)
+		n = copies;
+	return n >= BLOCK_PAGES ? BLOCK_PAGES : n >= 2 ? 2 : 1;
 }
 
 /* Pages from i on that one step can take: all with their refinement, or all without. */

@@ -11,7 +11,9 @@ struct query {
 	/* [row]: dim high digits, dim low ones. As many rows as there are. */
 	int8_t digits[ROWS_MAX * 2 * DIM_MAX];
 };
-static_assert(sizeof(struct query) <= SKVQ_ATTN_PREP_BYTES, "kernels.h promises it suffices");
+static_assert(sizeof(struct query) <= SKVQ_ATTN_PREP_BYTES &&
+		  offsetof(struct query, digits) <= SKVQ_ATTN_PREP_BYTES_OF(0, 0),
+	      "kernels.h promises they suffice");
 
 static void query_row(const float *q, const struct skvq_codec *kc, uint32_t digit_bits,
 		      int8_t *digits, float *ret_scale, int32_t *ret_sum)

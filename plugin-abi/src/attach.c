@@ -97,8 +97,7 @@ bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t positi
 	       h.position == position && h.base_bytes == l->base_bytes &&
 	       h.tokens_offset == l->tokens_offset &&
 	       memcmp(page + l->tokens_offset, tokens, SKVQ_PAGE_TOKENS * sizeof *tokens) == 0 &&
-	       memcmp(page + l->layers_offset, m->header + l->layers_offset,
-	              m->n_layer * sizeof(skvq_page_layer)) == 0;
+	       layer_table_equal(m, page);
 }
 
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,

@@ -2,7 +2,9 @@
 /*
  * attend(): which rows meet which pages, and who computes it.
  *
- * The unit of work is an item: one KV head, a block of query rows, a part of the sequence. The rows
+ * The unit of work is an item: some KV heads, a block of query rows, a part of the sequence. A page's
+ * heads lie side by side, so few rows take all heads of a thread through a page together: memory is
+ * read as it lies. The rows
  * of several sequences that begin with the same shared pages form one block, so that those pages
  * are read once for all of them. A block that stands alone (decoding) is cut into parts along the
  * sequence, so that a few heads can still keep many threads busy; each part leaves its softmax
@@ -23,8 +25,8 @@
 /* Rows under one softmax at a time: as many as keep the four row arrays at 16 KiB each. */
 #define ROW_FLOATS 4096u
 #define GROUP_MAX 32u     /* sequences in one block */
-#define RUN_PAGES 60u     /* handed to the kernel at a time, */
-#define AHEAD_PAGES 4u    /* with so many more to ask the memory for */
+#define RUN_PAGES 4u      /* handed to the kernel at a time: what it takes in one step */
+#define HEADS_MAX 16u     /* KV heads side by side */
 #define PART_PAGES_MIN 16u /* below 1,280 tokens a part is not worth its merge */
 
 /* Sequences whose rows share a block, or one sequence with any number of rows. */
@@ -41,7 +43,7 @@ struct group {
 
 /* A block's rows and softmax state. Large: on the stack of attend_item. */
 struct block {
-	struct skvq_attn_state st;
+	struct skvq_attn_state st[HEADS_MAX]; /* one a head; its rows are the head's in the arrays */
 	float q[ROW_FLOATS], q_stored[ROW_FLOATS], acc[ROW_FLOATS], acc_stored[ROW_FLOATS];
 	float max[SKVQ_ATTN_ROWS_MAX], sum[SKVQ_ATTN_ROWS_MAX], lse[SKVQ_ATTN_ROWS_MAX];
 	uint32_t pos[SKVQ_ATTN_ROWS_MAX], lo[SKVQ_ATTN_ROWS_MAX];
@@ -50,11 +52,12 @@ struct block {
 	float prep[SKVQ_ATTN_PREP_BYTES / sizeof(float)];
 	struct {
 		uint32_t first, n, lo, last; /* rows, and the tokens they see between them */
-	} member[GROUP_MAX];
+	} member[GROUP_MAX];             /* of each head alike */
 };
 
+/* Heads head..head + n_heads - 1, rows first..first + n - 1 of each, a part of the sequence. */
 struct item {
-	uint32_t head, first, n, part;
+	uint32_t head, n_heads, first, n, part;
 };
 
 static uint32_t group_of(const struct skvq_model *m)
@@ -102,36 +105,38 @@ static float *split_at(const skvq_seq *q, uint32_t layer, uint32_t head, uint32_
 	return q->split + layer * layer_floats(m) + at * row_floats(m);
 }
 
-static void part_save(const struct group *g, const struct block *b, const struct item *it)
+static void part_save(const struct group *g, const struct skvq_attn_state *st,
+                      const struct item *it, uint32_t head)
 {
 	const skvq_seq *q = g->seqs[0];
 	uint32_t dim = q->model->dim_v;
 
 	for (uint32_t r = 0; r < it->n; r++) {
-		float *to = split_at(q, g->attns[0].layer, it->head, it->part, r, g);
+		float *to = split_at(q, g->attns[0].layer, head, it->part, r, g);
 
-		to[0] = b->max[r];
-		to[1] = b->sum[r];
-		memcpy(to + 2, b->acc + (size_t)r * dim, dim * sizeof *to);
-		memcpy(to + 2 + dim, b->acc_stored + (size_t)r * dim, dim * sizeof *to);
+		to[0] = st->max[r];
+		to[1] = st->sum[r];
+		memcpy(to + 2, st->acc + (size_t)r * dim, dim * sizeof *to);
+		memcpy(to + 2 + dim, st->acc_stored + (size_t)r * dim, dim * sizeof *to);
 	}
 }
 
-static void parts_merge(const struct group *g, struct block *b, const struct item *it)
+static void parts_merge(const struct group *g, struct skvq_attn_state *st, const struct item *it,
+                        uint32_t head)
 {
 	const skvq_seq *q = g->seqs[0];
 	uint32_t dim = q->model->dim_v, layer = g->attns[0].layer;
 
 	for (uint32_t r = 0; r < it->n; r++) {
-		float *acc = b->acc + (size_t)r * dim, *acc_stored = b->acc_stored + (size_t)r * dim;
+		float *acc = st->acc + (size_t)r * dim, *acc_stored = st->acc_stored + (size_t)r * dim;
 		float max = -INFINITY, sum = 0;
 
 		memset(acc, 0, dim * sizeof *acc);
 		memset(acc_stored, 0, dim * sizeof *acc_stored);
 		for (uint32_t p = 0; p < g->parts; p++)
-			max = fmaxf(max, split_at(q, layer, it->head, p, r, g)[0]);
+			max = fmaxf(max, split_at(q, layer, head, p, r, g)[0]);
 		for (uint32_t p = 0; p < g->parts; p++) {
-			const float *from = split_at(q, layer, it->head, p, r, g);
+			const float *from = split_at(q, layer, head, p, r, g);
 
 			if (from[1] == 0) /* saw nothing; a max of -infinity would give NaN below */
 				continue;
@@ -142,31 +147,32 @@ static void parts_merge(const struct group *g, struct block *b, const struct ite
 				acc_stored[i] += w * from[2 + dim + i];
 			}
 		}
-		b->max[r] = max;
-		b->sum[r] = sum;
+		st->max[r] = max;
+		st->sum[r] = sum;
 	}
 }
 
 /* --- one item --------------------------------------------------------------------------------- */
 
-/* Row r of a head: which member, token of its call, and query head it is. */
-static void load_rows(const struct group *g, const struct item *it, struct block *b)
+/* Row r of head h of the item: which member, token of its call, and query head it is. */
+static void load_rows(const struct group *g, const struct item *it, uint32_t h, struct block *b)
 {
 	const struct skvq_model *m = g->seqs[0]->model;
 	const struct skvq_kernels *kn = m->session->kernels;
 	const struct skvq_codec *kc = &m->layout.layers[g->attns[0].layer].k;
-	const struct skvq_transform *tk = transform_of(m, 0, g->attns[0].layer, it->head);
-	uint32_t heads = group_of(m), skip = it->first, at = 0;
+	const struct skvq_transform *tk = transform_of(m, 0, g->attns[0].layer, it->head + h);
+	uint32_t heads = group_of(m), skip = it->first, at = h * it->n, end = at + it->n;
+	uint32_t base = at;
 
 	for (uint32_t i = 0; i < g->n; i++) {
 		const skvq_attn *a = &g->attns[i];
 		uint32_t rows = a->n_rows * heads;
 
-		b->member[i].first = at;
+		b->member[i].first = at - base;
 		b->member[i].lo = UINT32_MAX;
 		b->member[i].last = 0;
-		for (uint32_t r = skip; r < rows && at < it->n; r++, at++) {
-			uint32_t token = r / heads, q_head = it->head * heads + r % heads;
+		for (uint32_t r = skip; r < rows && at < end; r++, at++) {
+			uint32_t token = r / heads, q_head = (it->head + h) * heads + r % heads;
 			float *x = b->q + (size_t)at * m->dim_k;
 
 			load_row(kn,
@@ -193,27 +199,29 @@ static void load_rows(const struct group *g, const struct item *it, struct block
 			b->lse_out[at] = a->lse ? a->lse + (size_t)token * m->n_q_heads + q_head : NULL;
 		}
 		skip = skip > rows ? skip - rows : 0;
-		b->member[i].n = at - b->member[i].first;
+		b->member[i].n = at - base - b->member[i].first;
 	}
-	b->st = (struct skvq_attn_state){.n_rows = it->n,
-	                                 .dim_k = m->dim_k,
-	                                 .dim_v = m->dim_v,
-	                                 .softcap = g->attns[0].softcap,
-	                                 .q = b->q,
-	                                 .q_stored = b->q_stored,
-	                                 .pos = b->pos,
-	                                 .lo = b->lo,
-	                                 .max = b->max,
-	                                 .sum = b->sum,
-	                                 .acc = b->acc,
-	                                 .acc_stored = b->acc_stored,
-	                                 .prep = b->prep};
+	b->st[h] = (struct skvq_attn_state){
+	    .n_rows = it->n,
+	    .dim_k = m->dim_k,
+	    .dim_v = m->dim_v,
+	    .softcap = g->attns[0].softcap,
+	    .q = b->q + (size_t)base * m->dim_k,
+	    .q_stored = b->q_stored + (size_t)base * m->dim_k,
+	    .pos = b->pos + base,
+	    .lo = b->lo + base,
+	    .max = b->max + base,
+	    .sum = b->sum + base,
+	    .acc = b->acc + (size_t)base * m->dim_v,
+	    .acc_stored = b->acc_stored + (size_t)base * m->dim_v,
+	    .prep = b->prep + h * (SKVQ_ATTN_PREP_BYTES_OF(it->n, m->dim_k) / sizeof(float))};
 }
 
 /* The member's rows as a state of their own, over the same arrays. */
-static struct skvq_attn_state member_state(const struct group *g, struct block *b, uint32_t i)
+static struct skvq_attn_state member_state(const struct group *g, const struct block *b, uint32_t h,
+                                           uint32_t i)
 {
-	struct skvq_attn_state st = b->st;
+	struct skvq_attn_state st = b->st[h];
 	uint32_t first = b->member[i].first;
 
 	if (g->n == 1)
@@ -242,57 +250,75 @@ const uint8_t *page_refine(const skvq_seq *q, uint32_t layer, uint32_t head, uin
 	return q->pages[i].data + skvq_layout_k_refine(&m->layout, layer, head);
 }
 
-/* Pages from..to-1, as rows from `position` on see them. */
-static void attend_pages(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
-                         uint32_t head, uint32_t from, uint32_t to, uint32_t position)
+/* What an item's rows see of its heads: tokens lo..last, the first row being at `position`. */
+struct seen {
+	uint32_t layer, head, n_heads, lo, last, position;
+};
+
+/* One head's planes of n pages from `from` on; returns what follows them. */
+static struct skvq_page_planes *planes_of(const skvq_seq *q, const struct seen *s, uint32_t head,
+                                          uint32_t from, uint32_t n, struct skvq_page_planes *ret)
+{
+	const struct skvq_layout *l = &q->model->layout;
+	size_t k_codes = skvq_layout_k_codes(l, s->layer, head);
+	size_t k_params = skvq_layout_k_params(l, s->layer, head);
+	size_t v_codes = skvq_layout_v_codes(l, s->layer, head);
+	size_t v_params = skvq_layout_v_params(l, s->layer, head);
+
+	for (uint32_t i = from; i < from + n; i++) {
+		const uint8_t *page = q->pages[i].data;
+
+		*ret++ = (struct skvq_page_planes){page + k_codes, page + k_params, page + v_codes,
+		                                   page + v_params,
+		                                   page_refine(q, s->layer, head, i, s->position)};
+	}
+	return ret;
+}
+
+/* Pages from..to-1. What each call of the kernel asks the memory for is what the next one reads. */
+static void attend_pages(struct skvq_attn_state *st, const skvq_seq *q, const struct seen *s,
+                         uint32_t from, uint32_t to)
 {
 	const struct skvq_model *m = q->model;
-	const struct skvq_layout *l = &m->layout;
-	size_t k_codes = skvq_layout_k_codes(l, layer, head);
-	size_t k_params = skvq_layout_k_params(l, layer, head);
-	size_t v_codes = skvq_layout_v_codes(l, layer, head);
-	size_t v_params = skvq_layout_v_params(l, layer, head);
-	struct skvq_page_planes planes[RUN_PAGES + AHEAD_PAGES];
+	const struct skvq_layer_layout *ll = &m->layout.layers[s->layer];
 
 	while (from < to) {
-		uint32_t n = to - from < RUN_PAGES ? to - from : RUN_PAGES, ahead = to - from - n;
+		struct skvq_page_planes planes[(HEADS_MAX + 1) * RUN_PAGES], *end = planes;
+		uint32_t n = to - from < RUN_PAGES ? to - from : RUN_PAGES, left = to - from - n;
 		uint32_t at = from * SKVQ_PAGE_TOKENS, tokens = q->n_encoded - at;
 
-		if (ahead > AHEAD_PAGES)
-			ahead = AHEAD_PAGES;
-		for (uint32_t i = 0; i < n + ahead; i++) {
-			const uint8_t *page = q->pages[from + i].data;
-
-			planes[i] = (struct skvq_page_planes){
-			    page + k_codes, page + k_params, page + v_codes, page + v_params,
-			    page_refine(q, layer, head, from + i, position)};
-		}
+		for (uint32_t h = 0; h < s->n_heads; h++)
+			end = planes_of(q, s, s->head + h, from, n, end);
+		end = planes_of(q, s, s->head, from + n, left < n ? left : n, end);
 		if (tokens > n * SKVQ_PAGE_TOKENS)
 			tokens = n * SKVQ_PAGE_TOKENS;
-		m->session->kernels->attn_pages(st, &l->layers[layer].k, &l->layers[layer].v, planes,
-		                                n, ahead, m->sinks > at ? m->sinks - at : 0, tokens,
-		                                at);
+		for (uint32_t h = 0; h < s->n_heads; h++) {
+			const struct skvq_page_planes *own = planes + h * n;
+			uint32_t ahead = (uint32_t)(end - own) - n;
+
+			m->session->kernels->attn_pages(&st[h], &ll->k, &ll->v, own, n,
+			                                ahead < n ? ahead : n,
+			                                m->sinks > at ? m->sinks - at : 0, tokens, at);
+		}
 		from += n;
 	}
 }
 
-/* What an item's rows see of a head: tokens lo..last, the first row being at `position`. */
-struct seen {
-	uint32_t layer, head, lo, last, position;
-};
-
 /* Pages from..to-1 as far as they are seen. */
-static void attend_seen(struct skvq_attn_state *st, const skvq_seq *q, const struct seen *n,
+static void attend_seen(struct skvq_attn_state *st, const skvq_seq *q, const struct seen *s,
                         uint32_t from, uint32_t to)
 {
-	uint32_t first = n->lo / SKVQ_PAGE_TOKENS, end = n->last / SKVQ_PAGE_TOKENS + 1;
+	uint32_t first = s->lo / SKVQ_PAGE_TOKENS, end = s->last / SKVQ_PAGE_TOKENS + 1;
 
 	from = from > first ? from : first;
 	to = to < end ? to : end;
-	if (q->model->faithful)
-		faithful_attend(st, q, n->layer, n->head, from, to);
-	else if (from < to)
-		attend_pages(st, q, n->layer, n->head, from, to, n->position);
+	if (!q->model->faithful) {
+		if (from < to)
+			attend_pages(st, q, s, from, to);
+		return;
+	}
+	for (uint32_t h = 0; h < s->n_heads; h++)
+		faithful_attend(&st[h], q, s->layer, s->head + h, from, to);
 }
 
 static void attend_sinks(struct skvq_attn_state *st, const skvq_seq *q, uint32_t layer,
@@ -329,61 +355,88 @@ static void attend_part(const struct group *g, struct block *b, const struct ite
 {
 	uint32_t layer = g->attns[0].layer;
 	uint32_t from = it->part * g->part_pages, to = from + g->part_pages;
+	struct seen all = {layer, it->head, it->n_heads, UINT32_MAX, 0, UINT32_MAX};
 
 	if (to > g->pages || it->part + 1 == g->parts)
 		to = g->pages;
-	uint32_t common_to = to < g->common ? to : g->common;
-	uint32_t lo = UINT32_MAX, last = 0, youngest = UINT32_MAX;
 	for (uint32_t i = 0; i < g->n; i++) {
-		youngest = g->attns[i].position < youngest ? g->attns[i].position : youngest;
-		lo = b->member[i].lo < lo ? b->member[i].lo : lo;
-		last = b->member[i].last > last ? b->member[i].last : last;
+		uint32_t position = g->attns[i].position;
+
+		all.position = position < all.position ? position : all.position;
+		all.lo = b->member[i].lo < all.lo ? b->member[i].lo : all.lo;
+		all.last = b->member[i].last > all.last ? b->member[i].last : all.last;
 	}
-	attend_seen(&b->st, g->seqs[0], &(struct seen){layer, it->head, lo, last, youngest}, from,
-	            common_to);
+	attend_seen(b->st, g->seqs[0], &all, from, to < g->common ? to : g->common);
 	for (uint32_t k = 0; k < g->n; k++) {
 		const skvq_seq *q = g->seqs[k];
-		struct skvq_attn_state st = member_state(g, b, k);
+		struct skvq_attn_state st[HEADS_MAX];
 		uint32_t end = n_pages(q) < to ? n_pages(q) : to;
+		struct seen own = {layer,           it->head, it->n_heads, b->member[k].lo, b->member[k].last,
+		                   g->attns[k].position};
 
 		if (!b->member[k].n)
 			continue;
-		attend_seen(&st, q,
-		            &(struct seen){layer, it->head, b->member[k].lo, b->member[k].last,
-		                           g->attns[k].position},
-		            from > g->common ? from : g->common, end);
-		if (it->part == 0)
-			attend_sinks(&st, q, layer, it->head, b->member[k].lo, b->member[k].last);
-		if (it->part + 1 == g->parts)
-			attend_window(&st, q, layer, it->head, b->member[k].last);
+		for (uint32_t h = 0; h < it->n_heads; h++)
+			st[h] = member_state(g, b, h, k);
+		attend_seen(st, q, &own, from > g->common ? from : g->common, end);
+		for (uint32_t h = 0; h < it->n_heads; h++) {
+			if (it->part == 0)
+				attend_sinks(&st[h], q, layer, it->head + h, own.lo, own.last);
+			if (it->part + 1 == g->parts)
+				attend_window(&st[h], q, layer, it->head + h, own.last);
+		}
 	}
 }
 
-static void attend_item(const struct group *g, const struct item *it)
+/* The item's h-th head: saves its part, or ends it if nobody else has one to save. */
+static void finish_head(const struct group *g, struct block *b, const struct item *it, uint32_t h)
 {
 	const struct skvq_model *m = g->seqs[0]->model;
-	const struct skvq_kernels *kn = m->session->kernels;
-	uint32_t layer = g->attns[0].layer;
-	struct block b;
+	uint32_t layer = g->attns[0].layer, head = it->head + h, base = h * it->n;
 
-	load_rows(g, it, &b);
-	kn->attn_begin(&b.st);
-	attend_part(g, &b, it);
 	if (g->parts > 1) {
-		atomic_uint *done = &g->seqs[0]->split_done[layer * m->n_kv_heads + it->head];
+		atomic_uint *done = &g->seqs[0]->split_done[layer * m->n_kv_heads + head];
 
-		part_save(g, &b, it);
+		part_save(g, &b->st[h], it, head);
 		/* acq_rel: who counts the last part must see what all others have saved. */
 		if (atomic_fetch_add_explicit(done, 1, memory_order_acq_rel) + 1 < g->parts)
 			return;
 		atomic_store_explicit(done, 0, memory_order_relaxed);
-		parts_merge(g, &b, it);
+		parts_merge(g, &b->st[h], it, head);
 	}
-	kn->attn_finish(&b.st, &m->layout.layers[layer].v,
-	                transform_of(m, 1, layer, it->head), b.out, b.lse);
+	m->session->kernels->attn_finish(&b->st[h], &m->layout.layers[layer].v,
+	                                 transform_of(m, 1, layer, head), b->out + base, b->lse);
 	for (uint32_t r = 0; r < it->n; r++)
-		if (b.lse_out[r])
-			*b.lse_out[r] = b.lse[r];
+		if (b->lse_out[base + r])
+			*b->lse_out[base + r] = b->lse[r];
+}
+
+static void attend_item(const struct group *g, const struct item *it)
+{
+	const struct skvq_kernels *kn = g->seqs[0]->model->session->kernels;
+	struct block b;
+
+	for (uint32_t h = 0; h < it->n_heads; h++) {
+		load_rows(g, it, h, &b);
+		kn->attn_begin(&b.st[h]);
+	}
+	attend_part(g, &b, it);
+	for (uint32_t h = 0; h < it->n_heads; h++)
+		finish_head(g, &b, it, h);
+}
+
+/* How many heads go together: as many as a thread has, if the block has room for their rows. */
+static uint32_t heads_together(const struct group *g)
+{
+	const struct skvq_model *m = g->seqs[0]->model;
+	uint32_t nth = g->attns[0].nth, n = (m->n_kv_heads + nth - 1) / nth;
+	size_t prep = SKVQ_ATTN_PREP_BYTES_OF(g->rows, m->dim_k);
+
+	if (g->rows > g->block)
+		return 1;
+	n = n < HEADS_MAX ? n : HEADS_MAX;
+	n = n < g->block / g->rows ? n : g->block / g->rows;
+	return n < SKVQ_ATTN_PREP_BYTES / prep ? n : (uint32_t)(SKVQ_ATTN_PREP_BYTES / prep);
 }
 
 /* --- the call --------------------------------------------------------------------------------- */
@@ -518,13 +571,18 @@ int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seq
 		done += (uint32_t)n;
 		if (g.parts > 1 && g.attns[0].nth == 1) /* nobody else counts: forget what was left */
 			split_reset(owner, g.attns[0].layer);
+		if (!g.rows)
+			continue;
+		uint32_t heads = g.seqs[0]->model->n_kv_heads, together = heads_together(&g);
 		for (uint32_t first = 0; first < g.rows; first += g.block) {
-			for (uint32_t part = 0; part < g.parts; part++) {
-				for (uint32_t h = 0; h < g.seqs[0]->model->n_kv_heads; h++) {
+			/* Part by part a step further round: a last chunk of few heads is everybody's. */
+			for (uint32_t part = 0; part < g.parts; part++, counter++) {
+				for (uint32_t h = 0; h < heads; h += together) {
 					if (counter++ % g.attns[0].nth != g.attns[0].ith)
 						continue;
 					struct item it = {
 					    .head = h,
+					    .n_heads = heads - h < together ? heads - h : together,
 					    .first = first,
 					    .n = g.rows - first < g.block ? g.rows - first : g.block,
 					    .part = part};

@@ -193,6 +193,8 @@ int encode_tiles(struct skvq_seq *q)
 				            page + skvq_layout_v_params(l, layer, h), NULL);
 			}
 		}
+		if (position % SKVQ_PAGE_TOKENS == 0)
+			page_errors(q, position);
 		q->n_encoded += SKVQ_TILE_TOKENS;
 	}
 	shed_refinements(q);

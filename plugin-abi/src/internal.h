@@ -89,6 +89,12 @@ struct faithful {
 	struct skvq_rope rope; /* of no pairs: keys are kept as they come */
 };
 
+/* The relative error that K or V of a layer should have in pages; 0: nothing is expected. */
+struct expected_error {
+	float error;
+	bool warned; /* of a page beyond it */
+};
+
 struct skvq_model {
 	struct skvq_session *session;
 	struct skvq_model *next;
@@ -101,6 +107,7 @@ struct skvq_model {
 	uint16_t *reorder_k;     /* [n_layer][n_kv_heads][dim_k] or NULL; V's maps follow, one */
 	uint16_t *reorder_v;     /* allocation                                                */
 	struct skvq_transform *transforms; /* [n_layer][n_kv_heads][2], K and V; see transform_of */
+	struct expected_error *expected;   /* [n_layer][2], K and V */
 	struct faithful *faithful; /* NULL unless the profile is SKVQ's own */
 	uint64_t *calibration;   /* the file's bytes, where the transforms point into; or NULL */
 	float *query_transforms; /* what the file does not hold: transposes, one allocation    */
@@ -248,6 +255,16 @@ void faithful_tile(const struct skvq_seq *q, uint32_t layer, int is_v, uint32_t 
 /* Pages from..to-1. */
 void faithful_attend(struct skvq_attn_state *st, const struct skvq_seq *q, uint32_t layer,
                      uint32_t head, uint32_t from, uint32_t to);
+
+/* page_errors.c */
+/* What is expected without calibration. */
+int page_errors_init(struct skvq_model *m);
+/* A calibration that knows its model says better. 0: nothing is expected. */
+void model_expect_error(struct skvq_model *m, uint32_t layer, int is_v, float error);
+/* Measures the page in staging whose first tile, at this position, has just been encoded. */
+void page_errors(struct skvq_seq *q, uint32_t position);
+/* Whether a page's layer table is this model's; its errors may be any. */
+bool layer_table_equal(const struct skvq_model *m, const uint8_t *page);
 
 /* attend.c */
 /* The refinement of K in page i as attention from `position` on reads it: NULL if the layer has none,

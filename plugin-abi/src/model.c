@@ -91,6 +91,7 @@ static void model_free(struct skvq_model *m)
 	arena_unref(m->arena);
 	free(m->reorder_k);
 	free(m->transforms);
+	free(m->expected);
 	faithful_free(m);
 	free(m->calibration);
 	free(m->query_transforms);
@@ -250,7 +251,7 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	    .layer_window = m->layer_window,
 	    .clip = p->kind == SKVQ_CODEC_AFFINE || p->kind == SKVQ_CODEC_FAITHFUL ? p->clip : 0,
 	};
-	return 0;
+	return page_errors_init(m);
 }
 
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)

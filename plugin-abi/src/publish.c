@@ -24,6 +24,7 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 	struct seq_page *p = &q->pages[i];
 	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
+	skvq_page_layer table[SKVQ_LAYERS_MAX];
 
 	if (staging_take(q, i) < 0)
 		return -SKVQ_ENOMEM;
@@ -37,7 +38,10 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 		          "page %u was taken away while a sequence read it; the sequence is lost", i);
 		return -SKVQ_ECORRUPT;
 	}
+	/* All but the errors measured when it was encoded is what the header has anyway. */
+	memcpy(table, to + l->layers_offset, q->model->n_layer * sizeof *table);
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, to);
+	memcpy(to + l->layers_offset, table, q->model->n_layer * sizeof *table);
 	p->data = to;
 	p->state = PAGE_LOCAL;
 	arena_unref(p->arena);

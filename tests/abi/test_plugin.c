@@ -32,6 +32,8 @@ struct toy {
 	const void *calibration;
 	uint64_t calibration_bytes;
 	float outlier; /* 0: none; else channel 3 of K so many times larger, of Q smaller */
+	void (*log)(void *user, int32_t level, const char *utf8);
+	void *log_user;
 	float *k, *v, *q; /* [layers][tokens][heads][dim] */
 	skvq_session *session;
 	skvq_model *model;
@@ -91,7 +93,8 @@ static skvq_model_desc desc_of(const struct toy *t)
 
 static void toy_open(struct toy *t)
 {
-	skvq_engine engine = {.struct_size = sizeof engine, .name = "toy"};
+	skvq_engine engine = {
+	    .struct_size = sizeof engine, .name = "toy", .log = t->log, .user = t->log_user};
 	size_t n_kv = (size_t)t->layers * t->tokens * t->kv_heads * t->dim;
 	size_t n_q = (size_t)t->layers * t->tokens * t->q_heads * t->dim;
 
@@ -651,12 +654,13 @@ static void model_register_refuses(void **state)
 	toy_close(&t);
 }
 
-static void *toy_calibration(const struct toy *t, uint64_t seed, uint64_t *ret_bytes)
+static void *toy_calibration(const struct toy *t, const struct skvq_calibrate_rope *rope,
+                             uint64_t seed, uint64_t *ret_bytes)
 {
 	const struct skvq_calibration_key key = {(const uint8_t[32]){1, 2, 3}, t->layers, t->q_heads,
 	                                         t->kv_heads, t->dim, t->dim};
 
-	return calibration_make(&key, t->outlier > 0 ? t->outlier : 1, seed, ret_bytes);
+	return calibration_make(&key, rope, t->outlier > 0 ? t->outlier : 1, seed, ret_bytes);
 }
 
 static void calibrations_of_others_are_refused(void **state)
@@ -665,7 +669,7 @@ static void calibrations_of_others_are_refused(void **state)
 	struct toy t = toy_default();
 	skvq_model *m = NULL;
 	uint64_t n;
-	uint8_t *file = toy_calibration(&t, 1, &n), *odd = malloc(n + 1);
+	uint8_t *file = toy_calibration(&t, NULL, 1, &n), *odd = malloc(n + 1);
 	static const uint8_t other[32] = {1, 2, 4};
 
 	toy_open(&t);
@@ -729,7 +733,7 @@ static void calibration_tames_outliers(void **state)
 		t.outlier = 32;
 		rng = 1;
 		free_ = mean_error(&t);
-		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		void *file = toy_calibration(&t, NULL, 1, &t.calibration_bytes);
 		t.calibration = file;
 		rng = 1;
 		calibrated = mean_error(&t);
@@ -757,13 +761,14 @@ static void groups_tame_outliers(void **state)
 	for (size_t i = 0; i < sizeof profiles / sizeof profiles[0]; i++) {
 		double neighbours, grouped, ungrouped;
 		struct toy t = toy_default();
+		const struct skvq_calibrate_rope rope = {.dim = t.dim, .theta = 10000, .positions = 1};
 
 		t.profile = profiles[i];
 		t.kv_heads = 3;
 		t.outlier = 32;
 		rng = 1;
 		neighbours = mean_error(&t);
-		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		void *file = toy_calibration(&t, &rope, 1, &t.calibration_bytes);
 		t.calibration = file;
 		rng = 1;
 		grouped = mean_error(&t);
@@ -912,7 +917,102 @@ static void an_engine_with_shorter_structs_works(void **state)
 	assert_int_equal(api->seq_info(t.seq, &info), 0);
 	assert_int_equal(info.n_tokens, 0);
 	assert_int_equal(info.n_paged, 0xeeeeeeee);
+	skvq_stats st;
+	memset(&st, 0xee, sizeof st);
+	st.struct_size = offsetof(skvq_stats, pages_off);
+	assert_int_equal(api->stats(t.session, &st), 0);
+	assert_int_equal(st.reconnects, 0);
+	assert_true(st.pages_off == UINT64_C(0xeeeeeeeeeeeeeeee));
 	toy_close(&t);
+}
+
+/* Warnings by what they name. */
+struct warnings {
+	uint32_t n;
+	char text[8][512];
+};
+
+static void take_warning(void *user, int32_t level, const char *utf8)
+{
+	struct warnings *w = user;
+
+	if (level != SKVQ_LOG_WARNING)
+		return;
+	if (w->n < 8)
+		snprintf(w->text[w->n], sizeof w->text[0], "%s", utf8);
+	w->n++;
+}
+
+/* After rotation a head's mean is one channel, far beyond the others: no step serves both. */
+static void add_mean(const struct toy *t, float *x, uint32_t layer, float mean)
+{
+	for (size_t i = kv_at(t, layer, 0, 0); i < kv_at(t, layer + 1, 0, 0); i++)
+		x[i] += mean;
+}
+
+static void errors_beyond_expectation_are_told_once(void **state)
+{
+	static const char *const profiles[] = {"k2v1.5", "e2.1", "k2v2-g32", "k3v3", "k4v4", "k8v8"};
+
+	(void)state;
+	for (size_t p = 0; p < sizeof profiles / sizeof profiles[0]; p++) {
+		for (int spoilt = 0; spoilt < 2; spoilt++) {
+			struct warnings w = {0};
+			struct toy t = toy_default();
+
+			if (spoilt && p > 1)
+				continue;
+			t.profile = profiles[p];
+			t.log = take_warning;
+			t.log_user = &w;
+			toy_open(&t);
+			if (spoilt) {
+				add_mean(&t, t.k, 1, 1);
+				add_mean(&t, t.v, 0, 1);
+			}
+			for (uint32_t at = 0; at < 384; at += 96)
+				feed(&t, at, at + 96, NULL);
+			skvq_stats st = {.struct_size = sizeof st};
+			assert_int_equal(api->stats(t.session, &st), 0);
+			if (w.n != (spoilt ? 2 : 0) || st.pages_off != (spoilt ? 5 : 0))
+				fail_msg("%s: %u warnings, first '%s', %llu pages off", t.profile, w.n,
+				         w.text[0], (unsigned long long)st.pages_off);
+			if (spoilt) {
+				assert_non_null(strstr(w.text[0], "layer 0: the relative error of V"));
+				assert_non_null(strstr(w.text[1], "layer 1: the relative error of K"));
+				assert_non_null(strstr(w.text[1], "expected is 0.119"));
+				assert_non_null(strstr(w.text[1], t.profile));
+			}
+			toy_close(&t);
+		}
+	}
+}
+
+/* Nothing is expected of these, whatever they lose. */
+static void profiles_without_rotation_warn_of_nothing(void **state)
+{
+	static const char *const profiles[] = {"plain-k2v1.5", "affine-k2v1.5-g32", "skvq-k2v1.5-g32",
+	                                       "fp16"};
+
+	(void)state;
+	for (size_t p = 0; p < sizeof profiles / sizeof profiles[0]; p++) {
+		struct warnings w = {0};
+		struct toy t = toy_default();
+
+		t.profile = profiles[p];
+		t.log = take_warning;
+		t.log_user = &w;
+		toy_open(&t);
+		for (size_t i = 0; i < kv_at(&t, 2, 0, 0); i += 37)
+			t.k[i] = t.v[i] = 100;
+		for (uint32_t at = 0; at < 384; at += 96)
+			feed(&t, at, at + 96, NULL);
+		skvq_stats st = {.struct_size = sizeof st};
+		assert_int_equal(api->stats(t.session, &st), 0);
+		assert_int_equal(w.n, 0);
+		assert_int_equal(st.pages_off, 0);
+		toy_close(&t);
+	}
 }
 
 static void opening_refuses(void **state)
@@ -1037,6 +1137,8 @@ int main(void)
 	    cmocka_unit_test(calls_out_of_order_are_refused),
 	    cmocka_unit_test(a_child_after_fork_is_refused),
 	    cmocka_unit_test(an_engine_with_shorter_structs_works),
+	    cmocka_unit_test(errors_beyond_expectation_are_told_once),
+	    cmocka_unit_test(profiles_without_rotation_warn_of_nothing),
 	    cmocka_unit_test(opening_refuses),
 	    cmocka_unit_test(layers_in_parallel),
 	};

@@ -12,7 +12,7 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "ls", "pins", "ping"]
+VERBS = ["status", "ls", "pins", "errors", "ping"]
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -24,6 +24,8 @@ NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_n
 PAGE_KEYS = {"slot", "generation", "parent_slot", "parent_generation", "position", "state",
              "pins", "children", "bytes", "hits", "age_ms", "idle_ms"}
 PIN_KEYS = {"connection", "pid", "uid", "gid", "name", "pins", "pages", "bytes", "age_ms"}
+ERROR_KEYS = {"ns", "model_name", "profile", "layers"}
+SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}
 PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "rtt_min_us",
              "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
 
@@ -70,7 +72,8 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"]):
+                     ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["errors", "1"]):
             with self.subTest(args=args):
                 result = ctl(*args)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
@@ -78,6 +81,7 @@ class WithoutDaemon(unittest.TestCase):
 
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
+                "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
                 "ping": PING_KEYS}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:
@@ -160,6 +164,45 @@ class WithDaemon(unittest.TestCase):
     def test_a_namespace_that_is_not_there(self):
         result = ctl("--socket", self.socket, "ls", "--pages", "4000000000")
         self.assertEqual((result.returncode, result.stdout.strip()), (1, ""))
+        self.assertIn("4000000000", result.stderr)
+
+    def test_errors_of_pages_that_an_engine_measured(self):
+        plugin = os.path.join(BIN, os.pardir, "lib", "libskvq_plugin.so")
+        subprocess.run([os.path.join(BIN, "engine"), plugin, self.socket], check=True,
+                       capture_output=True, timeout=60)
+        ns = [n for n in self.json("ls")["namespaces"] if n["model_name"] == "example"][0]
+        e = self.json("errors", "--namespace", str(ns["ns"]))
+        self.assertEqual(set(e), {"bucket_from", "namespaces"})
+        self.assertEqual([e["bucket_from"][i] for i in (0, 4, 12)], [0, 2**-9, 2**-3])
+        self.assertEqual([n["ns"] for n in e["namespaces"]], [ns["ns"]])
+        self.assertEqual(set(e["namespaces"][0]), ERROR_KEYS)
+        layers = e["namespaces"][0]["layers"]
+        self.assertEqual([layer["layer"] for layer in layers], list(range(ns["n_layer"])))
+        for layer in layers:
+            self.assertEqual(set(layer), {"layer", "k", "v"})
+            for side in (layer["k"], layer["v"]):
+                self.assertEqual(set(side), SIDE_KEYS)
+                self.assertEqual((side["bits"], side["pages"]), (8, ns["pages"]))
+                self.assertTrue(0 < side["mean"] <= side["max"] < 1e-4, side)
+                self.assertEqual(side["histogram"], [ns["pages"]] + [0] * 15)
+        worst = self.json("errors", "-w", "-n", str(ns["ns"]))["namespaces"][0]["layers"]
+        self.assertCountEqual([layer["layer"] for layer in worst], range(ns["n_layer"]))
+        means = [max(layer["k"]["mean"], layer["v"]["mean"]) for layer in worst]
+        self.assertEqual(means, sorted(means, reverse=True))
+        text = self.text("errors", "-n", str(ns["ns"])).splitlines()
+        self.assertIn("example, k8v8", text[0])
+        self.assertEqual(len(text), 2 + ns["n_layer"])
+        self.assertEqual(text[2].count("9..............."), 2)
+
+    def test_errors_that_nobody_measured(self):
+        self.publish(2)
+        ns = [n["ns"] for n in self.json("ls")["namespaces"] if n["model_name"] == "made-up"][0]
+        layer = self.json("errors", "-n", str(ns))["namespaces"][0]["layers"][0]
+        self.assertEqual((layer["k"]["pages"], layer["v"]["mean"]), (0, None))
+        self.assertIn("nothing is known", self.text("errors", "-n", str(ns)))
+        self.assertIn("made-up", self.text("errors"))
+        result = ctl("--socket", self.socket, "errors", "-n", "4000000000")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
         self.assertIn("4000000000", result.stderr)
 
     def test_pins_and_a_hostile_name(self):

@@ -241,6 +241,84 @@ static void same_tokens(struct run *x, struct run *y, uint32_t n)
 	}
 }
 
+enum { SINKS = 5, PAGE = 80, TILE = 16 };
+
+/* Relative error of a page as its engine should have measured it: the first tile's tokens as they
+ * were appended against the same tokens as they are exported. */
+static double page_error(struct run *r, uint32_t layer, bool is_v, uint32_t page)
+{
+	static float x[KV_HEADS][DIM], back[TILE][KV_HEADS][DIM];
+	uint32_t first = page * PAGE, history = 0;
+	double error = 0, energy = 0;
+	skvq_export e = {.struct_size = sizeof e,
+	                 .layer = layer,
+	                 .position = first,
+	                 .n_tokens = TILE,
+	                 .type = SKVQ_F32,
+	                 .k = is_v ? NULL : back,
+	                 .v = is_v ? back : NULL,
+	                 .k_token_stride = sizeof back[0],
+	                 .k_head_stride = sizeof back[0][0],
+	                 .v_token_stride = sizeof back[0],
+	                 .v_head_stride = sizeof back[0][0]};
+
+	assert_int_equal(api->export_kv(r->seq, &e), 0);
+	for (uint32_t t = 0; t < first + TILE; t++) {
+		history = mix(history ^ (uint32_t)r->tokens[t]);
+		if (t < first || t < SINKS)
+			continue;
+		fill(&x[0][0], KV_HEADS * DIM, is_v ? history + layer * 37 + 1 : history + layer * 31);
+		for (uint32_t i = 0; i < KV_HEADS * DIM; i++) {
+			double v = (&x[0][0])[i], d = v - (&back[t - first][0][0])[i];
+
+			error += d * d;
+			energy += v * v;
+		}
+	}
+	return error / energy;
+}
+
+/* The daemon has the errors of pages from a, and of b's from page `own` on, and no others. */
+static void check_errors(struct run *a, uint32_t a_pages, struct run *b, uint32_t own, uint32_t b_pages)
+{
+	struct skvq_client *c = observer();
+	struct skvq_client_ns_info *ns = NULL;
+	struct skvq_client_error_info *list = NULL;
+	uint32_t pages = a_pages + (b ? b_pages - own : 0);
+	size_t n = 0;
+
+	assert_int_equal(skvq_client_namespaces(c, &ns, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(skvq_client_errors(c, ns[0].ns, &list, &n), 0);
+	assert_int_equal(n, 2 * LAYERS);
+	for (uint32_t i = 0; i < n; i++) {
+		double sum = 0, max = 0;
+		uint64_t in_histogram = 0;
+
+		assert_int_equal(list[i].layer, i / 2);
+		assert_int_equal(list[i].is_v, i % 2);
+		assert_int_equal(list[i].bits, i % 2 ? 15 : 20);
+		assert_int_equal(list[i].pages, pages);
+		for (uint32_t p = 0; p < pages; p++) {
+			double e = p < a_pages ? page_error(a, i / 2, i % 2, p)
+			                       : page_error(b, i / 2, i % 2, own + p - a_pages);
+
+			sum += e;
+			max = e > max ? e : max;
+		}
+		for (int k = 0; k < SKVQ_CLIENT_ERROR_BUCKETS; k++)
+			in_histogram += list[i].histogram[k];
+		assert_int_equal(in_histogram, pages);
+		/* A half has eleven bits; beside it, rotating back rounds. */
+		if (!(fabs(list[i].sum / sum - 1) < 5e-4 && fabs(list[i].max / max - 1) < 1e-3))
+			fail_msg("entry %u: sum %g, should be %g; max %g, should be %g", i, list[i].sum,
+			         sum, list[i].max, max);
+	}
+	free(list);
+	free(ns);
+	skvq_client_free(c);
+}
+
 static void start(void **state, const char *const *args)
 {
 	(void)state;
@@ -265,7 +343,7 @@ static void *make_calibration(uint64_t seed, uint64_t *ret_bytes)
 {
 	const struct skvq_calibration_key key = {digest, LAYERS, Q_HEADS, KV_HEADS, DIM, DIM};
 
-	return calibration_make(&key, 1, seed, ret_bytes);
+	return calibration_make(&key, NULL, 1, seed, ret_bytes);
 }
 
 /* Codes mean something only with the matrices that made them. */
@@ -546,6 +624,35 @@ static void a_batch_reads_shared_pages_once(void **state)
 	run_close(&first);
 }
 
+/* Each page is counted once, whoever published it first. */
+static void errors_of_pages_reach_the_daemon(void **state)
+{
+	(void)state;
+	static struct run a, b;
+	struct skvq_client *c = observer();
+	struct skvq_client_error_info *list = NULL;
+	size_t n = 0;
+
+	assert_int_equal(skvq_client_errors(c, 1, &list, &n), -SKVQ_EINVAL);
+	assert_non_null(strstr(skvq_client_why(c), "no namespace 1"));
+	assert_null(list);
+	skvq_client_free(c);
+	run_open(&a, daemon_.socket, 400, 1, 640, "n1");
+	for (int i = 0; i < 5; i++)
+		run_step(&a, CHUNK);
+	wait_shared(&a, (640 - 64) / PAGE);
+	check_errors(&a, (640 - 64) / PAGE, NULL, 0, 0);
+	run_open(&b, daemon_.socket, 400, 2, 800, "n1");
+	assert_int_equal(b.matched, 400);
+	run_step(&b, 100);
+	for (int i = 0; i < 3; i++)
+		run_step(&b, 100);
+	wait_shared(&b, (800 - 64) / PAGE);
+	check_errors(&a, (640 - 64) / PAGE, &b, 5, (800 - 64) / PAGE);
+	run_close(&a);
+	run_close(&b);
+}
+
 static void another_identity_matches_nothing(void **state)
 {
 	(void)state;
@@ -593,6 +700,7 @@ static void daemon_ends_and_comes_back(int sig)
 	assert_int_equal(i.daemon, 1);
 	assert_true(i.boot_id && i.boot_id != boot);
 	assert_int_equal(status().pages, i.n_paged / 80);
+	check_errors(&a, i.n_paged / 80, NULL, 0, 0); /* they came back with their pages */
 	for (int n = 0; n < 100; n++)
 		assert_true(run_step(&a, 1) == run_step(&b, 1));
 	run_close(&a);
@@ -818,6 +926,7 @@ int main(void)
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_batch_reads_shared_pages_once, setup, teardown),
+	    cmocka_unit_test_setup_teardown(errors_of_pages_reach_the_daemon, setup, teardown),
 	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_killed_and_comes_back, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_stopped_and_comes_back, setup,

@@ -36,8 +36,8 @@ def llama(*args, code=0):
 
 def evaluate(text, profiles, *args):
     """What skvq-eval says of each profile."""
-    done = run(EVAL, *THREADS, "--no-calibration", "--model", MODEL, "--text", text, "--profiles", profiles, "--json",
-               *args)
+    done = run(EVAL, *THREADS, "--model", MODEL, "--text", text, "--profiles", profiles,
+               "--no-calibration", "--json", *args)
     return {report["profile"]: report for report in map(json.loads, done.stdout.splitlines())}
 
 

@@ -27,8 +27,8 @@ class Eval(unittest.TestCase):
         cls.folder.cleanup()
 
     def evaluate(self, *args):
-        command = [os.path.join(BIN, "skvq-eval"), *args, "--no-calibration", "--model", MODEL, "--text", TEXT,
-                   "--threads", "1", "--json"]
+        command = [os.path.join(BIN, "skvq-eval"), *args, "--model", MODEL, "--text", TEXT,
+                   "--threads", "1", "--no-calibration", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280,
                               env=self.environment)
         self.assertEqual(done.returncode, 0, done.stderr)

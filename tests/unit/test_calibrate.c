@@ -184,7 +184,7 @@ static struct skvq_moments *filled(int interleaved, uint32_t n_chunks)
 {
 	static float q[CHUNK * Q_HEADS * DIM], k[CHUNK * KV_HEADS * DIM], v[CHUNK * KV_HEADS * DIM];
 	struct seeded s = {1};
-	struct skvq_calibrate_rope rope = {.dim = DIM, .interleaved = interleaved, .theta = 1e4};
+	struct skvq_calibrate_rope rope = {.dim = DIM, .interleaved = interleaved, .theta = 1e9, .positions = 64};
 	struct skvq_moments *m = NULL;
 
 	assert_int_equal(skvq_moments_new(&key, &rope, &m), 0);
@@ -244,10 +244,74 @@ static void rows_become_a_file(void **state)
 	skvq_moments_free(few);
 	other.head_dim_k = 24;
 	assert_int_equal(skvq_moments_new(&other, NULL, &few), -SKVQ_EGEOMETRY);
-	struct skvq_calibrate_rope rope = {.dim = DIM + 2, .theta = 1e4};
+	struct skvq_calibrate_rope rope = {.dim = DIM + 2, .theta = 1e4, .positions = 1};
 	assert_int_equal(skvq_moments_new(&key, &rope, &few), -SKVQ_EGEOMETRY);
-	rope = (struct skvq_calibrate_rope){.dim = DIM, .theta = 0};
+	rope = (struct skvq_calibrate_rope){.dim = DIM, .theta = 0, .positions = 1};
 	assert_int_equal(skvq_moments_new(&key, &rope, &few), -SKVQ_EGEOMETRY);
+	rope = (struct skvq_calibrate_rope){.dim = DIM, .theta = 1e4};
+	assert_int_equal(skvq_moments_new(&key, &rope, &few), -SKVQ_EGEOMETRY);
+}
+
+/* The same keys and queries, met at other positions, give the same matrices. */
+static void positions_do_not_matter(void **state)
+{
+	static float q[CHUNK * Q_HEADS * DIM], k[CHUNK * KV_HEADS * DIM], v[CHUNK * KV_HEADS * DIM];
+	static const uint32_t starts[2] = {256, 5000};
+	struct skvq_calibrate_rope rope = {.dim = DIM, .theta = 1e4, .positions = 8192};
+	struct skvq_calibration c[2];
+	struct skvq_rope turns;
+	void *bytes[2];
+	char why[256] = "";
+
+	(void)state;
+	assert_int_equal(skvq_rope_init(DIM, 1e4, "", &turns), 0);
+	for (int i = 0; i < 2; i++) {
+		struct seeded s = {1};
+		struct skvq_moments *m = NULL;
+		uint64_t n;
+
+		assert_int_equal(skvq_moments_new(&key, &rope, &m), 0);
+		for (uint32_t at = 0; at < 12 * CHUNK; at += CHUNK)
+			for (uint32_t l = 0; l < LAYERS; l++) {
+				random_rows(&s, q, sizeof(q) / sizeof(*q), 0.1f);
+				random_rows(&s, k, sizeof(k) / sizeof(*k), 10);
+				random_rows(&s, v, sizeof(v) / sizeof(*v), 1);
+				for (uint32_t t = 0; t < CHUNK; t++) {
+					for (uint32_t h = 0; h < Q_HEADS; h++)
+						skvq_rope_turn(&turns, 0, starts[i] + at + t, 1,
+							       q + (t * Q_HEADS + h) * DIM);
+					for (uint32_t h = 0; h < KV_HEADS; h++)
+						skvq_rope_turn(&turns, 0, starts[i] + at + t, 1,
+							       k + (t * KV_HEADS + h) * DIM);
+				}
+				skvq_moments_add(m, l, starts[i] + at, CHUNK, q, k, v);
+			}
+		if (skvq_moments_finish(m, &key, "", "", &bytes[i], &n, why, sizeof(why)) < 0 ||
+		    skvq_calibration_open(bytes[i], n, &c[i], why, sizeof(why)) < 0)
+			fail_msg("%s", why);
+		skvq_moments_free(m);
+	}
+	for (uint32_t l = 0; l < LAYERS; l++)
+		for (uint32_t h = 0; h < KV_HEADS; h++) {
+			const float *a = skvq_calibration_into(&c[0], l, h, 0);
+			const float *b = skvq_calibration_into(&c[1], l, h, 0);
+			double gram_a[DIM * DIM] = {0}, gram_b[DIM * DIM] = {0}, off = 0, all = 0;
+
+			/* A A^T: singular vectors of equal value may be any, what they span may not. */
+			for (uint32_t i = 0; i < DIM; i++)
+				for (uint32_t j = 0; j < DIM; j++)
+					for (uint32_t d = 0; d < DIM; d++) {
+						gram_a[i * DIM + j] += (double)a[i * DIM + d] * a[j * DIM + d];
+						gram_b[i * DIM + j] += (double)b[i * DIM + d] * b[j * DIM + d];
+					}
+			for (uint32_t i = 0; i < DIM * DIM; i++) {
+				off += (gram_a[i] - gram_b[i]) * (gram_a[i] - gram_b[i]);
+				all += gram_a[i] * gram_a[i];
+			}
+			assert_true(off < 1e-6 * all);
+		}
+	free(bytes[0]);
+	free(bytes[1]);
 }
 
 /* ---- groups ---- */
@@ -398,6 +462,7 @@ static void keys_are_grouped_as_they_were_before_rope(void **state)
 						   .interleaved = interleaved,
 						   .theta = 1e4,
 						   .scaling = scalings[unknown],
+						   .positions = 8192,
 						   .layer_window = windows};
 		struct skvq_moments *m = NULL;
 		struct skvq_rope turns;
@@ -528,6 +593,7 @@ int main(void)
 	    cmocka_unit_test(groups_are_never_empty),
 	    cmocka_unit_test(keys_are_grouped_as_they_were_before_rope),
 	    cmocka_unit_test(numbers_that_are_not_finite_are_named),
+	    cmocka_unit_test(positions_do_not_matter),
 	    cmocka_unit_test(bits_go_where_it_hurts),
 	};
 

@@ -292,6 +292,7 @@ static void lists(void **state)
 	Skvq__Wire__NamespaceList nl = SKVQ__WIRE__NAMESPACE_LIST__INIT;
 	Skvq__Wire__PageList pl = SKVQ__WIRE__PAGE_LIST__INIT;
 	Skvq__Wire__PinList pins_m = SKVQ__WIRE__PIN_LIST__INIT;
+	Skvq__Wire__ErrorList el = SKVQ__WIRE__ERROR_LIST__INIT;
 	raw_reply *reply;
 
 	(void)state;
@@ -329,6 +330,26 @@ static void lists(void **state)
 	raw_free(reply);
 	rq.id = 0;
 	pl.ns = 99;
+	refused(raw_call(b.sock, &rq, -1, NULL), SKVQ_EINVAL, "no namespace 99");
+
+	rq.id = 0;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_ERROR_LIST;
+	rq.error_list = &el;
+	el.ns = a.ns;
+	reply = raw_call(b.sock, &rq, -1, NULL);
+	assert_int_equal(reply->error_list->n_errors, 2 * MAKER_LAYERS);
+	for (uint32_t i = 0; i < 2 * MAKER_LAYERS; i++) {
+		const Skvq__Wire__ErrorInfo *e = reply->error_list->errors[i];
+
+		assert_int_equal(e->layer, i / 2);
+		assert_int_equal(e->is_v, i % 2);
+		assert_int_equal(e->bits, SKVQ_BITS_4);
+		assert_int_equal(e->pages, 0); /* made by hand: nobody measured */
+		assert_int_equal(e->n_histogram, 16);
+	}
+	raw_free(reply);
+	rq.id = 0;
+	el.ns = 99;
 	refused(raw_call(b.sock, &rq, -1, NULL), SKVQ_EINVAL, "no namespace 99");
 
 	rq.id = 0;
@@ -439,7 +460,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 1); /* masked: what both know */
+	assert_int_equal(reply->hello->features, 3); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);

@@ -73,6 +73,51 @@ static void an_equal_page_is_returned(void **state)
 	rig_fini(&rig);
 }
 
+static void say_errors(struct rig *rig, const struct rig_publish *rp, uint16_t k, uint16_t v)
+{
+	for (uint32_t i = 0; i < MAKER_LAYERS; i++) {
+		uint8_t *at = rig->staging_map + rp->p.offset + rig->layout.layers_offset +
+			      i * sizeof(skvq_page_layer);
+
+		memcpy(at + offsetof(skvq_page_layer, k_error), &k, sizeof(k));
+		memcpy(at + offsetof(skvq_page_layer, v_error), &v, sizeof(v));
+	}
+}
+
+/* 0x3000 is 1/8, 0x3400 is 1/4; 0x7c00, infinity, is no error at all. */
+static void errors_are_counted_once_a_page(void **state)
+{
+	struct rig_publish rp;
+	struct rig rig;
+
+	(void)state;
+	rig_init(&rig, 8, 100, NULL);
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 1, 0);
+	say_errors(&rig, &rp, 0x3000, 0);
+	assert_int_equal(publish(&rig, &rp), 0);
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 1, 1); /* equal tokens: not copied */
+	say_errors(&rig, &rp, 0x3400, 0x3400);
+	assert_int_equal(publish(&rig, &rp), 1);
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 2, 2);
+	say_errors(&rig, &rp, 0x3000, 0x7c00);
+	assert_int_equal(publish(&rig, &rp), -SKVQ_ECORRUPT);
+	assert_non_null(strstr(rp.why.text, "layer 0: table entry v_error"));
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 3, 3);
+	say_errors(&rig, &rp, 0x3400, 1);
+	assert_int_equal(publish(&rig, &rp), 0);
+	for (uint32_t i = 0; i < MAKER_LAYERS; i++) {
+		const struct layer_errors *k = &rig.ns->errors[2 * i], *v = k + 1;
+
+		assert_int_equal(k->pages, 2);
+		assert_true(k->sum == .375 && k->max == .25f);
+		assert_int_equal(k->histogram[12], 1);
+		assert_int_equal(k->histogram[13], 1);
+		assert_int_equal(v->pages, 1);
+		assert_int_equal(v->histogram[0], 1);
+	}
+	rig_fini(&rig);
+}
+
 static void two_at_once_are_one_copy(void **state)
 {
 	struct rig_publish a, b, c;
@@ -145,9 +190,12 @@ static void a_bad_page_leaves_nothing(void **state)
 	rig_init(&rig, 8, 100, NULL);
 	rig_chain(&rig, &rig.pins, 1, 1, chain);
 	for (int i = 0; i < 64; i++) {
-		/* Anywhere in header, tokens or layer table. */
-		uint32_t at = seeded_below(&rng, rig.layout.layers_offset + 32);
+		/* Anywhere in header, tokens or layer table but its errors. */
+		uint32_t table = rig.layout.layers_offset, at = seeded_below(&rng, table + 32);
 
+		if (at >= table && (at - table) % sizeof(skvq_page_layer) >=
+				       offsetof(skvq_page_layer, k_error))
+			continue;
 		rig_prepare(&rig, &rp, &rig.pins, chain[0], 1, 0);
 		rig.staging_map[rp.p.offset + at] ^= (uint8_t)(1 + seeded_below(&rng, 255));
 		assert_int_equal(publish(&rig, &rp), -SKVQ_ECORRUPT);
@@ -317,6 +365,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_page_is_complete),
 	    cmocka_unit_test(an_equal_page_is_returned),
+	    cmocka_unit_test(errors_are_counted_once_a_page),
 	    cmocka_unit_test(two_at_once_are_one_copy),
 	    cmocka_unit_test(bad_bytes_fail_their_sender_only),
 	    cmocka_unit_test(a_bad_page_leaves_nothing),

@@ -335,7 +335,8 @@ static void check_every_header_bit(void **state)
 		for (size_t at = 256; at < 576; at++)
 			refuse_byte(&p, at, (uint8_t)(p.bytes[at] ^ 0x10), "token");
 		for (size_t at = 576; at < 576 + 3 * 16; at++)
-			refuse_byte(&p, at, (uint8_t)(p.bytes[at] ^ 0x01), "table entry");
+			if ((at - 576) % 16 < offsetof(skvq_page_layer, k_error))
+				refuse_byte(&p, at, (uint8_t)(p.bytes[at] ^ 0x01), "table entry");
 		for (size_t at = 576 + 3 * 16; at < layout.layers[0].offset; at++)
 			refuse_byte(&p, at, 1, "padding");
 		free(p.bytes);
@@ -362,6 +363,45 @@ static void check_names_the_field(void **state)
 	assert_int_equal(page_ok(&p, why, 10), -SKVQ_ECORRUPT);
 	assert_string_equal(why, "header di");
 	assert_int_equal(why[10], 'x');
+	free(p.bytes);
+}
+
+/* What an engine measured is taken as it is if it is a number. */
+static void check_layer_errors(void **state)
+{
+	static const uint16_t good[] = {0, 1, 0x03ff, 0x0400, 0x2f9e, 0x3c00, 0x7bff};
+	static const struct {
+		uint16_t half;
+		const char *what;
+	} bad[] = {{0x7c00, "infinity"}, {0x7e00, "NaN"},        {0x7c01, "NaN"}, {0x7fff, "NaN"},
+		   {0x8000, "-0"},       {0x8001, "negative"},   {0xbc00, "-1"},  {0xfbff, "-65504"},
+		   {0xfc00, "-infinity"}, {0xffff, "-NaN"}};
+	struct page p;
+
+	(void)state;
+	layout_small("k2v1.5", 64, 5);
+	p = page_make(80);
+	for (uint32_t i = 0; i < 3; i++) {
+		for (int is_v = 0; is_v < 2; is_v++) {
+			size_t at = 576 + 16 * i + (is_v ? offsetof(skvq_page_layer, v_error)
+							 : offsetof(skvq_page_layer, k_error));
+			char why[160] = "", want[64];
+
+			for (size_t k = 0; k < sizeof(good) / sizeof(good[0]); k++) {
+				memcpy(p.bytes + at, &good[k], 2);
+				assert_int_equal(page_ok(&p, why, sizeof(why)), 0);
+			}
+			snprintf(want, sizeof(want), "layer %u: table entry %c_error at offset %zu", i,
+				 is_v ? 'v' : 'k', at);
+			for (size_t k = 0; k < sizeof(bad) / sizeof(bad[0]); k++) {
+				memcpy(p.bytes + at, &bad[k].half, 2);
+				if (page_ok(&p, why, sizeof(why)) != -SKVQ_ECORRUPT ||
+				    !strstr(why, want))
+					fail_msg("%s: \"%s\"", bad[k].what, why);
+			}
+			memcpy(p.bytes + at, &good[4], 2);
+		}
+	}
 	free(p.bytes);
 }
 
@@ -448,6 +488,7 @@ int main(void)
 	    cmocka_unit_test(check_accepts),
 	    cmocka_unit_test(check_every_header_bit),
 	    cmocka_unit_test(check_names_the_field),
+	    cmocka_unit_test(check_layer_errors),
 	    cmocka_unit_test(check_planes_bytes),
 	    cmocka_unit_test(check_length_and_position),
 	};

@@ -14,6 +14,7 @@ static const struct ctl_verb verbs[] = {
     {"status", "how the daemon is: memory, connections, counters", cmd_status},
     {"ls", "namespaces, or the pages of one", cmd_ls},
     {"pins", "who holds pages", cmd_pins},
+    {"errors", "what the codes of pages lose, layer by layer", cmd_errors},
     {"ping", "measure the round trip of a small request", cmd_ping},
 };
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))

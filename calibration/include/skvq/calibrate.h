@@ -27,6 +27,7 @@ struct skvq_calibrate_rope {
 	int interleaved; /* rows come with SKVQ_PAIRS_INTERLEAVED */
 	double theta;
 	const char *scaling;
+	uint32_t positions; /* that a sequence may have: the trained context; at least 1 */
 	const uint32_t *layer_window; /* [n_layer], not 0: the layer slides; NULL: none does */
 };
 

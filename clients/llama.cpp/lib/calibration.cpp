@@ -265,6 +265,7 @@ CalibrationBytes calibrate(llama_model *model, const std::string &gguf_path,
 	rope.interleaved = client.shape.arch->rope_pairs == SKVQ_PAIRS_INTERLEAVED;
 	rope.theta = client.shape.rope_theta;
 	rope.scaling = client.shape.rope_scaling.c_str();
+	rope.positions = client.shape.n_ctx_train;
 	rope.layer_window =
 	    client.shape.layer_window.empty() ? nullptr : client.shape.layer_window.data();
 	skvq_moments *made = nullptr;

@@ -65,7 +65,8 @@ struct skvq_page_planes {
 };
 
 #define SKVQ_ATTN_ROWS_MAX   64u
-#define SKVQ_ATTN_PREP_BYTES 35072u
+#define SKVQ_ATTN_PREP_BYTES 35072u /* for any number of rows; for n rows so many: */
+#define SKVQ_ATTN_PREP_BYTES_OF(n_rows, dim_k) (2304u + (n_rows) * 2u * (dim_k))
 
 /* |tier - ref| <= SKVQ_ATTN_ERROR_MAX * |ref| for each output row over the same pages, and the same
  * for the lse absolutely, whatever the softmax's shape, as long as |q| |k| <= SKVQ_ATTN_ERROR_NORM

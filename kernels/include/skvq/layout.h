@@ -66,12 +66,13 @@ size_t skvq_layout_v_sinks(const struct skvq_layout *l, uint32_t layer, uint32_t
 /* Bytes a page at this position occupies: with the sidecar if position is 0. */
 size_t skvq_layout_page_bytes(const struct skvq_layout *l, uint32_t position);
 
-/* Writes header and layer table (tokens and planes stay as they are; CRCs and digests are zeroed).
+/* Writes header and layer table (tokens and planes stay as they are; CRCs, digests and errors are
+ * zeroed).
  * page must hold base_bytes. */
 void skvq_page_init(const struct skvq_layout *l, uint32_t position, void *page);
 
-/* Checks a full page in private memory: header and layer table equal what the layout gives, tokens
- * equal the given 80, ternary bytes below 243, no NaN among the parameters, reserved bytes and
+/* Checks a full page in private memory: header and layer table equal what the layout gives but for
+ * the errors, which are finite and not negative; tokens equal the given 80, ternary bytes below 243, no NaN among the parameters, reserved bytes and
  * padding zero (so that equal content has equal bytes). 0, or -SKVQ_ECORRUPT with a sentence in
  * why naming the field and the offset. CRC and digest fields must be zero. */
 int skvq_page_check(const struct skvq_layout *l, uint32_t position, const int32_t *tokens,

@@ -56,7 +56,7 @@ extern "C" {
 #define SKVQ_SECTION_ALIGN 4096u
 
 #define SKVQ_PAGE_MAGIC UINT64_C(0x4547415051564b53) /* "SKVQPAGE" */
-#define SKVQ_PAGE_VERSION 1u
+#define SKVQ_PAGE_VERSION 2u
 
 /* Bounds on geometry; anything larger is -SKVQ_EGEOMETRY. */
 #define SKVQ_LAYERS_MAX 256u
@@ -118,7 +118,11 @@ typedef struct skvq_page_layer {
 	uint8_t v_bits;
 	uint8_t k_refine_bits; /* of SKVQ_BITS_*, what the second plane adds; 0: none  */
 	uint8_t v_refine_bits; /* 0                                                    */
-	uint32_t reserved;
+	/* Relative squared error sum |x - x'|^2 / sum |x|^2 of the base codes, binary16, as the
+	 * engine measured it on the page's first tile without its sinks; finite and not negative,
+	 * 0: not known. */
+	uint16_t k_error;
+	uint16_t v_error;
 } skvq_page_layer;
 
 SKVQ_STATIC_ASSERT(sizeof(skvq_page_header) == 256, "page header is 256 bytes");
@@ -127,6 +131,7 @@ SKVQ_STATIC_ASSERT(offsetof(skvq_page_header, crc_header) == 52, "page header la
 SKVQ_STATIC_ASSERT(offsetof(skvq_page_header, identity) == 72, "page header layout");
 SKVQ_STATIC_ASSERT(offsetof(skvq_page_header, digest) == 136, "page header layout");
 SKVQ_STATIC_ASSERT(sizeof(skvq_page_layer) == 16, "page layer entry is 16 bytes");
+SKVQ_STATIC_ASSERT(offsetof(skvq_page_layer, k_error) == 12, "page layer layout");
 SKVQ_STATIC_ASSERT(SKVQ_PAGE_TOKENS == SKVQ_TILE_TOKENS * SKVQ_PAGE_TILES, "whole tiles");
 
 #if defined(__cplusplus)

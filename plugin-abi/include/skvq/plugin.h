@@ -227,6 +227,8 @@ typedef struct skvq_stats {
 	uint64_t pages_deduplicated; /* published, but an equal page was there                  */
 	uint64_t publish_refused;
 	uint64_t reconnects;
+	uint64_t pages_off; /* encoded here, and in some layer K or V lost more than 1.5 times what
+	                     * its codec is expected to: the log says once which                */
 } skvq_stats;
 
 /* Static, const, never freed. Entries beyond struct_size do not exist; entries may be NULL. */

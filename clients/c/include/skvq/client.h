@@ -166,12 +166,28 @@ struct skvq_client_pin_info {
 	char name[64];
 	uint64_t pins, pages, bytes, age_ms;
 };
+/* What pages say that their codes lost: K or V of one layer, over all pages copied in. */
+#define SKVQ_CLIENT_ERROR_BUCKETS 16
+struct skvq_client_error_info {
+	uint32_t layer;
+	bool is_v;
+	uint32_t bits;  /* SKVQ_BITS_* of the codes */
+	uint64_t pages; /* that were measured */
+	double sum;     /* of relative squared errors */
+	double max;
+	/* Bucket i is 2^(0.75 i - 12) to 2^(0.75 (i + 1) - 12); the first also what is less, the
+	 * last also what is more. */
+	uint64_t histogram[SKVQ_CLIENT_ERROR_BUCKETS];
+};
 int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret);
 int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **ret, size_t *ret_n);
 /* One batch of pages from first_slot on; *ret_next is 0 when there are no more. */
 int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, uint32_t max,
                       struct skvq_client_page_info **ret, size_t *ret_n, uint32_t *ret_next);
 int skvq_client_pins(struct skvq_client *c, struct skvq_client_pin_info **ret, size_t *ret_n);
+/* K, then V of each layer of a namespace. -SKVQ_ENOTSUP: the daemon is older than this. */
+int skvq_client_errors(struct skvq_client *c, uint32_t ns, struct skvq_client_error_info **ret,
+                       size_t *ret_n);
 
 /* "SKVQ_EPINS" for 81 or -81; "unknown" for what is not in skvq/error.h. Static. */
 const char *skvq_err_name(int err);
