@@ -655,12 +655,13 @@ static void model_register_refuses(void **state)
 	toy_close(&t);
 }
 
-static void *toy_calibration(const struct toy *t, uint64_t seed, uint64_t *ret_bytes)
+static void *toy_calibration(const struct toy *t, const struct skvq_calibrate_rope *rope,
+                             uint64_t seed, uint64_t *ret_bytes)
 {
 	const struct skvq_calibration_key key = {(const uint8_t[32]){1, 2, 3}, t->layers, t->q_heads,
 	                                         t->kv_heads, t->dim, t->dim};
 
-	return calibration_make(&key, t->outlier > 0 ? t->outlier : 1, seed, ret_bytes);
+	return calibration_make(&key, rope, t->outlier > 0 ? t->outlier : 1, seed, ret_bytes);
 }
 
 static void calibrations_of_others_are_refused(void **state)
@@ -669,7 +670,7 @@ static void calibrations_of_others_are_refused(void **state)
 	struct toy t = toy_default();
 	skvq_model *m = NULL;
 	uint64_t n;
-	uint8_t *file = toy_calibration(&t, 1, &n), *odd = malloc(n + 1);
+	uint8_t *file = toy_calibration(&t, NULL, 1, &n), *odd = malloc(n + 1);
 	static const uint8_t other[32] = {1, 2, 4};
 
 	toy_open(&t);
@@ -733,7 +734,7 @@ static void calibration_tames_outliers(void **state)
 		t.outlier = 32;
 		rng = 1;
 		free_ = mean_error(&t);
-		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		void *file = toy_calibration(&t, NULL, 1, &t.calibration_bytes);
 		t.calibration = file;
 		rng = 1;
 		calibrated = mean_error(&t);
@@ -761,13 +762,14 @@ static void groups_tame_outliers(void **state)
 	for (size_t i = 0; i < sizeof profiles / sizeof profiles[0]; i++) {
 		double neighbours, grouped, ungrouped;
 		struct toy t = toy_default();
+		const struct skvq_calibrate_rope rope = {.dim = t.dim, .theta = 10000, .positions = 1};
 
 		t.profile = profiles[i];
 		t.kv_heads = 3;
 		t.outlier = 32;
 		rng = 1;
 		neighbours = mean_error(&t);
-		void *file = toy_calibration(&t, 1, &t.calibration_bytes);
+		void *file = toy_calibration(&t, &rope, 1, &t.calibration_bytes);
 		t.calibration = file;
 		rng = 1;
 		grouped = mean_error(&t);

@@ -343,7 +343,7 @@ static void *make_calibration(uint64_t seed, uint64_t *ret_bytes)
 {
 	const struct skvq_calibration_key key = {digest, LAYERS, Q_HEADS, KV_HEADS, DIM, DIM};
 
-	return calibration_make(&key, 1, seed, ret_bytes);
+	return calibration_make(&key, NULL, 1, seed, ret_bytes);
 }
 
 /* Codes mean something only with the matrices that made them. */

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <skvq/calibrate.h>
-
 #include "../unit/seeded.h"
 
 enum { TOKENS = 64, OUTLIER = 3 };
@@ -25,12 +23,11 @@ static void rows(struct seeded *s, float *x, size_t n, uint32_t dim, float outli
 		x[i] = seeded_gauss(s) * (i % (dim / 2) == OUTLIER ? outlier : 1);
 }
 
-void *calibration_make(const struct skvq_calibration_key *key, float outlier, uint64_t seed,
+void *calibration_make(const struct skvq_calibration_key *key,
+		       const struct skvq_calibrate_rope *rope, float outlier, uint64_t seed,
 		       uint64_t *ret_bytes)
 {
 	static const struct skvq_calibrate_target target = {"auto-2.4", 2.255};
-	const struct skvq_calibrate_rope rope = {
-	    .dim = key->head_dim_k, .theta = 10000, .positions = 8192};
 	struct seeded s = {seed};
 	struct skvq_moments *m = NULL;
 	size_t n_k = (size_t)TOKENS * key->n_kv_heads * key->head_dim_k;
@@ -43,7 +40,7 @@ void *calibration_make(const struct skvq_calibration_key *key, float outlier, ui
 	uint64_t n_plain;
 	char why[256] = "";
 
-	check(skvq_moments_new(key, &rope, &m), "moments", why);
+	check(skvq_moments_new(key, rope, &m), "moments", why);
 	for (uint32_t at = 0; at < 9 * key->head_dim_k + 256; at += TOKENS)
 		for (uint32_t l = 0; l < key->n_layer; l++) {
 			rows(&s, k, n_k, key->head_dim_k, outlier);

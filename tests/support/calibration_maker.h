@@ -7,13 +7,14 @@
 
 #include <stdint.h>
 
-#include <skvq/calibration.h>
+#include <skvq/calibrate.h>
 
 /* A file from Gaussian rows in which channel 3 of every head's K, and its RoPE partner, is outlier times larger, and of Q
  * so many times smaller. Different seeds give different matrices. With a table "auto-2.4" that gives
- * the last layer more bits than the others; keys are taken to be turned by RoPE with theta 10000 for
- * their groups. Freed with free(). */
-void *calibration_make(const struct skvq_calibration_key *key, float outlier, uint64_t seed,
+ * the last layer more bits than the others. Rows are taken to be turned by rope; NULL: by nothing.
+ * Freed with free(). */
+void *calibration_make(const struct skvq_calibration_key *key,
+		       const struct skvq_calibrate_rope *rope, float outlier, uint64_t seed,
 		       uint64_t *ret_bytes);
 
 /* Makes that file one without channel groups, in place: as they were made before there were any. */
