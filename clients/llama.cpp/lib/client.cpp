@@ -163,8 +163,9 @@ void skvq_llama::check_profile()
 // Only profiles that rotate can use its matrices, and SKVQ's own its channel groups.
 void skvq_llama::find_calibration(llama_model *llama, const std::string &gguf_path)
 {
-	const bool usable = profile.compare(0, 1, "k") == 0 || profile.compare(0, 5, "auto-") == 0 ||
-			    profile.compare(0, 5, "skvq-") == 0;
+	bool usable = false;
+	for (const char *family : {"k", "auto-", "e2.", "skvq-"})
+		usable |= profile.compare(0, std::strlen(family), family) == 0;
 	calibration_source = usable ? "none" : "not used";
 	if (!usable)
 		return;
