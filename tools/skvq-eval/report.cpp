@@ -6,61 +6,10 @@
 #include <memory>
 #include <stdexcept>
 
-#include <jansson.h>
+#include <skvq/json_object.hpp>
 
 namespace
 {
-
-// One object, one line.
-class JsonLine
-{
-      public:
-	JsonLine() : object_(json_object()) {}
-	void text(const char *key, const std::string &value)
-	{
-		set(key, json_stringn(value.data(), value.size()));
-	}
-	void whole(const char *key, uint64_t value)
-	{
-		set(key, json_integer(static_cast<json_int_t>(value)));
-	}
-	void real(const char *key, double value)
-	{
-		set(key, json_real(value));
-	}
-	void flag(const char *key, bool value)
-	{
-		set(key, json_boolean(value));
-	}
-	void list(const char *key, const std::vector<uint32_t> &values)
-	{
-		json_t *array = json_array();
-		for (const uint32_t value : values)
-			if (json_array_append_new(array, json_integer(value)) != 0)
-				throw std::runtime_error("out of memory while writing JSON");
-		set(key, array);
-	}
-	void print() const
-	{
-		if (json_dumpf(object_.get(), stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) != 0 ||
-		    std::putchar('\n') == EOF || std::fflush(stdout) != 0)
-			throw std::runtime_error("cannot write to stdout");
-	}
-
-      private:
-	void set(const char *key, json_t *value)
-	{
-		if (json_object_set_new(object_.get(), key, value) != 0)
-			throw std::runtime_error(std::string("cannot write '") + key + "' as JSON");
-	}
-	struct Deleter {
-		void operator()(json_t *json) const
-		{
-			json_decref(json);
-		}
-	};
-	std::unique_ptr<json_t, Deleter> object_;
-};
 
 std::string file_name(const std::string &path)
 {
@@ -76,7 +25,7 @@ const char *weights_name(const Weights &weights)
 						 : "as-is";
 }
 
-void put_setting(JsonLine &json, const Args &args)
+void put_setting(skvq::JsonObject &json, const Args &args)
 {
 	json.text("model", file_name(args.model));
 	json.text("weights", weights_name(args.weights));
@@ -103,7 +52,7 @@ void scores_json(const Args &args, const std::vector<Score> &scores)
 	const Score &reference = scores.front();
 	for (size_t i = 1; i < scores.size(); ++i) {
 		const Score &score = scores[i];
-		JsonLine json;
+		skvq::JsonObject json;
 		json.text("profile", score.profile.name);
 		json.real("bits", score.bits);
 		json.real("kld", score.divergence.mean());
@@ -126,7 +75,7 @@ void scores_json(const Args &args, const std::vector<Score> &scores)
 		}
 		json.whole("first", args.first_scored);
 		put_setting(json, args);
-		json.print();
+		json.print_line();
 	}
 }
 
@@ -182,7 +131,7 @@ void report(const Args &args, const std::vector<NeedleScore> &scores)
 		if (args.json && &score == &reference)
 			continue;
 		if (args.json) {
-			JsonLine json;
+			skvq::JsonObject json;
 			json.text("profile", score.profile.name);
 			json.real("recall", ratio(score.n_found, score.n_keys));
 			json.real("recall_reference", ratio(reference.n_found, reference.n_keys));
@@ -190,7 +139,7 @@ void report(const Args &args, const std::vector<NeedleScore> &scores)
 			json.whole("keys", score.n_keys);
 			json.list("found_at_depth", score.found_at_depth);
 			put_setting(json, args);
-			json.print();
+			json.print_line();
 			continue;
 		}
 		std::printf("%-22s %7.1f%% %7.1f%% ", score.profile.name.c_str(),
@@ -214,7 +163,7 @@ void report(const Args &args, const std::vector<AgreeScore> &scores)
 	for (size_t i = args.json ? 1 : 0; i < scores.size(); ++i) {
 		const AgreeScore &score = scores[i];
 		if (args.json) {
-			JsonLine json;
+			skvq::JsonObject json;
 			json.text("profile", score.profile.name);
 			json.real("agreed", ratio(score.n_same, score.n_prompts));
 			json.real("possible", ratio(score.n_possible, score.n_prompts));
@@ -222,7 +171,7 @@ void report(const Args &args, const std::vector<AgreeScore> &scores)
 			json.whole("prompts", score.n_prompts);
 			json.whole("predict", args.n_predict);
 			put_setting(json, args);
-			json.print();
+			json.print_line();
 			continue;
 		}
 		std::printf("%-22s %7.1f of %5.1f %9.0f%%\n", score.profile.name.c_str(),
@@ -242,7 +191,7 @@ void report(const Args &args, const std::vector<SharedScore> &scores)
 			    "tokens", "matched", "KLD", "max", "top-1", "KLD in refilling");
 	for (const SharedScore &score : scores) {
 		if (args.json) {
-			JsonLine json;
+			skvq::JsonObject json;
 			json.text("profile", score.profile.name);
 			json.real("kld", score.divergence.mean());
 			json.real("kld_max", score.divergence.max());
@@ -252,7 +201,7 @@ void report(const Args &args, const std::vector<SharedScore> &scores)
 			json.whole("prompt_tokens", score.n_prompt);
 			json.whole("matched_tokens", score.n_matched);
 			put_setting(json, args);
-			json.print();
+			json.print_line();
 			continue;
 		}
 		std::printf("%-22s %8llu %8llu %10.6f %8.5f %7.2f%% %18.6f\n",

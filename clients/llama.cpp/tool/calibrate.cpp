@@ -10,7 +10,7 @@
 #include <thread>
 
 #include <getopt.h>
-#include <jansson.h>
+#include <skvq/json_object.hpp>
 #include <unistd.h>
 
 #include <skvq/llama_tools.hpp>
@@ -201,13 +201,6 @@ std::string text_name(const std::vector<std::string> &paths)
 	return name;
 }
 
-struct JsonDeleter {
-	void operator()(json_t *json) const
-	{
-		json_decref(json);
-	}
-};
-
 void report(const Args &args, const skvq_calibration &c, const std::string &output, double seconds)
 {
 	const skvq_calibration_header &h = c.header;
@@ -224,40 +217,31 @@ void report(const Args &args, const skvq_calibration &c, const std::string &outp
 				    static_cast<double>(skvq_calibration_table_at(&c, i)->average));
 		return;
 	}
-	const std::unique_ptr<json_t, JsonDeleter> object(json_object());
-	json_t *o = object.get();
-	json_object_set_new(o, "output", json_string(output.c_str()));
-	json_object_set_new(o, "text", json_string(h.text));
-	json_object_set_new(o, "tokens", json_integer(h.n_tokens));
-	json_object_set_new(o, "seconds", json_real(seconds));
-	json_object_set_new(o, "bytes", json_integer(static_cast<json_int_t>(h.file_bytes)));
-	json_t *groups = json_array();
+	JsonObject json;
+	json.text("output", output);
+	json.text("text", h.text);
+	json.whole("tokens", h.n_tokens);
+	json.real("seconds", seconds);
+	json.whole("bytes", h.file_bytes);
+	std::vector<uint32_t> groups;
 	for (uint32_t i = 0; grouped && i < SKVQ_CALIBRATION_GROUP_SIZES; ++i)
-		json_array_append_new(groups, json_integer(SKVQ_CALIBRATION_GROUP_SIZE(i)));
-	json_object_set_new(o, "groups", groups);
+		groups.push_back(SKVQ_CALIBRATION_GROUP_SIZE(i));
+	json.list("groups", groups);
 	for (uint32_t i = 0; i < h.n_tables; ++i)
-		json_object_set_new(o, skvq_calibration_table_at(&c, i)->name,
-				    json_real(static_cast<double>(
-					skvq_calibration_table_at(&c, i)->average)));
+		json.real(skvq_calibration_table_at(&c, i)->name,
+			  static_cast<double>(skvq_calibration_table_at(&c, i)->average));
 	for (int is_v = 0; is_v < 2; ++is_v) {
-		json_t *errors = json_array(), *sensitivities = json_array();
+		std::vector<double> errors, sensitivities;
 		for (uint32_t i = 0; i < h.n_layer; ++i) {
 			const skvq_calibration_layer *layer = skvq_calibration_layer_of(&c, i);
-			json_array_append_new(errors,
-					      json_real(static_cast<double>(layer->error[is_v][3])));
-			json_array_append_new(
-			    sensitivities, json_real(static_cast<double>(layer->sensitivity[is_v])));
+			errors.push_back(static_cast<double>(layer->error[is_v][3]));
+			sensitivities.push_back(static_cast<double>(layer->sensitivity[is_v]));
 		}
-		json_object_set_new(o, is_v ? "error_2bit_v" : "error_2bit_k", errors);
+		json.list(is_v ? "error_2bit_v" : "error_2bit_k", errors);
 		if (known)
-			json_object_set_new(o, is_v ? "sensitivity_v" : "sensitivity_k",
-					    sensitivities);
-		else
-			json_decref(sensitivities);
+			json.list(is_v ? "sensitivity_v" : "sensitivity_k", sensitivities);
 	}
-	if (json_dumpf(o, stdout, JSON_INDENT(2)) != 0 || std::putchar('\n') == EOF ||
-	    std::fflush(stdout) != 0)
-		throw std::runtime_error("cannot write to stdout");
+	json.write(stdout, "stdout");
 }
 
 void run(const Args &args)

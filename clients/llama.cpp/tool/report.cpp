@@ -7,100 +7,10 @@
 #include <memory>
 #include <stdexcept>
 
-#include <jansson.h>
+#include <skvq/json_object.hpp>
 
 namespace
 {
-
-// Length of the well-formed UTF-8 sequence at text[i], 0 if there is none.
-size_t utf8_length(const std::string &text, size_t i)
-{
-	const auto at = [&](size_t k) {
-		return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u;
-	};
-	const auto tail = [&](size_t k) { return (at(k) & 0xc0u) == 0x80u; };
-	const unsigned lead = at(i), next = at(i + 1);
-	if (lead < 0x80)
-		return 1;
-	if (lead >= 0xc2 && lead <= 0xdf)
-		return tail(i + 1) ? 2 : 0;
-	if (lead >= 0xe0 && lead <= 0xef) {
-		const bool bad = (lead == 0xe0 && next < 0xa0) || (lead == 0xed && next > 0x9f);
-		return !bad && tail(i + 1) && tail(i + 2) ? 3 : 0;
-	}
-	if (lead >= 0xf0 && lead <= 0xf4) {
-		const bool bad = (lead == 0xf0 && next < 0x90) || (lead == 0xf4 && next > 0x8f);
-		return !bad && tail(i + 1) && tail(i + 2) && tail(i + 3) ? 4 : 0;
-	}
-	return 0;
-}
-
-// A token may end inside a character; JSON may not. Stray bytes become U+FFFD.
-std::string utf8(const std::string &text)
-{
-	std::string clean;
-	for (size_t i = 0; i < text.size();) {
-		const size_t n = utf8_length(text, i);
-		if (n)
-			clean.append(text, i, n);
-		else
-			clean += "\xef\xbf\xbd";
-		i += n ? n : 1;
-	}
-	return clean;
-}
-
-class Json
-{
-      public:
-	Json() : object_(json_object()) {}
-	void text(const char *key, const std::string &value)
-	{
-		const std::string clean = utf8(value);
-		set(key, json_stringn(clean.data(), clean.size()));
-	}
-	void whole(const char *key, uint64_t value)
-	{
-		set(key, json_integer(static_cast<json_int_t>(value)));
-	}
-	void real(const char *key, double value)
-	{
-		set(key, json_real(value));
-	}
-	void flag(const char *key, bool value)
-	{
-		set(key, json_boolean(value));
-	}
-	void list(const char *key, const std::vector<int32_t> &values)
-	{
-		json_t *array = json_array();
-		for (const int32_t value : values)
-			if (json_array_append_new(array, json_integer(value)) != 0)
-				throw std::runtime_error("out of memory while writing JSON");
-		set(key, array);
-	}
-	void write(FILE *file, const std::string &name) const
-	{
-		if (json_dumpf(object_.get(), file, JSON_INDENT(2)) != 0 ||
-		    std::fputc('\n', file) == EOF || std::fflush(file) != 0)
-			throw std::runtime_error("cannot write '" + name +
-						 "': " + std::strerror(errno));
-	}
-
-      private:
-	void set(const char *key, json_t *value)
-	{
-		if (json_object_set_new(object_.get(), key, value) != 0)
-			throw std::runtime_error(std::string("cannot write '") + key + "' as JSON");
-	}
-	struct Deleter {
-		void operator()(json_t *json) const
-		{
-			json_decref(json);
-		}
-	};
-	std::unique_ptr<json_t, Deleter> object_;
-};
 
 const char *mib(uint64_t bytes, char (&buf)[32])
 {
@@ -148,7 +58,7 @@ void report_text(const Result &result)
 
 void report_json(const Result &result, const std::string &path)
 {
-	Json json;
+	skvq::JsonObject json;
 	json.text("mode", result.mode);
 	json.text("daemon", result.daemon);
 	json.text("profile", result.profile);
