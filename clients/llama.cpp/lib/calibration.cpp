@@ -100,6 +100,7 @@ constexpr uint32_t n_streams = 64;
 constexpr uint32_t stream_tokens = 64;
 constexpr uint32_t context_tokens = 2048; // of one pass; far positions turn RoPE's slow pairs
 constexpr uint32_t chunk_tokens = 512;
+constexpr uint32_t default_positions = 8192;
 
 struct ContextDeleter {
 	void operator()(llama_context *context) const
@@ -265,7 +266,8 @@ CalibrationBytes calibrate(llama_model *model, const std::string &gguf_path,
 	rope.interleaved = client.shape.arch->rope_pairs == SKVQ_PAIRS_INTERLEAVED;
 	rope.theta = client.shape.rope_theta;
 	rope.scaling = client.shape.rope_scaling.c_str();
-	rope.positions = client.shape.n_ctx_train;
+	rope.positions = options.n_positions ? options.n_positions
+					     : std::min(client.shape.n_ctx_train, default_positions);
 	rope.layer_window =
 	    client.shape.layer_window.empty() ? nullptr : client.shape.layer_window.data();
 	skvq_moments *made = nullptr;

@@ -37,6 +37,8 @@ const char usage[] =
     "  --text FILE         plain text, any kind the model will meet; may be given again. Never the\n"
     "                      text that accuracy is measured on\n"
     "  --tokens N          of the text, at most; default 4096\n"
+    "  --context N         positions that sequences will have, as a rule; default: what the model\n"
+    "                      was trained for, at most 8192\n"
     "  --output FILE       default: where engines look for it, in $XDG_DATA_HOME or ~/.local/share\n"
     "  --no-sensitivity    matrices and groups only: a minute instead of some; no tables\n"
     "  --bits AVERAGE      one more table, profile auto-AVERAGE: at most so many stored bits a\n"
@@ -50,7 +52,7 @@ const char usage[] =
 struct Args {
 	std::string model, output, plugin;
 	std::vector<std::string> texts, bits;
-	uint32_t n_tokens = default_tokens;
+	uint32_t n_tokens = default_tokens, n_positions = 0;
 	uint32_t n_threads = std::max(1u, std::thread::hardware_concurrency());
 	bool sensitivity = true, json = false, quiet = false, verbose = false, help = false;
 };
@@ -61,6 +63,7 @@ Args parse(int argc, char **argv)
 	    {"model", required_argument, nullptr, 'm'},
 	    {"text", required_argument, nullptr, 't'},
 	    {"tokens", required_argument, nullptr, 'n'},
+	    {"context", required_argument, nullptr, 'c'},
 	    {"output", required_argument, nullptr, 'o'},
 	    {"no-sensitivity", no_argument, nullptr, 'S'},
 	    {"bits", required_argument, nullptr, 'b'},
@@ -84,6 +87,9 @@ Args parse(int argc, char **argv)
 			break;
 		case 'n':
 			args.n_tokens = whole("--tokens", optarg, 512, 1 << 22);
+			break;
+		case 'c':
+			args.n_positions = whole("--context", optarg, 1, 1 << 22);
 			break;
 		case 'o':
 			args.output = optarg;
@@ -258,6 +264,7 @@ void run(const Args &args)
 	options.plugin_path = args.plugin;
 	options.n_threads = args.n_threads;
 	options.n_tokens = args.n_tokens;
+	options.n_positions = args.n_positions;
 	options.progress = [&](const char *what, double done) { bar(what, done); };
 	if (args.texts.empty()) {
 		options.text = generate_text(model.get(), options);
