@@ -22,3 +22,12 @@ skvq_daemon_unit(conn support/raw_client.c support/page_maker.c)
 skvq_daemon_unit(live support/raw_client.c support/page_maker.c support/daemon.c)
 target_compile_definitions(test_daemon_live PRIVATE SKVQD_PATH="$<TARGET_FILE:skvqd>")
 add_dependencies(test_daemon_live skvqd)
+
+# The store below memory, on a disk in memory.
+set(skvq_spill_support ${skvq_tests_dir}/support/spill_rig.c ${skvq_tests_dir}/support/spill_disk.c
+  ${skvq_tests_dir}/support/spill_faults.c)
+foreach(name format store)
+  skvq_unit(test_spill_${name} ${skvq_tests_dir}/unit/test_spill_${name}.c ${skvq_spill_support}
+    LIBS skvq_daemon)
+  target_include_directories(test_spill_${name} PRIVATE ${skvq_tests_dir} ${skvq_tests_dir}/unit)
+endforeach()
