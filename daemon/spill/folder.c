@@ -60,6 +60,7 @@ static int probe_direct(int dir_fd)
 int folder_init(struct folder *folder, const struct spill_io_config *config, struct why *warning,
 		struct why *why)
 {
+	struct stat st;
 	int r;
 
 	*folder = (struct folder){.dir_fd = -1, .lock_fd = -1, .files_max = config->files_max};
@@ -70,6 +71,14 @@ int folder_init(struct folder *folder, const struct spill_io_config *config, str
 	if (folder->dir_fd < 0)
 		return why_fail_errno(why, SKVQ_ESYS, "cannot open the folder '%s'",
 				      config->folder);
+	/* A checksum is no signature: whoever writes here decides what is in a page. */
+	if (fstat(folder->dir_fd, &st) < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "cannot look at '%s'", config->folder);
+	if (st.st_uid != geteuid() || (st.st_mode & 022))
+		return why_fail(
+		    why, SKVQ_EPERM,
+		    "the folder '%s' must belong to this user and be writable by no other",
+		    config->folder);
 	folder->lock_fd = openat(folder->dir_fd, lock_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (folder->lock_fd < 0)
 		return why_fail_errno(why, SKVQ_ESYS, "cannot open '%s/%s'", config->folder,

@@ -79,8 +79,8 @@ struct spill_io_config {
 	bool no_uring, no_direct;
 };
 
-/* By io_uring, else by threads. -SKVQ_EINUSE: another process has the folder. -SKVQ_ESYS,
- * -SKVQ_ENOMEM. */
+/* By io_uring, else by threads. -SKVQ_EINUSE: another process has the folder. -SKVQ_EPERM: others
+ * may write to it. -SKVQ_ESYS, -SKVQ_ENOMEM. */
 int spill_io_new(const struct spill_io_config *config, struct spill_io **ret_io, struct why *why);
 
 #endif /* SKVQD_SPILL_IO_H */

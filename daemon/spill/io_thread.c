@@ -201,8 +201,7 @@ void spill_wait_fd(int fd, uint32_t timeout_ms)
 	(void)poll(&p, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
 }
 
-/* --- the io ------------------------------------------------------------------------------------
- */
+/* --- the io ---------------------------------------------------------------------------------- */
 
 struct threads_io {
 	struct spill_io io;

@@ -2,8 +2,6 @@
 #include "spill/store_impl.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -17,22 +15,20 @@ static uint64_t unix_ms(void)
 	return (uint64_t)ts.tv_sec * 1000u + (uint64_t)ts.tv_nsec / 1000000u;
 }
 
-/* To a segment without a live entry. */
-static void die(struct store *s, uint32_t seg)
+void store_segment_die(struct store *s, uint32_t seg)
 {
 	s->segs.at[seg].state = SEG_DYING;
 	s->segs.at[seg].busy = false;
 	s->segs.at[seg].since_ms = 0;
 }
 
-/* --- making: file, head, sync ------------------------------------------------------------------
- */
+/* --- making: file, head, sync ---------------------------------------------------------------- */
 
 static void create_failed(struct store *s, uint32_t seg, int status)
 {
 	COUNT(s, create_failures);
 	s->create_retry_ms = store_now(s) + RETRY_MS;
-	die(s, seg);
+	store_segment_die(s, seg);
 	/* The file system is full: what is ours makes room for what is ours. */
 	if (status == -SKVQ_ENOSPC)
 		store_evict_start(s);
@@ -53,7 +49,7 @@ static void head_synced(struct xfer *x, int status)
 	}
 	s->segs.at[seg].busy = false;
 	if (s->spare != SEG_NO) { /* it was late, and another took its place */
-		die(s, seg);
+		store_segment_die(s, seg);
 		return;
 	}
 	COUNT(s, segments_created);
@@ -190,165 +186,7 @@ static bool wants_spare(struct store *s)
 	       store_now(s) >= s->create_retry_ms && !making(s);
 }
 
-/* --- syncing -----------------------------------------------------------------------------------
- */
-
-static void synced(struct xfer *x, int status)
-{
-	struct store *s = x->owner;
-	struct segment *g = &s->segs.at[x->seg];
-
-	g->syncing = false;
-	COUNT(s, syncs);
-	if (status < 0) {
-		/* The kernel says it once and forgets; no promise can be made for this file. */
-		COUNT(s, sync_failures);
-		g->sync_failed = true;
-		if (g->state == SEG_ACTIVE)
-			store_close_segment(s, x->seg);
-	}
-	if (status != -SKVQ_ETIMEOUT)
-		xfer_give(&s->xfers, x);
-}
-
-static void sync_if_due(struct store *s, uint32_t seg, uint64_t now)
-{
-	struct segment *g = &s->segs.at[seg];
-	bool due = g->dirty >= s->opt.sync_bytes || now >= g->dirty_since_ms + s->opt.sync_ms ||
-		   (g->state == SEG_CLOSING && !g->writes) || s->flush_fn || s->closing;
-	struct xfer *x;
-
-	if (!g->dirty || g->syncing || !due)
-		return;
-	x = xfer_take_plain(&s->xfers);
-	if (!x)
-		return;
-	g->syncing = true;
-	g->dirty = 0; /* what comes back from now on waits for the next one */
-	x->owner = s;
-	x->seg = seg;
-	xfer_start(&s->xfers, x, SPILL_SYNC, seg, 0, 0, store_io_deadline(s), synced);
-}
-
-/* --- closing: table and foot, sync -------------------------------------------------------------
- */
-
-void store_close_segment(struct store *s, uint32_t seg)
-{
-	s->segs.at[seg].state = SEG_CLOSING;
-	if (s->active == seg)
-		s->active = SEG_NO;
-}
-
-static void closed(struct store *s, uint32_t seg, bool sealed)
-{
-	struct segment *g = &s->segs.at[seg];
-
-	free(g->table);
-	g->table = NULL;
-	g->busy = false;
-	g->sealed = sealed;
-	g->state = SEG_CLOSED;
-	if (sealed)
-		COUNT(s, segments_sealed);
-	else
-		COUNT(s, segments_unsealed);
-}
-
-static void seal_synced(struct xfer *x, int status)
-{
-	struct store *s = x->owner;
-
-	COUNT(s, syncs);
-	if (status < 0)
-		COUNT(s, sync_failures);
-	closed(s, x->seg, status == 0);
-	if (status != -SKVQ_ETIMEOUT)
-		xfer_give(&s->xfers, x);
-}
-
-static void write_table(struct store *s, struct xfer *x);
-
-static void table_written(struct xfer *x, int status)
-{
-	struct store *s = x->owner;
-	uint32_t seg = x->seg;
-	struct segment *g = &s->segs.at[seg];
-	struct xfer *plain;
-
-	if (!status && g->table_at <= spill_table_blocks(g->table_n)) {
-		write_table(s, x);
-		return;
-	}
-	if (status != -SKVQ_ETIMEOUT)
-		xfer_give(&s->xfers, x);
-	plain = status < 0 ? NULL : xfer_take_plain(&s->xfers);
-	if (!plain) {
-		closed(s, seg, false);
-		return;
-	}
-	plain->owner = s;
-	plain->seg = seg;
-	xfer_start(&s->xfers, plain, SPILL_SYNC, seg, 0, 0, store_io_deadline(s), seal_synced);
-}
-
-/* As many blocks as the buffer takes; the foot goes with the last. */
-static void write_table(struct store *s, struct xfer *x)
-{
-	struct segment *g = &s->segs.at[x->seg];
-	uint32_t blocks = spill_table_blocks(g->table_n), n = 0;
-	uint32_t first = g->blocks - 1 - blocks, from = g->table_at;
-
-	for (; n < s->xfers.buf_bytes / SPILL_BLOCK && g->table_at <= blocks; n++, g->table_at++) {
-		uint8_t *block = x->buf + (size_t)n * SPILL_BLOCK;
-		uint32_t at = g->table_at * SPILL_TABLE_ENTRIES, rest = g->table_n - at;
-
-		if (g->table_at == blocks)
-			spill_foot_write(block, &g->life, first, g->table_n);
-		else
-			spill_table_write(block, &g->life, g->table_at, g->table + at,
-					  rest < SPILL_TABLE_ENTRIES ? rest : SPILL_TABLE_ENTRIES);
-	}
-	xfer_start(&s->xfers, x, SPILL_WRITE, x->seg, (uint64_t)(first + from) * SPILL_BLOCK,
-		   (uint64_t)n * SPILL_BLOCK, store_io_deadline(s), table_written);
-}
-
-static void seal(struct store *s, uint32_t seg)
-{
-	struct segment *g = &s->segs.at[seg];
-	struct xfer *x;
-
-	if (g->writes || g->dirty || g->syncing || g->busy)
-		return;
-	if (g->sync_failed) {
-		closed(s, seg, false); /* a table would vouch for what may not be there */
-		return;
-	}
-	x = xfer_take(&s->xfers, 0);
-	if (!x)
-		return;
-	g->table = malloc(((size_t)g->n + 1) * sizeof(*g->table));
-	g->table_n = 0;
-	g->table_at = 0;
-	for (uint32_t i = 0; g->table && i < g->n; i++)
-		if (g->mark[i] >= MARK_LIVE)
-			g->table[g->table_n++] = g->entry[i];
-	if (!g->table || !g->table_n) {
-		xfer_give(&s->xfers, x);
-		if (g->table)
-			die(s, seg);
-		else
-			closed(s, seg, false);
-		return;
-	}
-	g->busy = true;
-	x->owner = s;
-	x->seg = seg;
-	write_table(s, x);
-}
-
-/* --- removing ----------------------------------------------------------------------------------
- */
+/* --- removing -------------------------------------------------------------------------------- */
 
 static void removed(struct xfer *x, int status)
 {
@@ -388,27 +226,7 @@ static void remove_if_quiet(struct store *s, uint32_t seg)
 	xfer_start(&s->xfers, x, SPILL_UNLINK, seg, 0, 0, XFER_NEVER, removed);
 }
 
-/* --- the pump ----------------------------------------------------------------------------------
- */
-
-bool store_all_synced(const struct store *s)
-{
-	for (uint32_t i = 0; i < s->segs.max; i++) {
-		const struct segment *g = &s->segs.at[i];
-
-		if (g->writes || g->dirty || g->syncing)
-			return false;
-	}
-	return true;
-}
-
-bool store_all_safe(const struct store *s)
-{
-	for (uint32_t i = 0; i < s->segs.max; i++)
-		if (s->segs.at[i].sync_failed && s->segs.at[i].state < SEG_DYING)
-			return false;
-	return true;
-}
+/* --- the pump -------------------------------------------------------------------------------- */
 
 void store_life_pump(struct store *s)
 {
@@ -420,9 +238,9 @@ void store_life_pump(struct store *s)
 		if (g->state == SEG_HEADING && !g->busy)
 			write_head(s, i);
 		if (g->state == SEG_ACTIVE || g->state == SEG_CLOSING)
-			sync_if_due(s, i, now);
+			store_sync_if_due(s, i, now);
 		if (g->state == SEG_CLOSING)
-			seal(s, i);
+			store_seal(s, i);
 		if (g->state == SEG_DYING)
 			remove_if_quiet(s, i);
 	}

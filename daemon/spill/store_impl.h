@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spill/store_impl.h - the store's own state, shared by put.c, get.c, life.c, evict.c, recover.c.
+ * spill/store_impl.h - the store's own state, shared by put.c, get.c, life.c, seal.c, evict.c,
+ * recover.c.
  */
 #ifndef SKVQD_SPILL_STORE_IMPL_H
 #define SKVQD_SPILL_STORE_IMPL_H
@@ -101,12 +102,18 @@ void store_gets_fail(struct store *s, int status); /* all that wait */
 void store_drop(struct tier *tier, const struct tier_key *key);
 void store_quarantine(struct store *s, struct segment_ref ref);
 
-/* life.c: making, syncing, closing and removing segments */
+/* life.c: making and removing segments, and what drives all of them */
 void store_life_pump(struct store *s);
 uint64_t store_life_deadline(struct store *s);
-void store_close_segment(struct store *s, uint32_t seg);
-bool store_all_synced(const struct store *s); /* or tried to */
-bool store_all_safe(const struct store *s);   /* no sync of what is still there has failed */
+/* Of a segment without a live entry: its file goes when no request has it any more. */
+void store_segment_die(struct store *s, uint32_t seg);
+
+/* seal.c */
+void store_close_segment(struct store *s, uint32_t seg); /* it takes no more records */
+void store_sync_if_due(struct store *s, uint32_t seg, uint64_t now);
+void store_seal(struct store *s, uint32_t seg); /* the next step of a CLOSING one, if it is time */
+bool store_all_synced(const struct store *s);   /* or tried to */
+bool store_all_safe(const struct store *s);     /* no sync of what is still there has failed */
 
 /* evict.c */
 void store_evict_pump(struct store *s);

@@ -14,6 +14,8 @@
 
 #include <skvq/error.h>
 
+#include "base/loop.h"
+
 static char folder[64];
 static struct store_options options;
 
@@ -126,6 +128,95 @@ static void through_the_page_cache(void **state)
 	fill_and_read(false, true);
 }
 
+static void on_pump(void *ctx, uint32_t events)
+{
+	(void)events;
+	store_pump(ctx);
+}
+
+struct chain {
+	struct store *store;
+	uint64_t id, wrong;
+	int left;
+};
+
+static void on_got(void *ctx, int status, const struct tier_page *page);
+
+static void on_stored(void *ctx, int status)
+{
+	struct chain *c = ctx;
+	struct tier *tier = store_tier(c->store);
+	struct tier_key key;
+
+	assert_int_equal(status, 0);
+	rig_key(c->id, &key);
+	assert_int_equal(tier->ops->get(tier, &key, 20000, on_got, c), 1);
+}
+
+static void on_got(void *ctx, int status, const struct tier_page *page)
+{
+	struct chain *c = ctx;
+
+	assert_int_equal(status, 0);
+	c->wrong += rig_wrong(c->id, page);
+	c->left--;
+}
+
+/* As a daemon would: nothing but the descriptor and the time it asks for. */
+static void an_event_loop_drives_it(void **state)
+{
+	struct store *store = open_on(false, false);
+	struct chain c = {.store = store, .left = 30};
+	struct loop_watch watch = {
+	    .fd = store_event_fd(store), .events = EPOLLIN, .fn = on_pump, .ctx = store};
+	uint8_t buf[RIG_PAGE_BYTES];
+	struct loop loop;
+	int before = c.left + 1;
+
+	(void)state;
+	assert_int_equal(loop_init(&loop), 0);
+	assert_int_equal(loop_add(&loop, &watch), 0);
+	while (c.left) {
+		struct tier *tier = store_tier(store);
+		uint32_t wait;
+		struct tier_page page;
+
+		if (c.left < before) {
+			rig_page(++c.id, buf, &page);
+			if (tier->ops->put(tier, &page, 0, on_stored, &c) == 1)
+				before = c.left;
+		}
+		store_pump(store);
+		wait = store_wait_ms(store);
+		assert_int_equal(loop_step(&loop, wait == UINT32_MAX ? -1 : (int)wait), 0);
+		store_pump(store);
+	}
+	assert_int_equal(c.wrong, 0);
+	assert_int_equal(store_stat(store, STORE_STAT_timeouts), 0);
+	loop_del(&loop, &watch);
+	loop_fini(&loop);
+	store_close(store);
+}
+
+static void where_no_ring_is_to_be_had_threads_do_it(void **state)
+{
+	/* No kernel gives a ring of that depth; a seccomp filter refuses in the same place. */
+	struct spill_io_config config = {
+	    .folder = folder, .files_max = 40, .depth = 1u << 20, .threads = 2};
+	struct spill_io *io = NULL;
+	struct why why = {""};
+	struct store *store;
+
+	(void)state;
+	assert_int_equal(spill_io_new(&config, &io, &why), 0);
+	assert_string_equal(io->engine, "threads");
+	assert_non_null(strstr(io->warning.text, "io_uring"));
+	store = rig_open(&options, io);
+	put_and_wait(store, 1);
+	assert_int_equal(rig_get(store, 1), 1);
+	store_close(store);
+}
+
 static void a_folder_has_one_owner(void **state)
 {
 	struct store *store = open_on(false, false);
@@ -137,6 +228,8 @@ static void a_folder_has_one_owner(void **state)
 	(void)state;
 	assert_int_equal(spill_io_new(&config, &io, &why), -SKVQ_EINUSE);
 	store_close(store);
+	assert_int_equal(chmod(folder, 0770), 0);
+	assert_int_equal(spill_io_new(&config, &io, &why), -SKVQ_EPERM);
 	config.folder = "./no/such/folder";
 	assert_int_equal(spill_io_new(&config, &io, &why), -SKVQ_ESYS);
 }
@@ -187,6 +280,8 @@ int main(void)
 	    TEST(by_io_uring),
 	    TEST(by_threads),
 	    TEST(through_the_page_cache),
+	    TEST(an_event_loop_drives_it),
+	    TEST(where_no_ring_is_to_be_had_threads_do_it),
 	    TEST(a_folder_has_one_owner),
 	    TEST(a_killed_process_loses_nothing_that_was_told_done),
 	};

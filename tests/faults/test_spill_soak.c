@@ -100,6 +100,14 @@ static uint32_t open_fds(void)
 	return n;
 }
 
+static void remove_folder(void)
+{
+	char command[96];
+
+	(void)snprintf(command, sizeof(command), "rm -rf '%s'", t.folder);
+	(void)!system(command);
+}
+
 static struct spill_io *new_io(const struct spill_fault_rates *rates)
 {
 	struct spill_io_config config = {.folder = t.folder,
@@ -117,6 +125,7 @@ static struct spill_io *new_io(const struct spill_fault_rates *rates)
 	if (!strcmp(t.where, "uring") && strcmp(below->engine, "io_uring") != 0) {
 		print_message("no io_uring here\n");
 		below->ops->free(below);
+		remove_folder();
 		exit(77);
 	}
 	return spill_faults_new(below, seeded_u64(&t.rng), rates);
@@ -205,7 +214,6 @@ static void reopen(const struct spill_fault_rates *rates)
 static void close_store(void)
 {
 	struct spill_fault_counts c = spill_faults_counts(t.io);
-	uint64_t lost = store_stat(t.store, STORE_STAT_transfers_lost);
 
 	t.faults.errors += c.errors;
 	t.faults.again += c.again;
@@ -214,7 +222,6 @@ static void close_store(void)
 	t.faults.flips += c.flips;
 	t.faults.delays += c.delays;
 	t.faults.lost += c.lost;
-	(void)lost;
 	store_close(t.store);
 	for (int i = 0; i < OPS; i++)
 		if (t.ops[i].busy)
@@ -296,11 +303,7 @@ int main(int argc, char **argv)
 	       (int)open_fds() - (int)fds);
 	if (t.disk)
 		spill_disk_free(t.disk);
-	else {
-		char command[96];
-
-		(void)snprintf(command, sizeof(command), "rm -rf '%s'", t.folder);
-		(void)!system(command);
-	}
+	else
+		remove_folder();
 	return t.wrong || t.late || t.closes_bad || t.over_cap || open_fds() != fds || !t.given;
 }

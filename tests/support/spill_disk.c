@@ -173,8 +173,7 @@ static int64_t perform(struct spill_disk *d, struct spill_req *req)
 	return (int64_t)bytes;
 }
 
-/* --- the io ------------------------------------------------------------------------------------
- */
+/* --- the io ---------------------------------------------------------------------------------- */
 
 static int disk_list(struct spill_io *io, spill_list_fn fn, void *ctx)
 {
@@ -288,8 +287,7 @@ static const struct spill_io_ops disk_ops = {
     .free = disk_free,
 };
 
-/* --- the disk ----------------------------------------------------------------------------------
- */
+/* --- the disk -------------------------------------------------------------------------------- */
 
 struct spill_disk *spill_disk_new(uint64_t seed, uint32_t files_max, uint32_t latency_ms)
 {
