@@ -29,7 +29,7 @@ static const char help[] =
     "  --chains N     token sequences published side by side, one request of each in flight;\n"
     "                 default 4\n"
     "  --layers N --kv-heads N --head-dim N   geometry; default 30, 3, 64 (SmolLM2-135M)\n"
-    "  --profile P    default " SKVQ_PROFILE_DEFAULT "\n"
+    "  --profile P    default k2v1.5\n"
     "  --json         one flat object: pages, page_bytes, bytes_per_token, run_pages, chains,\n"
     "                 profile, seconds, pages_per_s, mb_per_s, tokens_per_s, request_p50_us,\n"
     "                 request_p99_us\n";
@@ -301,7 +301,7 @@ int main(int argc, char **argv)
 	static struct bench bench; /* large */
 	struct bench *b = &bench;
 	struct skvq_geometry geo = {30, 3, 64, 64, 5};
-	const char *socket = NULL, *profile_name = SKVQ_PROFILE_DEFAULT;
+	const char *socket = NULL, *profile_name = "k2v1.5";
 	bool json = false;
 	int opt;
 

@@ -15,7 +15,7 @@ using skvq::Error;
 namespace
 {
 
-constexpr const char *default_profile = "k2v1.5"; // the plugin's, too; it cannot be asked
+constexpr const char *default_profile = "k4v2"; // the plugin's, too; it cannot be asked
 constexpr uint32_t default_ubatch = 512;
 constexpr uint32_t ubatch_max = 4096;
 constexpr uint32_t threads_max = 512; // as many as a ggml pool takes

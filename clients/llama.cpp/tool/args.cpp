@@ -16,7 +16,7 @@ const char args_usage[] =
     "  --embedded         in this process alone (default)\n"
     "  --plain            in stock llama.cpp, FP16, for comparison\n"
     "  --fallback         with --socket: go on embedded if skvqd cannot be reached\n"
-    "  --profile NAME     codec profile, e.g. k2v1.5 (default), k4v4, k8v8, fp16\n"
+    "  --profile NAME     codec profile, e.g. k4v2 (default), k2v2, auto-2.4, e2.1, k8v8, fp16\n"
     "  --calibration FILE  of skvq-calibrate; default: the one kept for the model, made on first use\n"
     "  --no-calibration   data-free codes; some models lose most of their accuracy below 4 bits\n"
     "  --window N         newest tokens kept in FP16; default 128\n"

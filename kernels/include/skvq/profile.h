@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define SKVQ_PROFILE_DEFAULT "k2v1.5"
+#define SKVQ_PROFILE_DEFAULT "k4v2" /* why: docs/profiles.md */
 #define SKVQ_PROFILE_NAME_MAX 47
 
 enum skvq_codec_kind {

@@ -106,7 +106,7 @@ typedef struct skvq_model_desc {
 	uint32_t rope_dim;               /* (id) rotated channels of a head; 0 = head_dim_k   */
 	double rope_theta;               /* (id) frequency base; required unless ROPE_NONE    */
 	const char *rope_scaling;        /* (id) canonical text of any scaling; NULL: none    */
-	const char *profile;             /* (id) codec profile; NULL: "k2v1.5". docs/profiles.md */
+	const char *profile;             /* (id) codec profile; NULL: "k4v2". docs/profiles.md */
 	const void *calibration;         /* (id) calibration file bytes; NULL: data-free. Of
 	                                  * other weights or geometry: -SKVQ_EIDENTITY; damaged:
 	                                  * -SKVQ_ECORRUPT. docs/calibration.md               */

@@ -13,7 +13,7 @@
 #include <skvq/kernels.h>
 
 #define HEADS        8u
-#define PROFILE      SKVQ_PROFILE_DEFAULT
+#define PROFILE      "k2v1.5"
 #define LONG_TOKENS  (UINT32_C(1) << 20)
 #define LONG_LAYERS  32u
 #define LONG_RESERVE ((size_t)3 << 30) /* memory that must be left beside the long sequence */
