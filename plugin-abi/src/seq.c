@@ -352,7 +352,9 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 
 		out.page_code_bytes +=
 		    (uint64_t)m->n_kv_heads * (k->head_bytes + v->head_bytes +
-		                               (k->n_rows + v->n_rows) * SKVQ_PAGE_TOKENS);
+		                               (k->n_rows + v->n_rows) * SKVQ_PAGE_TOKENS) +
+		    (uint64_t)(m->layout.layers[i].k_rows + m->layout.layers[i].v_rows) *
+		        SKVQ_PAGE_TOKENS;
 	}
 	for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++) {
 		size_t bytes = skvq_layout_page_bytes(&m->layout, i * SKVQ_PAGE_TOKENS);
