@@ -22,9 +22,15 @@ enum kind { TEXT, COUNT, BYTES, MODE, LEVEL };
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
 
-/* The one place of every bound. */
+#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
+/* Bounds of the store's own options are the store's. */
+#define STORE_KEY_(name, kind, def, least, most, help)                                             \
+	{"store", #name, NULL, kind, FIELD(store.name), NULL, def, least, most, help},
+
+/* The one place of every other bound. */
 static const struct key {
-	const char *section, *name, *flag;
+	const char *section, *name;
+	const char *flag; /* NULL: section-name, with dashes for underscores */
 	enum kind kind;
 	size_t offset, size; /* in struct config */
 	const char *text;    /* default of TEXT */
@@ -32,7 +38,6 @@ static const struct key {
 	uint64_t min, max;
 	const char *reason;
 } keys[] = {
-#define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
     {"socket", "path", "socket", TEXT, FIELD(socket_path), "", 0, 0, 0,
      "where clients connect (Unix stream socket)"},
     {"socket", "socket_mode", "socket-mode", MODE, FIELD(socket_mode), NULL, 0600, 0, 0777,
@@ -66,8 +71,25 @@ static const struct key {
      "pages waiting to be copied; past it publishing is SKVQ_EBUSY"},
     {"log", "level", "log-level", LEVEL, FIELD(log_level), NULL, LOG_INFO, 0, 0,
      "debug, info, warning or error"},
-#undef FIELD
+    {"store", "folder", NULL, TEXT, FIELD(store_folder), "", 0, 0, 0,
+     "where pages are kept on disk when memory is short; not given: memory only"},
+    {"store", "spill_percent", NULL, COUNT, FIELD(spill_percent), NULL, 25, 0, 100,
+     "of ram_max that is free or on disk too: pages are written in the background when it is less; "
+     "100: every page is written at once"},
+    {"store", "restore_wait_ms", NULL, COUNT, FIELD(restore_wait_ms), NULL, 2000, 0, 600000,
+     "an engine waits no longer for pages from disk, whatever it asks for; 0: not at all"},
+    {"store", "restores_max", NULL, COUNT, FIELD(restores_max), NULL, 4096, 1, 65536,
+     "pages on their way back at once; more are misses"},
+    {"store", "shutdown_ms", NULL, COUNT, FIELD(shutdown_ms), NULL, 10000, 0, 600000,
+     "at the end, what is not on disk yet is written for so long"},
+    {"store", "io_uring", NULL, COUNT, FIELD(io_uring), NULL, 1, 0, 1,
+     "0: threads do the input and output; they also do where the kernel refuses io_uring"},
+    {"store", "direct", NULL, COUNT, FIELD(direct), NULL, 1, 0, 1,
+     "0: through the page cache; so it also is where the file system refuses O_DIRECT"},
+    STORE_OPTIONS(STORE_KEY_)
 };
+#undef FIELD
+#undef STORE_KEY_
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
 
@@ -79,6 +101,20 @@ static char *text_at(struct config *config, const struct key *key)
 static uint64_t *value_at(struct config *config, const struct key *key)
 {
 	return (uint64_t *)(void *)((char *)config + key->offset);
+}
+
+#define FLAG_BYTES 40
+
+static void flag_of(const struct key *key, char ret[FLAG_BYTES])
+{
+	if (key->flag)
+		(void)snprintf(ret, FLAG_BYTES, "%s", key->flag);
+	else
+		(void)snprintf(ret, FLAG_BYTES, "%s-%s", key->section, key->name);
+	for (char *at = ret; *at; at++) {
+		if (*at == '_')
+			*at = '-';
+	}
 }
 
 /* ---- values ---- */
@@ -269,14 +305,17 @@ int config_args(struct config *config, int argc, char **argv, enum config_action
 		struct why *why)
 {
 	struct option options[N_FIXED + N_KEYS + 1] = {0};
+	char flags[N_KEYS][FLAG_BYTES];
 	const char *values[N_KEYS] = {0}, *file = NULL;
 	enum config_action action = CONFIG_RUN;
 	int opt, err;
 
 	memcpy(options, fixed, sizeof(fixed));
-	for (size_t i = 0; i < N_KEYS; i++)
+	for (size_t i = 0; i < N_KEYS; i++) {
+		flag_of(&keys[i], flags[i]);
 		options[N_FIXED + i] =
-		    (struct option){keys[i].flag, required_argument, NULL, OPT_KEY + (int)i};
+		    (struct option){flags[i], required_argument, NULL, OPT_KEY + (int)i};
+	}
 	opterr = 0;
 	optind = 0; /* GNU: start anew, for this may run more than once in a test */
 	while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
@@ -308,9 +347,15 @@ int config_args(struct config *config, int argc, char **argv, enum config_action
 
 int config_check(const struct config *config, struct why *why)
 {
+	struct why inner;
+
 	if (!config->socket_path[0])
 		return why_fail(why, SKVQ_EINVAL,
 				"no socket: give --socket PATH, or path in section [socket]");
+	if (!config->store_folder[0])
+		return 0;
+	if (store_options_check(&config->store, &inner) < 0)
+		return why_fail(why, SKVQ_EINVAL, "[store]: %s", inner.text);
 	return 0;
 }
 
@@ -390,7 +435,10 @@ void config_help(FILE *to)
 		    "  --version, --help\n\n",
 		    to);
 	for (size_t i = 0; i < N_KEYS; i++) {
-		(void)fprintf(to, "  --%-22s %s", keys[i].flag, keys[i].reason);
+		char flag[FLAG_BYTES];
+
+		flag_of(&keys[i], flag);
+		(void)fprintf(to, "  --%-26s %s", flag, keys[i].reason);
 		if (keys[i].kind != TEXT || keys[i].text[0]) {
 			(void)fputs(" [", to);
 			print_value(&config, &keys[i], to);
@@ -404,6 +452,8 @@ uint64_t config_fds(const struct config *config)
 {
 	/* A connection, its stagings, and queued replies with an arena each; two for each arena and calibration;
 	 * one message full of strangers, twice, while the closer is at it; and our own. */
-	return config->connections_max * (1 + config->staging_max + 8) +
-	       config->namespaces_max * 2 + CALIBRATIONS_MAX * 2 + 2 * 253 + 64;
+	uint64_t n = config->connections_max * (1 + config->staging_max + 8) +
+		     config->namespaces_max * 2 + CALIBRATIONS_MAX * 2 + 2 * 253 + 64;
+
+	return config->store_folder[0] ? n + store_files_max(&config->store) : n;
 }

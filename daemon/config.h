@@ -13,6 +13,7 @@
 #include <stdio.h>
 
 #include "base/why.h"
+#include "spill/store.h"
 
 #define CONFIG_PATH_MAX   4095
 #define CONFIG_TENANT_MAX 63
@@ -33,6 +34,14 @@ struct config {
 	uint64_t threads;
 	uint64_t queue_max;
 	uint64_t log_level; /* enum log_level */
+	char store_folder[CONFIG_PATH_MAX + 1]; /* empty: memory only */
+	uint64_t spill_percent;
+	uint64_t restore_wait_ms;
+	uint64_t restores_max;
+	uint64_t shutdown_ms;
+	uint64_t io_uring; /* 0, 1 */
+	uint64_t direct;   /* 0, 1 */
+	struct store_options store;
 };
 
 /* What the command line asks for. */

@@ -19,6 +19,7 @@
 #include "cache/cache.h"
 #include "control/control.h"
 #include "control/listen.h"
+#include "disk.h"
 
 /* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
 #define TICK_SECONDS 1
@@ -34,7 +35,9 @@ struct server {
 	struct stats stats;
 	struct cache cache;
 	struct control control;
+	struct disk disk;
 	int signal; /* that ended us */
+	bool hurry; /* another came */
 };
 
 static void on_signal(void *ctx, uint32_t events)
@@ -45,6 +48,7 @@ static void on_signal(void *ctx, uint32_t events)
 	(void)events;
 	if (read(server->signal_watch.fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
 		return;
+	server->hurry = server->signal != 0;
 	server->signal = (int)info.ssi_signo;
 	loop_stop(&server->loop);
 }
@@ -58,6 +62,7 @@ static void on_tick(void *ctx, uint32_t events)
 	if (read(server->tick_watch.fd, &n, sizeof(n)) < 0)
 		return;
 	cache_trim(&server->cache);
+	spill_pump(&server->cache);
 	(void)loop_mod(&server->loop, &server->listen_watch, EPOLLIN);
 }
 
@@ -155,6 +160,8 @@ static struct control_config control_config(const struct config *config, const c
 	    .pins_max = (uint32_t)config->pins_max,
 	    .requests_max = (uint32_t)config->requests_max,
 	    .staging_max = (uint32_t)config->staging_max,
+	    .restore_wait_ms = (uint32_t)config->restore_wait_ms,
+	    .disk_max = config->store.capacity_bytes,
 	    .calibration_max = config->calibration_max,
 	    .tenant = config->tenant,
 	    .socket = config->socket_path,
@@ -167,7 +174,9 @@ static int serve(struct server *server, const struct config *config, const char 
 		 struct why *why)
 {
 	struct cache_config cache_config = {.ram_max = config->ram_max,
-					    .namespaces_max = (uint32_t)config->namespaces_max};
+					    .namespaces_max = (uint32_t)config->namespaces_max,
+					    .spill_percent = (uint32_t)config->spill_percent,
+					    .restores_max = (uint32_t)config->restores_max};
 	struct control_config cc = control_config(config, version);
 	int err;
 
@@ -187,6 +196,9 @@ static int serve(struct server *server, const struct config *config, const char 
 		err = add_listener(server);
 	if (err < 0)
 		(void)why_fail_errno(why, -err, "setting up \"%s\"", config->socket_path);
+	if (!err)
+		err = disk_open(&server->disk, config, &server->loop, &server->cache, why);
+	server->control.store = server->disk.store;
 	if (!err) {
 		log_event(LOG_INFO, "ready", LOG_STR("socket", config->socket_path),
 			  LOG_U64("pid", getpid()), LOG_U64("ram_max", config->ram_max),
@@ -202,6 +214,7 @@ static int serve(struct server *server, const struct config *config, const char 
 	/* No new clients, no clients, then the copies they left behind, then the pages. */
 	listener_fini(&server->listener);
 	control_fini(&server->control);
+	disk_close(&server->disk, &server->hurry);
 	worker_fini(&server->worker);
 	closer_free(server->closer);
 	cache_fini(&server->cache);

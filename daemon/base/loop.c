@@ -58,6 +58,22 @@ void loop_del(struct loop *loop, struct loop_watch *watch)
 	}
 }
 
+void loop_hook_add(struct loop *loop, struct loop_hook *hook)
+{
+	hook->next = loop->hooks;
+	loop->hooks = hook;
+}
+
+void loop_hook_del(struct loop *loop, struct loop_hook *hook)
+{
+	for (struct loop_hook **at = &loop->hooks; *at; at = &(*at)->next) {
+		if (*at == hook) {
+			*at = hook->next;
+			return;
+		}
+	}
+}
+
 int loop_step(struct loop *loop, int timeout_ms)
 {
 	int n = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, timeout_ms);
@@ -73,8 +89,8 @@ int loop_step(struct loop *loop, int timeout_ms)
 			watch->fn(watch->ctx, ev.events);
 	}
 	loop->batch_n = 0;
-	if (loop->after)
-		loop->after(loop->after_ctx);
+	for (struct loop_hook *hook = loop->hooks; hook; hook = hook->next)
+		hook->fn(hook->ctx);
 	return 0;
 }
 

@@ -24,13 +24,20 @@ struct loop_watch {
 	void *ctx;
 };
 
+/* What runs after each batch: the place to free what died in it, or to send what it gathered.
+ * Embedded by its owner. */
+struct loop_hook {
+	void (*fn)(void *ctx);
+	void *ctx;
+	struct loop_hook *next;
+};
+
 struct loop {
 	int epoll_fd;
 	bool stopping;
 	int batch_at, batch_n; /* what loop_del must still take out */
 	struct epoll_event batch[LOOP_BATCH];
-	void (*after)(void *ctx); /* runs after each batch: the place to free what died in it */
-	void *after_ctx;
+	struct loop_hook *hooks; /* newest first */
 };
 
 int loop_init(struct loop *loop);  /* 0, or -SKVQ_ESYS (errno kept) */
@@ -42,6 +49,10 @@ int loop_add(struct loop *loop, struct loop_watch *watch);
 int loop_mod(struct loop *loop, struct loop_watch *watch, uint32_t events);
 /* Does not close the descriptor. A watch that is not added is fine. */
 void loop_del(struct loop *loop, struct loop_watch *watch);
+
+void loop_hook_add(struct loop *loop, struct loop_hook *hook);
+/* Not out of a hook. One that was not added is fine. */
+void loop_hook_del(struct loop *loop, struct loop_hook *hook);
 
 /* One wait of at most timeout_ms (-1: for ever) and its callbacks. 0, or -SKVQ_ESYS. */
 int loop_step(struct loop *loop, int timeout_ms);

@@ -28,6 +28,18 @@
 	X(page_check_failures, "copied pages that failed their check")                             \
 	X(evictions, "pages dropped to make room")                                                 \
 	X(bytes_evicted, "bytes of these pages")                                                   \
+	X(evictions_lost, "of these, pages that are not on disk either")                           \
+	X(spills, "pages written to disk")                                                         \
+	X(bytes_spilled, "bytes of these pages")                                                   \
+	X(spills_failed, "pages the disk did not take in the end")                                 \
+	X(restores, "pages read back from disk")                                                   \
+	X(bytes_restored, "bytes of these pages")                                                  \
+	X(restores_failed, "pages on disk that did not come back: late, lost or bad")              \
+	X(restore_check_failures, "of these, pages that were not what had been published")         \
+	X(restores_declined, "pages on disk not asked for: too slow for the engine")               \
+	X(restores_refused, "pages on disk not asked for: no room, or too many out")               \
+	X(tokens_restored, "tokens matched that came from disk, of tokens_matched")                \
+	X(prefetches, "prefetch requests served")                                                  \
 	X(unpins, "pins given back by request")                                                    \
 	X(pins_dropped, "pins that ended with their connection")                                   \
 	X(stale_handles, "handles whose generation has passed")                                    \

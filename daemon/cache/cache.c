@@ -17,6 +17,12 @@ void cache_init(struct cache *cache, const struct cache_config *config, struct w
 	cache->config = *config;
 	cache->worker = worker;
 	cache->stats = stats;
+	restores_init(&cache->restores);
+}
+
+void cache_set_tier(struct cache *cache, struct tier *tier)
+{
+	cache->tier = tier;
 }
 
 /* ---- namespaces ---- */
@@ -32,10 +38,8 @@ static void ns_drop(struct cache *cache, struct ns *ns)
 		struct page *page = &pages[i];
 
 		while (page && page->state != PAGE_FREE && page->children == 0) {
-			struct page *parent = page_parent(page);
-
-			cache_drop(cache, page);
-			page = parent;
+			(void)spill_last_call(cache, page);
+			page = cache_drop(cache, page);
 		}
 	}
 	assert(ns->table.live == 0);
@@ -54,8 +58,11 @@ void cache_close(struct cache *cache)
 void cache_fini(struct cache *cache)
 {
 	cache->closing = true;
+	cache->tier = NULL;
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
+	free(cache->drain);
+	assert(!cache->matches && cache->restores.n == 0 && cache->bytes_stored == 0);
 	assert(cache->bytes == 0 && cache->pages == 0 && cache->lru.n == 0);
 }
 
@@ -118,6 +125,12 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 		  LOG_STR("model", ns->model_name), LOG_STR("profile", ns->identity.profile),
 		  LOG_STR("engine", ns->identity.engine_numerics),
 		  LOG_U64("page_bytes", ns->layout.base_bytes));
+	if (cache->tier && ns->layout.slot_bytes > cache->tier->page_bytes_max)
+		log_event(LOG_WARNING, "namespace_not_stored", LOG_U64("ns", ns->id),
+			  LOG_U64("page_bytes", ns->layout.slot_bytes),
+			  LOG_U64("store_page_bytes_max", cache->tier->page_bytes_max),
+			  LOG_STR("detail", "its first pages do not fit a record: raise "
+					    "store.record_bytes"));
 	*ret = ns;
 	return 0;
 }
@@ -168,21 +181,18 @@ struct ns *cache_ns_by_id(struct cache *cache, uint32_t id)
 
 /* ---- pins ---- */
 
-void cache_pin(struct cache *cache, struct pins *pins, struct page *page)
+void cache_hold(struct cache *cache, struct page *page)
 {
 	lru_remove(&cache->lru, page); /* before its stamp changes */
 	page->stamp = cache->stamp;
 	page->used_ms = clock_ms();
-	pins_add(pins, page);
 	page->pins++;
 	ns_of(page)->pins++;
 	cache->pins++;
-	cache_settle(cache, page);
 }
 
-static void unpin(struct cache *cache, struct pins *pins, struct page *page, uint32_t n)
+void cache_release(struct cache *cache, struct page *page, uint32_t n)
 {
-	pins_take(pins, page, n);
 	assert(page->pins >= n);
 	page->pins -= n;
 	ns_of(page)->pins -= n;
@@ -193,6 +203,18 @@ static void unpin(struct cache *cache, struct pins *pins, struct page *page, uin
 		page->used_ms = clock_ms();
 	}
 	cache_settle(cache, page);
+}
+
+void cache_pin(struct cache *cache, struct pins *pins, struct page *page)
+{
+	pins_add(pins, page);
+	cache_hold(cache, page);
+}
+
+static void unpin(struct cache *cache, struct pins *pins, struct page *page, uint32_t n)
+{
+	pins_take(pins, page, n);
+	cache_release(cache, page, n);
 }
 
 int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const struct page_ref *refs,
@@ -240,54 +262,4 @@ uint32_t cache_unpin_all(struct cache *cache, struct pins *pins)
 	while ((page = pins_any(pins, &cursor, &count)))
 		unpin(cache, pins, page, count);
 	return total;
-}
-
-/* ---- match ---- */
-
-int cache_match(struct cache *cache, struct ns *ns, struct pins *pins, const int32_t *tokens,
-		uint32_t n_tokens, uint32_t max_pages, struct page_ref *ret_refs, uint32_t *ret_n,
-		struct why *why)
-{
-	struct stats *stats = cache->stats;
-	struct page *page = NULL;
-	uint32_t want = n_tokens / SKVQ_PAGE_TOKENS, n = 0;
-	bool cut = false;
-	int err;
-
-	if (want > max_pages)
-		want = max_pages;
-	for (; n < want; n++) {
-		struct page *next =
-		    index_find(&ns->index, &ns->table, page, tokens + (size_t)n * SKVQ_PAGE_TOKENS);
-
-		if (!next || !page_readable(next))
-			break;
-		if (n >= pins_left(pins)) {
-			cut = true;
-			break;
-		}
-		ret_refs[n] = page_ref(next);
-		page = next;
-	}
-	/* The first page that exceeds the bound says so; fewer than exist is an answer. */
-	err = pins_reserve(pins, n || !cut ? n : 1, why);
-	if (err < 0)
-		return err;
-	cache->stamp++;
-	ns->used = cache->stamp;
-	for (uint32_t i = 0; i < n; i++) {
-		page = &ns->table.pages[ret_refs[i].slot];
-		page->hits++;
-		cache_pin(cache, pins, page);
-	}
-	ns->page_hits += n;
-	ns->tokens_asked += n_tokens;
-	ns->tokens_matched += (uint64_t)n * SKVQ_PAGE_TOKENS;
-	stats->n[STAT_matches]++;
-	stats->n[STAT_matches_cut] += cut;
-	stats->n[STAT_page_hits] += n;
-	stats->n[STAT_tokens_asked] += n_tokens;
-	stats->n[STAT_tokens_matched] += (uint64_t)n * SKVQ_PAGE_TOKENS;
-	*ret_n = n;
-	return 0;
 }

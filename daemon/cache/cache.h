@@ -2,9 +2,10 @@
 /*
  * cache/cache.h - which pages there are, who may have them, and which go when room is needed.
  *
- * The cache knows namespaces, pages and pins. It does not know connections, messages or sockets: a
- * client is a struct pins to it, and an answer that takes time is a callback. All calls are for the
- * loop's thread; copying and checking runs in the worker pool.
+ * The cache knows namespaces, pages and pins, and that there may be a tier below memory. It does
+ * not know connections, messages or sockets: a client is a struct pins to it, and an answer that
+ * takes time is a callback. All calls are for the loop's thread; copying and checking runs in the
+ * worker pool.
  *
  * Bytes of the cap: for each namespace the larger of what is committed to pages and what the kernel
  * says its arena holds. Pages without pins and children may go, least recently used first.
@@ -20,13 +21,20 @@
 #include "base/why.h"
 #include "cache/ns.h"
 #include "cache/pins.h"
+#include "cache/restore.h"
+#include "cache/spill.h"
 #include "mem/lru.h"
+#include "mem/tier.h"
 
 struct cache_config {
 	uint64_t ram_max; /* bytes over all arenas */
 	uint32_t namespaces_max;
-	index_hash_fn hash; /* NULL: index_hash */
+	uint32_t spill_percent; /* 0..100, see cache/spill.h */
+	uint32_t restores_max;  /* pages on their way back at once */
+	index_hash_fn hash;     /* NULL: index_hash */
 };
+
+struct match;
 
 struct cache {
 	struct cache_config config;
@@ -37,7 +45,15 @@ struct cache {
 	uint32_t last_ns_id;
 	uint64_t stamp; /* counts operations; orders uses */
 	struct lru lru; /* pages that may go, of all namespaces */
-	uint64_t bytes; /* sum of ns->bytes */
+	struct tier *tier; /* NULL: memory is all there is */
+	struct spill_queue spill_queue;
+	struct restores restores;
+	struct match *matches;   /* waiting for restores */
+	struct page **drain;     /* cache/spill.c, when the daemon ends */
+	uint64_t n_drain, drain_at;
+	uint64_t bytes;          /* sum of ns->bytes */
+	uint64_t bytes_stored;   /* of these, of pages that are below too */
+	uint64_t bytes_spilling; /* on their way down */
 	uint64_t pages;
 	uint64_t pins;
 	/* The daemon ends. Engines go on reading their mappings of the arenas, pinned or not any
@@ -47,9 +63,11 @@ struct cache {
 
 void cache_init(struct cache *cache, const struct cache_config *config, struct worker *worker,
 		struct stats *stats);
+/* Before the first namespace, or never. The tier must give all its callbacks before cache_fini. */
+void cache_set_tier(struct cache *cache, struct tier *tier);
 /* To be called before the first client is turned away by a daemon that ends. */
 void cache_close(struct cache *cache);
-/* Frees all namespaces. Nobody has one open and no publish is in flight. */
+/* Frees all namespaces. Nobody has one open and nothing is in flight. */
 void cache_fini(struct cache *cache);
 
 /* ---- namespaces (cache.c) ---- */
@@ -61,15 +79,48 @@ int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
 void cache_ns_close(struct cache *cache, struct ns *ns);
 struct ns *cache_ns_by_id(struct cache *cache, uint32_t id); /* NULL: none */
 
+/* ---- matching (match.c) ---- */
+
+/* One question for the longest chain of pages that begins tokens. The caller fills the first part
+ * and keeps the struct, tokens and refs alive until cache_match returned non-zero or done() was
+ * called. */
+struct match {
+	struct ns *ns;     /* open by the caller */
+	struct pins *pins; /* who gets the pins. cache_match_orphan when the client dies */
+	const int32_t *tokens; /* [n_tokens]; read during cache_match only */
+	uint32_t n_tokens;
+	uint32_t max_pages;
+	uint32_t wait_ms;      /* for pages that must be read back; 0: those are misses */
+	uint32_t recompute_us; /* what a token costs the engine; 0: not known, more than reading */
+	struct page_ref *refs; /* room for max_pages */
+	/* Loop thread. error 0: the pages are pinned, if there still is a client. */
+	void (*done)(struct match *m, int error, const char *why);
+
+	uint32_t n;          /* results: pages */
+	uint32_t n_restored; /* of these, read back for this question or others' */
+
+	struct match *next, *prev; /* the cache's */
+	uint32_t n_chain;           /* refs that are held */
+	uint32_t n_waiting; /* pages of the chain from here on may be on their way */
+	uint32_t n_table;   /* pages that were here when asked */
+};
+
+/* Pins the chain and writes its pages' names to refs. 1: done at once, done() is not called. 0:
+ * done() will be called when pages have been read back, and not later than wait_ms. A chain cut by
+ * pins->max, by want of memory or by a page that does not come back is shorter, not an error,
+ * unless not even one pin is left: -SKVQ_EPINS. -SKVQ_ENOMEM. */
+int cache_match(struct cache *cache, struct match *m, struct why *why);
+/* The client of a match in flight is gone: pages are read all the same, nobody gets pins. */
+void cache_match_orphan(struct match *m);
+/* Starts reading what a match would wait for. Counts pages that are here and that are coming. Takes
+ * ns, tokens, n_tokens, max_pages of m. -SKVQ_ENOMEM. */
+int cache_prefetch(struct cache *cache, struct match *m, uint32_t *ret_here, uint32_t *ret_coming,
+		   struct why *why);
+/* For restore.c: a page has come, or will not. */
+void cache_matches_wake(struct cache *cache);
+
 /* ---- pages (cache.c) ---- */
 
-/* Pins the longest chain of pages that begins tokens, at most max_pages, and writes their names to
- * ret_refs (room for max_pages) and their number to *ret_n. All pins or none. A chain cut by
- * pins->max is shorter, not an error, unless not even one pin is left: -SKVQ_EPINS. -SKVQ_ENOMEM.
- */
-int cache_match(struct cache *cache, struct ns *ns, struct pins *pins, const int32_t *tokens,
-		uint32_t n_tokens, uint32_t max_pages, struct page_ref *ret_refs, uint32_t *ret_n,
-		struct why *why);
 /* Gives back one pin for each name; a name may repeat. All or none: -SKVQ_ESTALE naming the first
  * that is not a page pinned by this client, -SKVQ_ENOMEM. */
 int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const struct page_ref *refs,
@@ -78,6 +129,9 @@ int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const str
 uint32_t cache_unpin_all(struct cache *cache, struct pins *pins);
 /* Pins a page on a place the client has reserved, and marks it used by the present operation. */
 void cache_pin(struct cache *cache, struct pins *pins, struct page *page);
+/* A pin of the cache's own, for as long as an operation needs the page where it is. */
+void cache_hold(struct cache *cache, struct page *page);
+void cache_release(struct cache *cache, struct page *page, uint32_t n);
 
 /* ---- publishing (publish.c) ---- */
 
@@ -112,8 +166,14 @@ void cache_publish_orphan(struct publish *p);
 
 /* Evicts until bytes more fit under the cap. -SKVQ_ENOSPC with the numbers. */
 int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why);
-/* Drops a page that may go: no pins, no children, readable. */
-void cache_drop(struct cache *cache, struct page *page);
+/* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. */
+void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
+		  const int32_t tokens[SKVQ_PAGE_TOKENS]);
+/* Drops a page that may go: no pins, no children, nothing in flight. Then its parent, if that was
+ * unlisted and only kept for it, and so on up. Returns the first that stays, or NULL. */
+struct page *cache_drop(struct cache *cache, struct page *page);
+/* Nobody finds the page from here on; it goes when its last pin and child have gone. */
+void cache_unlist(struct cache *cache, struct page *page);
 /* To be called whenever pins, children or state of a page changed: puts it among the pages that
  * may go or takes it out. */
 void cache_settle(struct cache *cache, struct page *page);

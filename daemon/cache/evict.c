@@ -3,9 +3,11 @@
  * Room under the cap: which pages may go, dropping them, and holes that readers filled.
  */
 #include <assert.h>
+#include <string.h>
 
 #include <skvq/error.h>
 
+#include "base/clock.h"
 #include "cache/cache.h"
 
 /* Punches of one cache_trim: about a millisecond of the loop. */
@@ -13,10 +15,20 @@
 /* Slots it looks at without finding anything to punch. */
 #define TRIM_SLOTS 65536u
 
+/* Proved bad, and nobody has it any more. */
+static bool is_dead(const struct page *page)
+{
+	return page->unlisted && page->pins == 0 && page->children == 0 && !page->restore;
+}
+
 void cache_settle(struct cache *cache, struct page *page)
 {
-	bool may_go = page->state == PAGE_RESIDENT && page->pins == 0 && page->children == 0;
+	bool may_go = page_readable(page) && page->pins == 0 && page->children == 0;
 
+	if (is_dead(page)) {
+		(void)cache_drop(cache, page);
+		return;
+	}
 	if (may_go == page->in_lru)
 		return;
 	if (may_go)
@@ -25,14 +37,47 @@ void cache_settle(struct cache *cache, struct page *page)
 		lru_remove(&cache->lru, page);
 }
 
-void cache_drop(struct cache *cache, struct page *page)
+void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
+		  const int32_t tokens[SKVQ_PAGE_TOKENS])
 {
 	struct ns *ns = ns_of(page);
-	struct page *parent = page_parent(page);
+
+	page->position = parent ? parent->position + SKVQ_PAGE_TOKENS : 0;
+	page->bytes = skvq_layout_page_bytes(&ns->layout, page->position);
+	memcpy(page->tokens, tokens, sizeof(page->tokens));
+	page->born_ms = page->used_ms = clock_ms();
+	if (parent) {
+		page->parent = parent->slot;
+		parent->children++;
+		cache_settle(cache, parent);
+	}
+	index_insert(&ns->index, page);
+	ns->bytes += page->bytes;
+	cache->bytes += page->bytes;
+	cache->pages++;
+}
+
+void cache_unlist(struct cache *cache, struct page *page)
+{
+	if (!page->unlisted) {
+		index_remove(&ns_of(page)->index, page);
+		spill_forget(cache, page);
+		page->unlisted = true;
+	}
+	cache_settle(cache, page);
+}
+
+static void drop_one(struct cache *cache, struct page *page)
+{
+	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
 	lru_remove(&cache->lru, page);
-	index_remove(&ns->index, page);
+	spill_forget(cache, page);
+	if (!page->unlisted)
+		index_remove(&ns->index, page);
+	if (page->state == PAGE_RESIDENT_STORED)
+		cache->bytes_stored -= page->bytes;
 	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
 	if (!cache->closing &&
 	    arena_punch(&ns->arena, ns_page_offset(ns, page), page->bytes) < 0)
@@ -41,10 +86,23 @@ void cache_drop(struct cache *cache, struct page *page)
 	cache->bytes -= page->bytes;
 	cache->pages--;
 	page_move(page, PAGE_FREE);
-	if (parent) {
+}
+
+struct page *cache_drop(struct cache *cache, struct page *page)
+{
+	for (;;) {
+		struct page *parent = page_parent(page);
+
+		drop_one(cache, page);
+		if (!parent)
+			return NULL;
 		assert(parent->children > 0);
 		parent->children--;
-		cache_settle(cache, parent);
+		if (!is_dead(parent)) {
+			cache_settle(cache, parent);
+			return parent;
+		}
+		page = parent;
 	}
 }
 
@@ -75,7 +133,9 @@ static void evict(struct cache *cache, struct page *page)
 	ns_of(page)->evictions++;
 	cache->stats->n[STAT_evictions]++;
 	cache->stats->n[STAT_bytes_evicted] += page->bytes;
-	cache_drop(cache, page);
+	if (!spill_last_call(cache, page))
+		cache->stats->n[STAT_evictions_lost]++;
+	(void)cache_drop(cache, page);
 }
 
 int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)

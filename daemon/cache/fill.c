@@ -32,6 +32,19 @@ static int copy_in(struct fill_task *task, uint8_t *page)
 	return 0;
 }
 
+/* The three sections' checksums. Sections that the header does not have count as 0. */
+static void checksum(const struct skvq_layout *l, const uint8_t *page, skvq_page_header *h)
+{
+	h->crc_base = crc32c(page + sizeof(*h), l->base_bytes - sizeof(*h));
+	if (h->refine_bytes)
+		h->crc_refine = crc32c(page + l->base_bytes, l->refine_bytes);
+	if (h->sidecar_bytes)
+		h->crc_sidecar =
+		    crc32c(page + l->base_bytes + l->refine_bytes, h->sidecar_bytes);
+	h->crc_header = 0;
+	h->crc_header = crc32c(h, sizeof(*h));
+}
+
 /* The header is copied out, completed and copied back: nobody else writes it. */
 static void seal_header(struct fill_task *task, uint8_t *page)
 {
@@ -42,13 +55,7 @@ static void seal_header(struct fill_task *task, uint8_t *page)
 	memcpy(h.identity, task->identity, sizeof(h.identity));
 	memcpy(h.parent, task->parent, sizeof(h.parent));
 	memcpy(h.digest, task->digest, sizeof(h.digest));
-	h.crc_base = crc32c(page + sizeof(h), l->base_bytes - sizeof(h));
-	if (l->refine_bytes)
-		h.crc_refine = crc32c(page + l->base_bytes, l->refine_bytes);
-	if (h.sidecar_bytes)
-		h.crc_sidecar = crc32c(page + l->base_bytes + l->refine_bytes, h.sidecar_bytes);
-	h.crc_header = 0;
-	h.crc_header = crc32c(&h, sizeof(h));
+	checksum(l, page, &h);
 	memcpy(page, &h, sizeof(h));
 }
 
@@ -74,5 +81,47 @@ int fill_run(struct fill_task *task)
 	if (err < 0)
 		return why_fail(&task->why, -err, "no memory for a page digest");
 	seal_header(task, page);
+	return 0;
+}
+
+bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes,
+		const uint8_t digest[IDENTITY_DIGEST])
+{
+	skvq_page_header h, want;
+
+	memcpy(&h, page, sizeof(h));
+	if ((uint64_t)layout->base_bytes + layout->refine_bytes + h.sidecar_bytes != bytes ||
+	    h.refine_bytes != layout->refine_bytes || memcmp(h.digest, digest, IDENTITY_DIGEST))
+		return false;
+	want = h;
+	checksum(layout, page, &want);
+	return !memcmp(&h, &want, sizeof(h));
+}
+
+int fill_verify(struct fill_task *task)
+{
+	uint8_t *page = task->arena->base + task->slot_offset;
+	skvq_page_header sealed, bare;
+	char text[160] = "";
+	int err;
+
+	memcpy(&sealed, page, sizeof(sealed));
+	if (!page_sound(task->layout, page, task->page_bytes, task->digest) ||
+	    memcmp(sealed.identity, task->identity, sizeof(sealed.identity)) ||
+	    memcmp(sealed.parent, task->parent, sizeof(sealed.parent)))
+		return why_fail(&task->why, SKVQ_ECORRUPT,
+				"page at position %u is not what was written", task->position);
+	/* Then as if an engine had sent it: nobody else sees the slot yet. */
+	bare = sealed;
+	memset(bare.identity, 0, sizeof(bare.identity));
+	memset(bare.parent, 0, sizeof(bare.parent));
+	memset(bare.digest, 0, sizeof(bare.digest));
+	bare.crc_header = bare.crc_base = bare.crc_refine = bare.crc_sidecar = 0;
+	memcpy(page, &bare, sizeof(bare));
+	err = skvq_page_check(task->layout, task->position, task->tokens, page,
+			      (size_t)task->page_bytes, text, sizeof(text));
+	memcpy(page, &sealed, sizeof(sealed));
+	if (err < 0)
+		return why_fail(&task->why, -err, "page at position %u: %s", task->position, text);
 	return 0;
 }

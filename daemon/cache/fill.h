@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache/fill.h - copying a page out of a client's memfd into the arena, and believing none of it.
+ * cache/fill.h - getting a page into the arena, out of a client's memfd or from the tier below, and
+ * believing none of it.
  *
  * Pure work for a worker thread: reads with pread, never maps the client's memory, checks the copy
  * and not the original, then writes digests and CRCs. It touches the slot's bytes and its own
@@ -9,6 +10,7 @@
 #ifndef SKVQD_CACHE_FILL_H
 #define SKVQD_CACHE_FILL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/why.h"
@@ -34,5 +36,15 @@ struct fill_task {
 /* 0 and digest; or -SKVQ_ENOMEM, -SKVQ_EIO, -SKVQ_ESHORT, -SKVQ_ECORRUPT and why, and what was
  * committed of the slot is left for the caller to punch. */
 int fill_run(struct fill_task *task);
+
+/* For bytes that lie in the slot already, as they came from the tier below: a page that was sealed
+ * by fill_run with this identity, parent, position, tokens and digest (given, not a result), its
+ * checksums and its structure. fd is not used. 0 or -SKVQ_ECORRUPT. */
+int fill_verify(struct fill_task *task);
+
+/* A sealed page where it lies: its header and every section against its checksums, and its digest.
+ * Reads only. */
+bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes,
+		const uint8_t digest[IDENTITY_DIGEST]);
 
 #endif /* SKVQD_CACHE_FILL_H */

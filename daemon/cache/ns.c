@@ -10,6 +10,18 @@
 
 #include "base/checked.h"
 
+/* SHA-256 of the identity's digest and the tenant's name: the digest comes first, for its length is
+ * fixed. */
+static int tier_name(struct ns *ns)
+{
+	uint8_t text[IDENTITY_DIGEST + NS_TENANT_MAX + 1] = {0};
+	size_t n = strlen(ns->tenant);
+
+	memcpy(text, ns->digest, IDENTITY_DIGEST);
+	memcpy(text + IDENTITY_DIGEST, ns->tenant, n);
+	return identity_digest(text, IDENTITY_DIGEST + (uint32_t)n, ns->tier_name);
+}
+
 int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 {
 	const struct skvq_layout *layout = params->layout;
@@ -41,6 +53,8 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 	ns->layout = *layout;
 	ns->canon_bytes = identity_encode(&ns->identity, ns->canon);
 	err = identity_digest(ns->canon, ns->canon_bytes, ns->digest);
+	if (!err)
+		err = tier_name(ns);
 	if (err < 0) {
 		(void)why_fail(why, -err, "no memory for the identity's digest");
 		goto fail;

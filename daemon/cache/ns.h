@@ -33,6 +33,7 @@ struct ns {
 	uint32_t canon_bytes;
 	uint8_t canon[IDENTITY_CANON_MAX];
 	uint8_t digest[IDENTITY_DIGEST];
+	uint8_t tier_name[IDENTITY_DIGEST]; /* of tenant and digest: this namespace in the tier */
 	struct skvq_layout layout;
 	struct arena arena;
 	struct page_table table;

@@ -66,7 +66,7 @@ static void fill_abandon(struct fill *fill)
 {
 	fill->ns->fills--;
 	fill->page->fill = NULL;
-	cache_drop(fill->cache, fill->page);
+	(void)cache_drop(fill->cache, fill->page);
 	free(fill);
 }
 
@@ -89,6 +89,7 @@ static void fill_succeeded(struct fill *fill)
 	page->stamp = ++cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
+	spill_want(cache, page);
 	stats->n[STAT_bytes_copied] += page->bytes;
 	errors_count(fill->ns->errors, &fill->ns->layout,
 		     fill->ns->arena.base + fill->task.slot_offset);
@@ -104,6 +105,7 @@ static void fill_succeeded(struct fill *fill)
 		stats->n[STAT_publishes_joined] += p->existed;
 	}
 	cache_settle(cache, page);
+	spill_pump(cache);
 	while ((p = pop(fill)))
 		finish_one(p, 0, NULL);
 	free(fill);
@@ -140,32 +142,6 @@ static void fill_done(struct job *job)
 		fill_succeeded(fill);
 }
 
-/* Takes a slot for the page, accounts for it and puts it into the index, all before the copy: an
- * equal page that comes meanwhile must find this one. NULL if there is no slot. */
-static struct page *take_page(struct cache *cache, const struct publish *p, struct page *parent,
-			      uint64_t bytes)
-{
-	struct ns *ns = p->ns;
-	struct page *page = page_table_take(&ns->table);
-
-	if (!page)
-		return NULL;
-	page->position = p->position;
-	page->bytes = bytes;
-	memcpy(page->tokens, p->tokens, sizeof(page->tokens));
-	page->born_ms = page->used_ms = clock_ms();
-	if (parent) {
-		page->parent = parent->slot;
-		parent->children++;
-		cache_settle(cache, parent);
-	}
-	index_insert(&ns->index, page);
-	ns->bytes += bytes;
-	cache->bytes += bytes;
-	cache->pages++;
-	return page;
-}
-
 static int begin_fill(struct cache *cache, struct publish *p, struct page *parent, uint64_t bytes,
 		      struct why *why)
 {
@@ -180,12 +156,14 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 	fill = calloc(1, sizeof(*fill));
 	if (!fill)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
-	fill->page = take_page(cache, p, parent, bytes);
+	fill->page = page_table_take(&ns->table, PAGE_FILLING);
 	if (!fill->page) {
 		free(fill);
 		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
 				ns->table.slots, ns->id);
 	}
+	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */
+	cache_enlist(cache, fill->page, parent, p->tokens);
 	fill->page->fill = fill;
 	fill->job.run = fill_work;
 	fill->job.done = fill_done;
@@ -283,6 +261,11 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 	if (page && page->fill) {
 		append(page->fill, p);
 		return 0;
+	}
+	if (page && page->restore) {
+		pins_unreserve(p->pins, 1);
+		return why_fail(why, SKVQ_EBUSY,
+				"an equal page is just being read back from disk: try again");
 	}
 	if (page) {
 		assert(page_readable(page));

@@ -95,8 +95,8 @@ int control_init(struct control *control, const struct control_config *config, s
 		if (n != (ssize_t)sizeof(control->boot_id))
 			return -SKVQ_ESYS;
 	}
-	loop->after = bury;
-	loop->after_ctx = control;
+	control->hook = (struct loop_hook){.fn = bury, .ctx = control};
+	loop_hook_add(loop, &control->hook);
 	return 0;
 }
 
@@ -107,7 +107,7 @@ void control_fini(struct control *control)
 	bury(control);
 	calibrations_free(control);
 	control->closed = true;
-	control->loop->after = NULL;
+	loop_hook_del(control->loop, &control->hook);
 }
 
 void control_accept(struct control *control, int fd)

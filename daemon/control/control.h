@@ -15,6 +15,7 @@
 #include "base/stats.h"
 #include "cache/cache.h"
 #include "control/conn.h"
+#include "spill/store.h"
 
 #define CALIBRATIONS_MAX 64u /* models of which one is kept */
 
@@ -27,6 +28,8 @@ struct control_config {
 	uint32_t pins_max;     /* of one connection */
 	uint32_t requests_max; /* of one connection, not yet answered */
 	uint32_t staging_max;  /* memfds of one connection */
+	uint32_t restore_wait_ms;  /* a match waits for disk no longer */
+	uint64_t disk_max;         /* bytes of the store, for StatusReply */
 	uint64_t calibration_max; /* bytes of calibration files together */
 	const char *tenant;    /* of everyone on this socket; borrowed, as the next two */
 	const char *socket;    /* for StatusReply */
@@ -36,9 +39,11 @@ struct control_config {
 struct control {
 	struct control_config config;
 	struct loop *loop;
+	struct loop_hook hook;
 	struct closer *closer; /* NULL: descriptors are closed at once */
 	struct cache *cache;
 	struct stats *stats;
+	struct store *store; /* NULL: none; for its counters alone */
 	uint64_t boot_id; /* random, not 0, in every reply */
 	uint64_t started_ms;
 	uint64_t last_id; /* of a connection */
@@ -53,7 +58,7 @@ struct control {
 	uint32_t n_sessions;
 };
 
-/* Installs itself as the loop's after-hook. -SKVQ_ESYS if there is no randomness. */
+/* -SKVQ_ESYS if there is no randomness. */
 int control_init(struct control *control, const struct control_config *config, struct loop *loop,
 		 struct closer *closer, struct cache *cache, struct stats *stats);
 /* Closes every connection. Publishes in flight, and the check of a calibration, go on without their

@@ -20,6 +20,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_STAGING_ADD, 1, "staging_add", op_staging_add},
     {SKVQ__WIRE__REQUEST__BODY_STAGING_DROP, 0, "staging_drop", op_staging_drop},
     {SKVQ__WIRE__REQUEST__BODY_MATCH, 0, "match", op_match},
+    {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch},
     {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish},
     {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin},
     {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, 0, "calibration_get", op_calibration_get},

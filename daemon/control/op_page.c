@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* match, publish and unpin. */
+/* match, prefetch, publish and unpin. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,9 @@
 /* A PageRef in a reply: tag and length, two tags, two varints of at most 5 bytes. */
 #define REF_WIRE_BYTES   14u
 #define REPLY_WIRE_BYTES 64u /* everything around them */
+/* Of one prefetch: 1.3 million tokens. */
+#define PREFETCH_PAGES_MAX 16384u
+#define PREFETCH_MS        60000u /* nobody waits for it */
 
 static Skvq__Wire__PageRef wire_ref(struct page_ref ref)
 {
@@ -23,57 +27,138 @@ static Skvq__Wire__PageRef wire_ref(struct page_ref ref)
 
 /* ---- match ---- */
 
-static int send_match(const struct request *rq, const struct page_ref *refs, uint32_t n)
+/* A question, with room for the answer. Freed when it is given. */
+struct match_op {
+	struct inflight inflight;
+	struct match m;
+	struct page_ref refs[];
+};
+
+static void send_match(struct session *s, uint64_t id, const struct match *m)
 {
-	CLEANUP_FREE Skvq__Wire__PageRef *pages = calloc(n + 1, sizeof(*pages));
-	CLEANUP_FREE Skvq__Wire__PageRef **at = calloc(n + 1, sizeof(*at));
+	CLEANUP_FREE Skvq__Wire__PageRef *pages = calloc(m->n + 1, sizeof(*pages));
+	CLEANUP_FREE Skvq__Wire__PageRef **at = calloc(m->n + 1, sizeof(*at));
 	Skvq__Wire__MatchReply body = SKVQ__WIRE__MATCH_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	char why[96];
 
-	if (!pages || !at)
-		return -SKVQ_ENOMEM;
-	for (uint32_t i = 0; i < n; i++) {
-		pages[i] = wire_ref(refs[i]);
+	if (!pages || !at) {
+		(void)cache_unpin(s->control->cache, m->ns, &s->pins, m->refs, m->n, NULL);
+		(void)snprintf(why, sizeof(why), "no memory for a match reply of %u pages", m->n);
+		reply_error(s, id, SKVQ_ENOMEM, why);
+		return;
+	}
+	for (uint32_t i = 0; i < m->n; i++) {
+		pages[i] = wire_ref(m->refs[i]);
 		at[i] = &pages[i];
 	}
-	body.n_pages = n;
+	body.n_pages = m->n;
 	body.pages = at;
+	body.n_restored = m->n_restored;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_MATCH;
 	reply.match = &body;
-	reply_send(rq->session, rq->id, &reply, -1);
-	return 0;
+	reply_send(s, id, &reply, -1);
+}
+
+static void match_done(struct match *m, int error, const char *why)
+{
+	struct match_op *op = container_of(m, struct match_op, m);
+	struct session *s = op->inflight.session;
+
+	session_unlink(&op->inflight);
+	if (s && error < 0)
+		reply_error(s, op->inflight.id, error, why);
+	else if (s)
+		send_match(s, op->inflight.id, m);
+	free(op);
+}
+
+static void match_orphan(struct inflight *inflight)
+{
+	cache_match_orphan(&container_of(inflight, struct match_op, inflight)->m);
+}
+
+/* Pages of tokens that are worth looking for. */
+static uint32_t pages_of(uint64_t tokens, uint32_t most)
+{
+	uint64_t n = tokens / SKVQ_PAGE_TOKENS;
+
+	return n < most ? (uint32_t)n : most;
+}
+
+static uint32_t least(uint64_t a, uint64_t b)
+{
+	return (uint32_t)(a < b ? a : b);
 }
 
 int op_match(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__Match *m = rq->msg->match;
 	struct session *s = rq->session;
-	struct cache *cache = s->control->cache;
-	CLEANUP_FREE struct page_ref *refs = NULL;
-	struct ns *ns = session_ns(s, m->ns, why);
-	uint64_t tokens = m->n_tokens < m->max_tokens ? m->n_tokens : m->max_tokens;
+	const struct control_config *config = &s->control->config;
 	uint32_t fits = (s->conn.limits.frame_max - REPLY_WIRE_BYTES) / REF_WIRE_BYTES;
-	uint32_t want = (uint32_t)(tokens / SKVQ_PAGE_TOKENS), n;
+	uint32_t want = pages_of(least(m->n_tokens, m->max_tokens), least(fits, s->pins.max));
+	struct ns *ns = session_ns(s, m->ns, why);
+	struct match_op *op;
+	int r = ns ? session_may_wait(s, why) : -SKVQ_EINVAL;
+
+	if (r < 0)
+		return r;
+	op = malloc(sizeof(*op) + want * sizeof(*op->refs));
+	if (!op)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a match of %u pages", want);
+	op->inflight = (struct inflight){.id = rq->id, .orphan = match_orphan};
+	op->m = (struct match){.ns = ns,
+			       .pins = &s->pins,
+			       .tokens = m->tokens,
+			       .n_tokens = (uint32_t)m->n_tokens,
+			       .max_pages = want,
+			       .wait_ms = least(m->wait_ms, config->restore_wait_ms),
+			       .recompute_us = m->recompute_us,
+			       .refs = op->refs,
+			       .done = match_done};
+	r = cache_match(s->control->cache, &op->m, why);
+	if (r == 0) {
+		session_link(s, &op->inflight);
+		return 0;
+	}
+	if (r > 0)
+		send_match(s, rq->id, &op->m);
+	free(op);
+	return r < 0 ? r : 0;
+}
+
+/* ---- prefetch ---- */
+
+int op_prefetch(const struct request *rq, struct why *why)
+{
+	const Skvq__Wire__Prefetch *m = rq->msg->prefetch;
+	struct session *s = rq->session;
+	struct cache *cache = s->control->cache;
+	uint32_t want = pages_of(m->n_tokens, PREFETCH_PAGES_MAX);
+	struct ns *ns = session_ns(s, m->ns, why);
+	CLEANUP_FREE struct page_ref *refs = malloc((want + 1) * sizeof(*refs));
+	Skvq__Wire__PrefetchReply body = SKVQ__WIRE__PREFETCH_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	struct match ask;
 	int err;
 
 	if (!ns)
 		return -SKVQ_EINVAL;
-	if (want > fits)
-		want = fits;
-	if (want > s->pins.max)
-		want = s->pins.max;
-	refs = malloc((want + 1) * sizeof(*refs));
 	if (!refs)
-		return why_fail(why, SKVQ_ENOMEM, "no memory for a match of %u pages", want);
-	err =
-	    cache_match(cache, ns, &s->pins, m->tokens, (uint32_t)m->n_tokens, want, refs, &n, why);
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a prefetch of %u pages", want);
+	ask = (struct match){.ns = ns,
+			     .tokens = m->tokens,
+			     .n_tokens = (uint32_t)m->n_tokens,
+			     .max_pages = want,
+			     .wait_ms = PREFETCH_MS,
+			     .refs = refs};
+	err = cache_prefetch(cache, &ask, &body.n_resident, &body.n_coming, why);
 	if (err < 0)
 		return err;
-	err = send_match(rq, refs, n);
-	if (err < 0) {
-		(void)cache_unpin(cache, ns, &s->pins, refs, n, NULL);
-		return why_fail(why, -err, "no memory for a match reply of %u pages", n);
-	}
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_PREFETCH;
+	reply.prefetch = &body;
+	reply_send(s, rq->id, &reply, -1);
 	return 0;
 }
 
@@ -81,13 +166,20 @@ int op_match(const struct request *rq, struct why *why)
 
 /* A run of pages goes in one after the other: each is the next one's parent. */
 struct run {
-	struct publish_op op;
+	struct inflight inflight;
+	struct publish p;
+	struct staging *staging;
 	uint64_t offset; /* of the first page in staging */
 	uint32_t position;
 	uint32_t n_pages, n_done, n_existed;
 	struct page_ref *refs; /* [n_pages], behind the struct */
 	int32_t *tokens;       /* [n_pages * SKVQ_PAGE_TOKENS], behind refs */
 };
+
+static void run_orphan(struct inflight *inflight)
+{
+	cache_publish_orphan(&container_of(inflight, struct run, inflight)->p);
+}
 
 static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n)
 {
@@ -96,7 +188,8 @@ static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n
 
 	if (!run)
 		return NULL;
-	run->op.id = id;
+	run->inflight.id = id;
+	run->inflight.orphan = run_orphan;
 	run->offset = m->offset;
 	run->position = m->position;
 	run->n_pages = n;
@@ -108,7 +201,7 @@ static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n
 
 static void run_free(struct run *run)
 {
-	staging_unref(run->op.staging);
+	staging_unref(run->staging);
 	free(run);
 }
 
@@ -139,22 +232,22 @@ static void send_published(struct session *s, const struct run *run, int error, 
 		reply.publish = &body;
 	}
 	if (error < 0)
-		reply_refuse(s, run->op.id, error, why, &reply);
+		reply_refuse(s, run->inflight.id, error, why, &reply);
 	else
-		reply_send(s, run->op.id, &reply, -1);
+		reply_send(s, run->inflight.id, &reply, -1);
 }
 
 static void run_took(struct run *run)
 {
-	run->refs[run->n_done++] = page_ref(run->op.p.page);
-	run->n_existed += run->op.p.existed;
+	run->refs[run->n_done++] = page_ref(run->p.page);
+	run->n_existed += run->p.existed;
 }
 
 /* Hands pages to the cache until one takes time (0), all are in (1), or one is refused (negative).
  */
 static int run_advance(struct cache *cache, struct run *run, struct why *why)
 {
-	struct publish *p = &run->op.p;
+	struct publish *p = &run->p;
 
 	while (run->n_done < run->n_pages) {
 		uint32_t i = run->n_done;
@@ -179,9 +272,8 @@ static int run_advance(struct cache *cache, struct run *run, struct why *why)
 
 static void publish_done(struct publish *p, int error, const char *detail)
 {
-	struct publish_op *op = container_of(p, struct publish_op, p);
-	struct run *run = container_of(op, struct run, op);
-	struct session *s = op->session;
+	struct run *run = container_of(p, struct run, p);
+	struct session *s = run->inflight.session;
 	struct why why = {{0}};
 
 	if (s && error == 0) {
@@ -191,7 +283,7 @@ static void publish_done(struct publish *p, int error, const char *detail)
 			return; /* the next page is on its way */
 		detail = why.text;
 	}
-	session_unlink_publish(op);
+	session_unlink(&run->inflight);
 	if (s)
 		send_published(s, run, error, detail);
 	run_free(run);
@@ -228,27 +320,26 @@ int op_publish(const struct request *rq, struct why *why)
 	r = check_run(m, n, ns, why);
 	if (r < 0)
 		return r;
-	if (s->n_inflight >= s->control->config.requests_max)
-		return why_fail(why, SKVQ_EBUSY,
-				"this connection has %u requests in flight (requests_max)",
-				s->n_inflight);
+	r = session_may_wait(s, why);
+	if (r < 0)
+		return r;
 	staging = session_staging(s, m->staging, why);
 	if (!staging)
 		return -SKVQ_EINVAL;
 	run = run_new(rq->id, m, n);
 	if (!run)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a publish");
-	run->op.staging = staging_ref(staging);
-	run->op.p.ns = ns;
-	run->op.p.pins = &s->pins;
-	run->op.p.has_parent = m->parent != NULL;
+	run->staging = staging_ref(staging);
+	run->p.ns = ns;
+	run->p.pins = &s->pins;
+	run->p.has_parent = m->parent != NULL;
 	if (m->parent)
-		run->op.p.parent = (struct page_ref){m->parent->slot, m->parent->generation};
-	run->op.p.fd = staging->fd;
-	run->op.p.done = publish_done;
+		run->p.parent = (struct page_ref){m->parent->slot, m->parent->generation};
+	run->p.fd = staging->fd;
+	run->p.done = publish_done;
 	r = run_advance(s->control->cache, run, why);
 	if (r == 0) {
-		session_link_publish(s, &run->op);
+		session_link(s, &run->inflight);
 		return 0;
 	}
 	send_published(s, run, r, why->text);

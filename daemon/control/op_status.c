@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* status, namespace_list, page_list, pin_list, error_list: what skvqctl shows. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -12,18 +13,49 @@
 /* Slots one page_list looks at: mostly free tables must not hold up the loop. */
 #define SCAN_SLOTS 65536u
 
-#define COUNTERS_MAX (STAT_COUNT + STATS_CODES)
+#define COUNTERS_MAX (STAT_COUNT + STATS_CODES + STORE_STAT_COUNT)
+#define NAME_BYTES   48u /* of a store's counter, with its prefix */
+
+struct counters {
+	Skvq__Wire__Counter all[COUNTERS_MAX], *at[COUNTERS_MAX];
+	uint32_t n;
+	char names[STORE_STAT_COUNT][NAME_BYTES];
+};
+
+static void add_counter(struct counters *c, const char *name, uint64_t value)
+{
+	Skvq__Wire__Counter *m = &c->all[c->n];
+
+	skvq__wire__counter__init(m);
+	m->name = (char *)(uintptr_t)name;
+	m->value = value;
+	c->at[c->n++] = m;
+}
+
+static void add_counters(struct counters *c, const struct control *control)
+{
+	const char *name;
+	uint64_t value;
+
+	for (uint32_t i = 0; (name = stats_at(control->stats, i, &value)); i++)
+		add_counter(c, name, value);
+	for (uint32_t i = 0; control->store && (name = store_stat_at(control->store, i, &value));
+	     i++) {
+		(void)snprintf(c->names[i], NAME_BYTES, "store_%s", name);
+		add_counter(c, c->names[i], value);
+	}
+}
 
 int op_status(const struct request *rq, struct why *why)
 {
 	struct control *control = rq->session->control;
 	struct cache *cache = control->cache;
-	Skvq__Wire__Counter counters[COUNTERS_MAX], *at[COUNTERS_MAX];
+	CLEANUP_FREE struct counters *counters = calloc(1, sizeof(*counters));
 	Skvq__Wire__StatusReply body = SKVQ__WIRE__STATUS_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
-	const char *name;
 
-	(void)why;
+	if (!counters)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a status");
 	body.version = (char *)(uintptr_t)control->config.version;
 	body.socket = (char *)(uintptr_t)control->config.socket;
 	body.pid = (uint64_t)getpid();
@@ -36,19 +68,16 @@ int op_status(const struct request *rq, struct why *why)
 	body.bytes_kernel = cache_kernel_bytes(cache);
 	body.bytes_max = cache->config.ram_max;
 	body.pins = cache->pins;
-	for (uint32_t i = 0; i < COUNTERS_MAX; i++) {
-		uint64_t value;
-
-		name = stats_at(control->stats, i, &value);
-		if (!name)
-			break;
-		skvq__wire__counter__init(&counters[i]);
-		counters[i].name = (char *)(uintptr_t)name;
-		counters[i].value = value;
-		at[i] = &counters[i];
-		body.n_counters = i + 1;
+	if (control->store) {
+		body.has_store = true;
+		body.bytes_stored = cache->bytes_stored;
+		body.disk_bytes = store_stat(control->store, STORE_STAT_charged_bytes);
+		body.disk_bytes_max = control->config.disk_max;
+		body.disk_pages = store_stat(control->store, STORE_STAT_records);
 	}
-	body.counters = at;
+	add_counters(counters, control);
+	body.n_counters = counters->n;
+	body.counters = counters->at;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_STATUS;
 	reply.status = &body;
 	reply_send(rq->session, rq->id, &reply, -1);

@@ -111,20 +111,29 @@ int session_open_ns(struct session *session, struct ns *ns)
 	return 0;
 }
 
-/* ---- publishes ---- */
+/* ---- requests in flight ---- */
 
-void session_link_publish(struct session *session, struct publish_op *op)
+int session_may_wait(const struct session *session, struct why *why)
+{
+	if (session->n_inflight < session->control->config.requests_max)
+		return 0;
+	return why_fail(why, SKVQ_EBUSY,
+			"this connection has %u requests in flight (requests_max)",
+			session->n_inflight);
+}
+
+void session_link(struct session *session, struct inflight *op)
 {
 	op->session = session;
 	op->prev = NULL;
-	op->next = session->publishes;
+	op->next = session->inflight;
 	if (op->next)
 		op->next->prev = op;
-	session->publishes = op;
+	session->inflight = op;
 	session->n_inflight++;
 }
 
-void session_unlink_publish(struct publish_op *op)
+void session_unlink(struct inflight *op)
 {
 	struct session *session = op->session;
 
@@ -133,7 +142,7 @@ void session_unlink_publish(struct publish_op *op)
 	if (op->prev)
 		op->prev->next = op->next;
 	else
-		session->publishes = op->next;
+		session->inflight = op->next;
 	if (op->next)
 		op->next->prev = op->prev;
 	op->session = NULL;
@@ -170,11 +179,9 @@ void session_free(struct session *s)
 	struct cache *cache = s->control->cache;
 
 	/* Reserved places first: then what is left of the pins is what the client really held. */
-	while (s->publishes) {
-		struct publish_op *op = s->publishes;
-
-		cache_publish_orphan(&op->p);
-		session_unlink_publish(op);
+	while (s->inflight) {
+		s->inflight->orphan(s->inflight);
+		session_unlink(s->inflight);
 	}
 	s->control->stats->n[STAT_pins_dropped] += cache_unpin_all(cache, &s->pins);
 	pins_fini(&s->pins);

@@ -27,13 +27,13 @@ struct staging {
 struct staging *staging_ref(struct staging *staging);
 void staging_unref(struct staging *staging); /* closes with the last */
 
-/* A publish in flight. Outlives its session. */
-struct publish_op {
-	struct publish p;
+/* A request in flight, embedded in what serves it. Outlives its session. */
+struct inflight {
 	struct session *session; /* NULL: the client is gone */
-	struct publish_op *prev, *next;
+	struct inflight *prev, *next;
 	uint64_t id; /* of the request */
-	struct staging *staging;
+	/* The client dies: its pins are no more. What serves the request goes on. */
+	void (*orphan)(struct inflight *op);
 };
 
 struct session {
@@ -51,7 +51,7 @@ struct session {
 	struct staging **stagings;
 	uint32_t n_stagings, stagings_cap;
 	uint32_t last_staging;
-	struct publish_op *publishes;
+	struct inflight *inflight;
 	uint32_t n_inflight;
 };
 
@@ -74,7 +74,9 @@ void session_drop_staging(struct session *session, struct staging *staging);
 /* op_calibration.c: forgets them all. */
 void calibrations_free(struct control *control);
 
-void session_link_publish(struct session *session, struct publish_op *op);
-void session_unlink_publish(struct publish_op *op);
+/* -SKVQ_EBUSY at requests_max. */
+int session_may_wait(const struct session *session, struct why *why);
+void session_link(struct session *session, struct inflight *op);
+void session_unlink(struct inflight *op); /* an orphan is fine */
 
 #endif /* SKVQD_CONTROL_SESSION_H */

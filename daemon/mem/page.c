@@ -14,12 +14,11 @@ static const struct {
 	const char *name;
 	uint32_t to;
 } states[PAGE_STATES] = {
-    [PAGE_FREE] = {"free", TO(FILLING)},
+    [PAGE_FREE] = {"free", TO(FILLING) | TO(RESTORING)},
     [PAGE_FILLING] = {"filling", TO(RESIDENT) | TO(FREE)},
     [PAGE_RESIDENT] = {"resident", TO(RESIDENT_STORED) | TO(FREE)},
-    [PAGE_RESIDENT_STORED] = {"resident+stored", TO(RESIDENT) | TO(STORED) | TO(FREE)},
-    [PAGE_STORED] = {"stored", TO(RESTORING) | TO(FREE)},
-    [PAGE_RESTORING] = {"restoring", TO(RESIDENT_STORED) | TO(STORED) | TO(FREE)},
+    [PAGE_RESIDENT_STORED] = {"resident+stored", TO(RESIDENT) | TO(FREE)},
+    [PAGE_RESTORING] = {"restoring", TO(RESIDENT_STORED) | TO(FREE)},
 };
 
 bool page_legal(enum page_state from, enum page_state to)
@@ -39,12 +38,10 @@ void page_move(struct page *page, enum page_state to)
 
 	assert(page_legal((enum page_state)page->state, to));
 	page->state = (uint8_t)to;
-	if (to != PAGE_FREE) {
-		/* A page without its RAM cannot be held by anyone. */
-		assert(to != PAGE_STORED || page->pins == 0);
+	if (to != PAGE_FREE)
 		return;
-	}
-	assert(page->pins == 0 && page->children == 0 && !page->in_lru);
+	assert(page->pins == 0 && page->children == 0 && !page->in_lru && !page->in_spill &&
+	       !page->restore);
 	page->generation++;
 	if (page->generation == 0)
 		page->generation = 1;
@@ -72,7 +69,7 @@ void page_table_fini(struct page_table *table)
 	memset(table, 0, sizeof(*table));
 }
 
-struct page *page_table_take(struct page_table *table)
+struct page *page_table_take(struct page_table *table, enum page_state state)
 {
 	struct page *page;
 	uint32_t slot, generation;
@@ -97,7 +94,7 @@ struct page *page_table_take(struct page_table *table)
 	page->parent = PAGE_NONE;
 	page->free_next = PAGE_NONE;
 	table->live++;
-	page_move(page, PAGE_FILLING);
+	page_move(page, state);
 	return page;
 }
 

@@ -5,17 +5,17 @@
  * One table an arena, one entry a slot. The table hands out slots and generations and guards the
  * states; it does not know why a page lives or dies (cache/) nor where its bytes are (mem/arena.h).
  *
- *            copy begins          checked                 spilled
- *     FREE ───────────► FILLING ──────────► RESIDENT ◄──────────────► RESIDENT_STORED
- *      ▲                   │ bad bytes         │      store record lost     │     │
- *      ├───────────────────┴───────────────────┴────────────────────────────┘     │ RAM given back
- *      │ dropped (never pinned, never a parent)                                   ▼
- *      ├───────────────────────────────────────────────────────────────────── STORED
- *      │                      read back: to RESIDENT_STORED                    │  ▲
- *      └──────────────────────────────── RESTORING ◄───────────────────────────┘  │
- *                                            └────────────────────────────────────┘ read failed
+ *             copy begins          checked                on disk too
+ *      FREE ───────────► FILLING ──────────► RESIDENT ◄──────────────► RESIDENT_STORED
+ *      ▲ ▲ │                │ bad bytes         │     record is gone        │      ▲
+ *      │ │ │                ▼                   ▼                           ▼      │ checked
+ *      │ └─┼────────────────┴───────────────────┴───── dropped (no pins, ───┘      │
+ *      │   │                                           no children)                │
+ *      │   └─ read from disk begins ─► RESTORING ──────────────────────────────────┘
+ *      └─────── bad, late, gone ──────────┘
  *
- * The three stored states are not entered yet: nothing spills. Loop thread only.
+ * A page that is on disk alone has no entry here: the tier below knows it by its digest, and so it
+ * is found in the same way before and after a restart. Loop thread only.
  */
 #ifndef SKVQD_MEM_PAGE_H
 #define SKVQD_MEM_PAGE_H
@@ -30,7 +30,6 @@ enum page_state {
 	PAGE_FILLING,
 	PAGE_RESIDENT,
 	PAGE_RESIDENT_STORED,
-	PAGE_STORED,
 	PAGE_RESTORING,
 	PAGE_STATES,
 };
@@ -39,12 +38,19 @@ enum page_state {
 
 struct page_table;
 struct fill;
+struct restore;
 
 struct page {
 	struct page_table *table;
 	struct fill *fill;                            /* while PAGE_FILLING: cache/publish.c's */
+	struct restore *restore;                      /* while its read is out: cache/restore.c's */
 	struct page *lru_child, *lru_next, *lru_prev; /* mem/lru.c */
+	struct page *spill_next, *spill_prev;         /* cache/spill.c */
 	bool in_lru;
+	bool in_spill; /* waits to be offered to the tier below */
+	bool refused;  /* the tier did not want it so far */
+	bool spilling; /* the tier has taken it and not answered yet */
+	bool unlisted; /* not in the index: proved bad, goes when nobody has it any more */
 	uint8_t state; /* enum page_state; changed by page_move alone */
 	uint32_t slot;
 	uint32_t
@@ -91,9 +97,10 @@ void page_move(struct page *page, enum page_state to);
 int page_table_init(struct page_table *table, uint32_t slots);
 void page_table_fini(struct page_table *table); /* a zeroed table is fine */
 
-/* A free slot, moved to PAGE_FILLING, everything but its generation cleared; NULL if there is none.
- * Valid until it moves to PAGE_FREE; the address stays for the life of the table. */
-struct page *page_table_take(struct page_table *table);
+/* A free slot, moved to PAGE_FILLING or PAGE_RESTORING, everything but its generation cleared; NULL
+ * if there is none. Valid until it moves to PAGE_FREE; the address stays for the life of the table.
+ */
+struct page *page_table_take(struct page_table *table, enum page_state state);
 /* The page a handle means, or NULL: out of range, another generation, or free. */
 struct page *page_table_get(const struct page_table *table, struct page_ref ref);
 

@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "spill/tier.h"
+#include "mem/tier.h"
 
 #define SPILL_BLOCK      4096u
 #define SPILL_VERSION    1u

@@ -107,6 +107,7 @@ int store_get(struct tier *tier, const struct tier_key *key, uint32_t timeout_ms
 	struct get *g;
 
 	COUNT(s, gets);
+	tier->touched = true;
 	if (!segments_find(&s->segs, key, &ref)) {
 		COUNT(s, misses);
 		return 0;

@@ -121,6 +121,7 @@ int store_put(struct tier *tier, const struct tier_page *page, uint32_t flags, t
 	int r;
 
 	COUNT(s, puts);
+	tier->touched = true;
 	if (segments_find(&s->segs, &page->key, &ref) || on_its_way(s, &page->key)) {
 		COUNT(s, puts_existed);
 		return 0;

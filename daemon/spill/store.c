@@ -14,14 +14,14 @@ static_assert(offsetof(struct store, tier) == 0, "a tier of this kind is its sto
 
 void store_options_default(struct store_options *o)
 {
-#define DEFAULT_(name, def, least, most, help) .name = (def),
+#define DEFAULT_(name, kind, def, least, most, help) .name = (def),
 	*o = (struct store_options){STORE_OPTIONS(DEFAULT_)};
 #undef DEFAULT_
 }
 
 int store_options_check(const struct store_options *o, struct why *why)
 {
-#define CHECK_(name, def, least, most, help)                                                       \
+#define CHECK_(name, kind, def, least, most, help)                                                       \
 	if (o->name + 1 < (uint64_t)(least) + 1 || o->name > (uint64_t)(most))                     \
 		return why_fail(why, SKVQ_EINVAL,                                                  \
 				#name " is %" PRIu64 ", must be %" PRIu64 " to %" PRIu64, o->name, \
@@ -96,6 +96,7 @@ int store_open(const struct store_options *options, struct spill_io *io, struct 
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a store");
 	}
 	s->tier.ops = &ops;
+	s->tier.page_bytes_max = options->record_bytes - SPILL_BLOCK;
 	s->opt = *options;
 	s->io = io;
 	s->active = s->spare = s->evict.seg = SEG_NO;
@@ -170,6 +171,7 @@ int store_event_fd(struct store *s)
 
 void store_pump(struct store *s)
 {
+	s->tier.touched = false;
 	xfers_pump(&s->xfers);
 	store_gets_pump(s);
 	store_evict_pump(s);

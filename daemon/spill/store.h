@@ -15,26 +15,28 @@
 #define SKVQD_SPILL_STORE_H
 
 #include "spill/io.h"
-#include "spill/tier.h"
+#include "mem/tier.h"
 
-/* name, default, least, most, what it is */
+/* name, kind, default, least, most, what it is. Kinds: COUNT, BYTES. */
 #define STORE_OPTIONS(X)                                                                           \
-	X(capacity_bytes, UINT64_C(16) << 30, 1 << 20, UINT64_C(1) << 43,                          \
+	X(capacity_bytes, BYTES, UINT64_C(16) << 30, 1 << 20, UINT64_C(1) << 43,                   \
 	  "bytes of disk that all segments together take at most; 4 to 8192 segments")             \
-	X(segment_bytes, 64 << 20, 128 << 10, 1 << 30, "of a file; multiple of 4096")              \
-	X(record_bytes, 2 << 20, 8 << 10, 64 << 20,                                                \
+	X(segment_bytes, BYTES, 64 << 20, 128 << 10, 1 << 30, "of a file; multiple of 4096")       \
+	X(record_bytes, BYTES, 4 << 20, 8 << 10, 64 << 20,                                         \
 	  "longest record, header block counted; multiple of 4096, at most a quarter segment")     \
-	X(buffers, 16, 4, 256, "transfers at once; each has record_bytes of memory")               \
-	X(gets_queued, 1024, 1, 65536, "gets that wait for a buffer")                              \
-	X(io_timeout_ms, 5000, 1, 600000, "a transfer that takes longer has failed")               \
-	X(sync_ms, 1000, 1, 3600000, "written bytes are synced when they are this old")            \
-	X(sync_bytes, 32 << 20, 4096, UINT64_C(1) << 40, "or this many")                           \
-	X(write_bytes_per_day, 0, 0, UINT64_C(1) << 50, "all writes of the store; 0: no limit")    \
-	X(touch_entries, 1 << 16, 0, 1 << 28, "first touches remembered; 0: the first is enough")  \
-	X(rescue_percent, 25, 0, 50,                                                               \
+	X(buffers, COUNT, 16, 4, 256, "transfers at once; each has record_bytes of memory")        \
+	X(gets_queued, COUNT, 4096, 1, 65536, "gets that wait for a buffer")                       \
+	X(io_timeout_ms, COUNT, 5000, 1, 600000, "a transfer that takes longer has failed")        \
+	X(sync_ms, COUNT, 1000, 1, 3600000, "written bytes are synced when they are this old")     \
+	X(sync_bytes, BYTES, 32 << 20, 4096, UINT64_C(1) << 40, "or this many")                    \
+	X(write_bytes_per_day, BYTES, UINT64_C(1) << 40, 0, UINT64_C(1) << 50,                     \
+	  "all writes of the store; 0: no limit")                                                  \
+	X(touch_entries, COUNT, 1 << 16, 0, 1 << 28,                                               \
+	  "first touches remembered; 0: the first is enough")                                      \
+	X(rescue_percent, COUNT, 25, 0, 50,                                                        \
 	  "of a segment's bytes that are written again at most when it goes")
 
-#define STORE_FIELD_(name, def, least, most, help) uint64_t name;
+#define STORE_FIELD_(name, kind, def, least, most, help) uint64_t name;
 struct store_options {
 	STORE_OPTIONS(STORE_FIELD_)
 };

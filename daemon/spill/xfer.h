@@ -14,7 +14,7 @@
 #define SKVQD_SPILL_XFER_H
 
 #include "spill/io.h"
-#include "spill/tier.h"
+#include "mem/tier.h"
 
 #define XFER_NEVER UINT64_MAX
 

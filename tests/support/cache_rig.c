@@ -44,7 +44,8 @@ void rig_identity(uint32_t seed, struct identity *ret)
 
 void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
 {
-	struct cache_config config = {.namespaces_max = 4, .hash = hash};
+	struct cache_config config = {
+	    .namespaces_max = 4, .spill_percent = 50, .restores_max = 32, .hash = hash};
 	struct identity id;
 	struct why why;
 	size_t bytes;
@@ -74,6 +75,13 @@ void rig_fini(struct rig *rig)
 	loop_fini(&rig->loop);
 	munmap(rig->staging_map, (size_t)(RIG_STAGING_PAGES * rig->layout.slot_bytes));
 	close(rig->staging);
+}
+
+void rig_step(struct rig *rig)
+{
+	must(loop_step(&rig->loop, rig->store ? 1 : 20000), "loop_step");
+	if (rig->store)
+		store_step(rig->store, 1);
 }
 
 static void on_done(struct publish *p, int error, const char *why)
@@ -108,7 +116,7 @@ void rig_prepare(struct rig *rig, struct rig_publish *rp, struct pins *pins, str
 int rig_wait(struct rig *rig, struct rig_publish *rp)
 {
 	while (!rp->answers)
-		must(loop_step(&rig->loop, 20000), "loop_step");
+		rig_step(rig);
 	return rp->error;
 }
 
@@ -142,4 +150,39 @@ void rig_tokens(uint32_t seed, uint32_t n_pages, int32_t *ret)
 {
 	for (uint32_t i = 0; i < n_pages; i++)
 		maker_tokens(seed, i, ret + (size_t)i * SKVQ_PAGE_TOKENS);
+}
+
+static void on_match(struct match *m, int error, const char *why)
+{
+	struct rig_match *rm = container_of(m, struct rig_match, m);
+
+	rm->answers++;
+	rm->error = error;
+	if (error < 0)
+		(void)why_fail(&rm->why, -error, "%s", why);
+}
+
+int rig_match(struct rig *rig, struct rig_match *rm, struct pins *pins, uint32_t seed,
+	      uint32_t n_pages, uint32_t wait_ms)
+{
+	int32_t tokens[RIG_MATCH_PAGES * SKVQ_PAGE_TOKENS];
+	int r;
+
+	must(n_pages <= RIG_MATCH_PAGES ? 0 : -1, "a shorter chain");
+	rig_tokens(seed, n_pages, tokens);
+	memset(rm, 0, sizeof(*rm));
+	rm->m = (struct match){.ns = rig->ns,
+			       .pins = pins,
+			       .tokens = tokens,
+			       .n_tokens = n_pages * SKVQ_PAGE_TOKENS,
+			       .max_pages = RIG_MATCH_PAGES,
+			       .wait_ms = wait_ms,
+			       .refs = rm->refs,
+			       .done = on_match};
+	r = cache_match(&rig->cache, &rm->m, &rm->why);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	while (!rm->answers)
+		rig_step(rig);
+	return rm->error;
 }

@@ -7,6 +7,7 @@
 #define SKVQ_TEST_CACHE_RIG_H
 
 #include "cache/cache.h"
+#include "spill/store.h"
 
 #define RIG_STAGING_PAGES 64u
 
@@ -18,6 +19,7 @@ struct rig {
 	struct ns *ns;
 	struct skvq_layout layout;
 	struct pins pins; /* of the one client most tests need */
+	struct store *store; /* the test's, if it has put one under the cache; stepped with the loop */
 	int staging;
 	uint8_t *staging_map; /* slots of layout.slot_bytes */
 };
@@ -30,8 +32,21 @@ struct rig_publish {
 	struct why why;
 };
 
+#define RIG_MATCH_PAGES 64u
+
+/* A match that remembers its answer. */
+struct rig_match {
+	struct match m;
+	struct page_ref refs[RIG_MATCH_PAGES];
+	int answers;
+	int error;
+	struct why why;
+};
+
 /* The cap is pages_max first pages' worth of bytes. hash NULL: the real one. */
 void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash);
+/* Waits a moment for whatever may happen. */
+void rig_step(struct rig *rig);
 void rig_fini(struct rig *rig); /* pins of rig->pins are dropped, others must be gone */
 
 /* A checked identity that differs by seed; its layout is that of maker_layout. */
@@ -49,5 +64,9 @@ struct page *rig_publish(struct rig *rig, struct pins *pins, struct page *parent
 void rig_chain(struct rig *rig, struct pins *pins, uint32_t seed, uint32_t n, struct page **ret);
 /* Tokens of such a chain. */
 void rig_tokens(uint32_t seed, uint32_t n_pages, int32_t *ret);
+
+/* Asks for a chain of n_pages; waits for the answer if there is one to wait for. 0 or negative. */
+int rig_match(struct rig *rig, struct rig_match *rm, struct pins *pins, uint32_t seed,
+	      uint32_t n_pages, uint32_t wait_ms);
 
 #endif /* SKVQ_TEST_CACHE_RIG_H */

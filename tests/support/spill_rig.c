@@ -73,6 +73,7 @@ uint64_t rig_wrong(uint64_t id, const struct tier_page *page)
 void rig_options(struct store_options *o)
 {
 	store_options_default(o);
+	o->write_bytes_per_day = 0;
 	o->segment_bytes = 128 << 10;
 	o->record_bytes = 32 << 10;
 	o->capacity_bytes = 6 * ((128 << 10) + (32 << 10));

@@ -21,16 +21,9 @@ static uint32_t always_seven(const uint64_t keys[INDEX_WORDS + 1],
 
 static uint32_t match(struct rig *rig, struct pins *pins, uint32_t seed, uint32_t n_pages)
 {
-	int32_t tokens[16 * SKVQ_PAGE_TOKENS];
-	struct page_ref refs[16];
-	uint32_t n = 99;
-	struct why why;
+	struct rig_match rm;
 
-	rig_tokens(seed, n_pages, tokens);
-	assert_int_equal(cache_match(&rig->cache, rig->ns, pins, tokens, n_pages * SKVQ_PAGE_TOKENS,
-				     16, refs, &n, &why),
-			 0);
-	return n;
+	return rig_match(rig, &rm, pins, seed, n_pages, 0) < 0 ? 99 : rm.m.n;
 }
 
 static void assert_bytes_are_the_kernels(struct rig *rig)
@@ -80,10 +73,7 @@ static void pins_bound_a_match(void **state)
 	struct page *chain[5];
 	struct pins poor, none;
 	struct rig rig;
-	struct why why;
-	int32_t tokens[5 * SKVQ_PAGE_TOKENS];
-	struct page_ref refs[5];
-	uint32_t n;
+	struct rig_match rm;
 
 	(void)state;
 	rig_init(&rig, 20, 100, NULL);
@@ -92,10 +82,7 @@ static void pins_bound_a_match(void **state)
 	assert_int_equal(match(&rig, &poor, 1, 5), 3);
 	assert_int_equal(rig.stats.n[STAT_matches_cut], 1);
 	pins_init(&none, 0);
-	rig_tokens(1, 5, tokens);
-	assert_int_equal(
-	    cache_match(&rig.cache, rig.ns, &poor, tokens, 5 * SKVQ_PAGE_TOKENS, 5, refs, &n, &why),
-	    -SKVQ_EPINS);
+	assert_int_equal(rig_match(&rig, &rm, &poor, 1, 5, 0), -SKVQ_EPINS);
 	assert_int_equal(chain[0]->pins, 2);
 	assert_int_equal(cache_unpin_all(&rig.cache, &poor), 3);
 	assert_int_equal(chain[0]->pins, 1);

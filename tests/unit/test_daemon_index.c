@@ -24,7 +24,7 @@ static uint32_t always_seven(const uint64_t keys[INDEX_WORDS + 1],
 static struct page *add(struct index *index, struct page_table *table, struct page *parent,
 			int32_t token)
 {
-	struct page *page = page_table_take(table);
+	struct page *page = page_table_take(table, PAGE_FILLING);
 
 	assert_non_null(page);
 	page->parent = parent ? parent->slot : PAGE_NONE;

@@ -15,12 +15,11 @@
 
 /* The table written a second time, as the design draws it. */
 static const char *const legal[PAGE_STATES] = {
-    [PAGE_FREE] = "filling",
+    [PAGE_FREE] = "filling restoring",
     [PAGE_FILLING] = "resident free",
     [PAGE_RESIDENT] = "resident+stored free",
-    [PAGE_RESIDENT_STORED] = "resident stored free",
-    [PAGE_STORED] = "restoring free",
-    [PAGE_RESTORING] = "resident+stored stored free",
+    [PAGE_RESIDENT_STORED] = "resident free",
+    [PAGE_RESTORING] = "resident+stored free",
 };
 
 static bool has_word(const char *words, const char *word)
@@ -72,9 +71,9 @@ static void to_free(struct page *page)
 	page_move(page, PAGE_FREE);
 }
 
-static void to_stored(struct page *page)
+static void to_restoring(struct page *page)
 {
-	page_move(page, PAGE_STORED);
+	page_move(page, PAGE_RESTORING);
 }
 
 static void illegal_moves_assert(void **state)
@@ -84,8 +83,8 @@ static void illegal_moves_assert(void **state)
 
 	(void)state;
 	assert_int_equal(page_table_init(&table, 2), 0);
-	page = page_table_take(&table);
-	assert_true(aborts(to_stored, page));
+	page = page_table_take(&table, PAGE_FILLING);
+	assert_true(aborts(to_restoring, page));
 	page_move(page, PAGE_RESIDENT);
 	page->pins = 1; /* I1: a pinned page is never dropped */
 	assert_true(aborts(to_free, page));
@@ -93,6 +92,9 @@ static void illegal_moves_assert(void **state)
 	page->children = 1;
 	assert_true(aborts(to_free, page));
 	page->children = 0;
+	page->in_spill = true;
+	assert_true(aborts(to_free, page));
+	page->in_spill = false;
 	assert_false(aborts(to_free, page));
 	page_table_fini(&table);
 }
@@ -105,7 +107,7 @@ static void stale_handles_fail(void **state)
 
 	(void)state;
 	assert_int_equal(page_table_init(&table, 2), 0);
-	a = page_table_take(&table);
+	a = page_table_take(&table, PAGE_FILLING);
 	ref = page_ref(a);
 	assert_int_equal(ref.generation, 1);
 	assert_ptr_equal(page_table_get(&table, ref), a);
@@ -115,17 +117,17 @@ static void stale_handles_fail(void **state)
 	page_move(a, PAGE_FREE);
 	assert_null(page_table_get(&table, ref));
 	assert_null(page_table_get(&table, page_ref(a))); /* the next generation, but free */
-	b = page_table_take(&table);
+	b = page_table_take(&table, PAGE_FILLING);
 	assert_ptr_equal(a, b); /* the slot is used again */
 	assert_null(page_table_get(&table, ref));
 	assert_int_equal(b->generation, 2);
 	/* The generation goes round without ever being 0. */
 	b->generation = UINT32_MAX;
 	page_move(b, PAGE_FREE);
-	b = page_table_take(&table);
+	b = page_table_take(&table, PAGE_FILLING);
 	assert_int_equal(b->generation, 1);
-	assert_non_null(page_table_take(&table));
-	assert_null(page_table_take(&table)); /* full */
+	assert_non_null(page_table_take(&table, PAGE_FILLING));
+	assert_null(page_table_take(&table, PAGE_FILLING)); /* full */
 	assert_int_equal(table.live, 2);
 	page_table_fini(&table);
 }

@@ -75,6 +75,7 @@ static int open_store(const struct bench *b, struct store **ret_store)
 	struct why why;
 
 	store_options_default(&o);
+	o.write_bytes_per_day = 0;
 	o.record_bytes = b->record;
 	o.buffers = b->depth + b->depth / 3 + 2; /* a quarter is kept from puts */
 	o.capacity_bytes = b->bytes + b->bytes / 4 + 8 * (o.segment_bytes + (1u << 20));

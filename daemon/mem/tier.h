@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spill/tier.h - what stands below memory: pages by digest, asynchronously, and never surely.
+ * mem/tier.h - what stands below memory: pages by digest, asynchronously, and never surely.
  *
  * A tier may forget any page at any time and refuse any page; what it gives is exactly what was
  * put. It knows neither the cache nor what is in a page. The store on disk (spill/store.h) is one;
  * another process or machine could be one. Every call belongs to one thread, and so does every
  * callback, which runs out of the tier's own pump and may call anything here but that pump.
  */
-#ifndef SKVQD_SPILL_TIER_H
-#define SKVQD_SPILL_TIER_H
+#ifndef SKVQD_MEM_TIER_H
+#define SKVQD_MEM_TIER_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -59,6 +59,8 @@ struct tier_ops {
 
 struct tier {
 	const struct tier_ops *ops;
+	uint64_t page_bytes_max; /* all sections, each rounded up to 4 KiB */
+	bool touched;            /* something was asked of it since its last pump */
 };
 
-#endif /* SKVQD_SPILL_TIER_H */
+#endif /* SKVQD_MEM_TIER_H */

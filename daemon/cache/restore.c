@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache/restore.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <skvq/error.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "cache/cache.h"
+#include "cache/fill.h"
+
+#define RATE_FIRST (512u << 10) /* bytes a ms, until one was measured */
+#define RATE_LEAST 1024u
+#define SAMPLE_MS  4u /* shorter ones say little */
+
+struct restore {
+	struct job job;
+	struct cache *cache;
+	struct ns *ns;
+	struct page *page;
+	int result;
+	struct fill_task task; /* the worker's while the job runs */
+};
+
+/* ---- how long it takes ---- */
+
+void restores_init(struct restores *r)
+{
+	*r = (struct restores){.bytes_per_ms = RATE_FIRST};
+}
+
+uint64_t restores_estimate_ms(const struct restores *r, uint64_t bytes)
+{
+	return (r->bytes + bytes) / r->bytes_per_ms + 1;
+}
+
+uint64_t restores_within(const struct restores *r, uint64_t ms)
+{
+	uint64_t most = ms > UINT32_MAX ? UINT64_MAX : ms * r->bytes_per_ms;
+
+	return most > r->bytes ? most - r->bytes : 0;
+}
+
+static void count_out(struct restores *r, uint64_t bytes)
+{
+	if (r->n == 0) {
+		r->since_ms = clock_ms();
+		r->done_bytes = 0;
+	}
+	r->n++;
+	r->bytes += bytes;
+}
+
+/* A read that failed tells nothing of the rate. */
+static void count_back(struct restores *r, uint64_t bytes, bool good)
+{
+	uint64_t ms = clock_ms() - r->since_ms, rate;
+
+	r->n--;
+	r->bytes -= bytes;
+	if (good)
+		r->done_bytes += bytes;
+	if (ms < SAMPLE_MS || !r->done_bytes)
+		return;
+	rate = (3 * r->bytes_per_ms + r->done_bytes / ms) / 4;
+	r->bytes_per_ms = rate > RATE_LEAST ? rate : RATE_LEAST;
+	r->since_ms += ms;
+	r->done_bytes = 0;
+}
+
+/* ---- one page ---- */
+
+void restore_key(const struct ns *ns, const uint8_t digest[IDENTITY_DIGEST],
+		 struct tier_key *ret_key)
+{
+	memcpy(ret_key->ns, ns->tier_name, sizeof(ret_key->ns));
+	memcpy(ret_key->page, digest, sizeof(ret_key->page));
+}
+
+static void failed(struct restore *r, int err)
+{
+	struct cache *cache = r->cache;
+	struct tier_key key;
+
+	cache->stats->n[STAT_restores_failed]++;
+	if (err != -SKVQ_ECORRUPT)
+		return;
+	/* The record's own checksum held, or the tier would not have given it: what went in was
+	 * wrong already, or belongs to another page. */
+	cache->stats->n[STAT_restore_check_failures]++;
+	log_event(LOG_WARNING, "restore_corrupt", LOG_U64("ns", r->ns->id),
+		  LOG_U64("position", r->page->position), LOG_STR("detail", r->task.why.text));
+	restore_key(r->ns, r->page->digest, &key);
+	cache->tier->ops->drop(cache->tier, &key);
+}
+
+static void finish(struct restore *r, int err)
+{
+	struct cache *cache = r->cache;
+	struct page *page = r->page, *parent = page_parent(page);
+
+	count_back(&cache->restores, page->bytes, !err);
+	page->restore = NULL;
+	r->ns->fills--;
+	if (err < 0)
+		failed(r, err);
+	free(r);
+	if (!err) {
+		page->born_ms = page->used_ms = clock_ms();
+		page_move(page, PAGE_RESIDENT_STORED);
+		cache->bytes_stored += page->bytes;
+		cache->stats->n[STAT_restores]++;
+		cache->stats->n[STAT_bytes_restored] += page->bytes;
+	}
+	/* Nobody can come by a page whose parent is not found. */
+	if (err < 0 || (parent && parent->unlisted))
+		cache_unlist(cache, page);
+	else
+		cache_settle(cache, page);
+	cache_matches_wake(cache);
+}
+
+static void verify_work(struct job *job)
+{
+	struct restore *r = container_of(job, struct restore, job);
+
+	r->result = fill_verify(&r->task);
+}
+
+static void verify_done(struct job *job)
+{
+	struct restore *r = container_of(job, struct restore, job);
+
+	finish(r, job->cancelled ? -SKVQ_EAGAIN : r->result);
+}
+
+/* The sections, one behind the other as they were. */
+static int take_in(struct restore *r, const struct tier_page *from)
+{
+	const struct skvq_layout *l = &r->ns->layout;
+	uint8_t *to = r->task.arena->base + r->task.slot_offset;
+	uint32_t want[TIER_SECTIONS] = {l->base_bytes, l->refine_bytes,
+					(uint32_t)(r->page->bytes - l->base_bytes -
+						   l->refine_bytes)};
+
+	if (from->position != r->page->position)
+		return why_fail(&r->task.why, SKVQ_ECORRUPT, "a record of position %llu, not %u",
+				(unsigned long long)from->position, r->page->position);
+	for (int i = 0; i < TIER_SECTIONS; i++) {
+		if (from->section[i].bytes != want[i])
+			return why_fail(&r->task.why, SKVQ_ECORRUPT,
+					"section %d has %u bytes, not %u", i,
+					from->section[i].bytes, want[i]);
+	}
+	if (arena_commit(r->task.arena, r->task.slot_offset, r->page->bytes) < 0)
+		return -SKVQ_ENOMEM;
+	for (int i = 0; i < TIER_SECTIONS; i++) {
+		if (want[i])
+			memcpy(to, from->section[i].data, want[i]);
+		to += want[i];
+	}
+	return 0;
+}
+
+static void got(void *ctx, int status, const struct tier_page *from)
+{
+	struct restore *r = ctx;
+
+	if (!status)
+		status = take_in(r, from);
+	if (status < 0) {
+		finish(r, status);
+		return;
+	}
+	/* Publishes may have filled the queue; then it is done here. */
+	if (worker_submit(r->cache->worker, &r->job) < 0)
+		finish(r, fill_verify(&r->task));
+}
+
+static struct page *take_page(struct cache *cache, struct ns *ns, struct page *parent,
+			      const int32_t tokens[SKVQ_PAGE_TOKENS],
+			      const uint8_t digest[IDENTITY_DIGEST])
+{
+	struct page *page = page_table_take(&ns->table, PAGE_RESTORING);
+
+	if (!page)
+		return NULL;
+	memcpy(page->digest, digest, sizeof(page->digest));
+	cache_enlist(cache, page, parent, tokens);
+	return page;
+}
+
+static void fill_in_task(struct fill_task *task, const struct ns *ns, const struct page *page)
+{
+	const struct page *parent = page_parent(page);
+
+	task->arena = &ns->arena;
+	task->layout = &ns->layout;
+	task->slot_offset = ns_page_offset(ns, page);
+	task->page_bytes = page->bytes;
+	task->position = page->position;
+	memcpy(task->tokens, page->tokens, sizeof(task->tokens));
+	memcpy(task->identity, ns->digest, sizeof(task->identity));
+	memcpy(task->digest, page->digest, sizeof(task->digest));
+	if (parent)
+		memcpy(task->parent, parent->digest, sizeof(task->parent));
+}
+
+int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
+		  const int32_t tokens[SKVQ_PAGE_TOKENS], const uint8_t digest[IDENTITY_DIGEST],
+		  uint32_t timeout_ms, struct page **ret_page, struct why *why)
+{
+	uint32_t position = parent ? parent->position + SKVQ_PAGE_TOKENS : 0;
+	struct restore *r;
+	struct tier_key key;
+	int err;
+
+	err = cache_make_room(cache, skvq_layout_page_bytes(&ns->layout, position), why);
+	if (err < 0)
+		return err;
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return why_fail(why, SKVQ_ENOMEM, "no memory to restore a page");
+	*r = (struct restore){.job = {.run = verify_work, .done = verify_done},
+			      .cache = cache,
+			      .ns = ns,
+			      .page = take_page(cache, ns, parent, tokens, digest)};
+	if (!r->page) {
+		free(r);
+		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
+				ns->table.slots, ns->id);
+	}
+	fill_in_task(&r->task, ns, r->page);
+	restore_key(ns, digest, &key);
+	err = cache->tier->ops->get(cache->tier, &key, timeout_ms, got, r);
+	if (err <= 0) {
+		cache_drop(cache, r->page);
+		free(r);
+		return why_fail(why, err ? -err : SKVQ_ESTALE, "the store does not give a page");
+	}
+	r->page->restore = r;
+	ns->fills++;
+	count_out(&cache->restores, r->page->bytes);
+	*ret_page = r->page;
+	return 0;
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache/spill.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <skvq/error.h>
+
+#include "cache/cache.h"
+
+/* Copies and refusals of one spill_pump: a tenth of a millisecond each, and next to nothing. */
+#define BURST_PUTS    2u
+#define BURST_REFUSED 64u
+
+/* One put in flight. The page may go meanwhile, and its namespace. */
+struct spill {
+	struct cache *cache;
+	uint32_t ns;
+	struct page_ref ref;
+	uint64_t bytes;
+};
+
+/* ---- the queue ---- */
+
+void spill_want(struct cache *cache, struct page *page)
+{
+	struct spill_queue *q = &cache->spill_queue;
+
+	if (!cache->tier || page->state != PAGE_RESIDENT || page->in_spill || page->spilling ||
+	    page->unlisted || page->bytes > cache->tier->page_bytes_max)
+		return;
+	page->in_spill = true;
+	page->spill_next = NULL;
+	page->spill_prev = q->tail;
+	if (q->tail)
+		q->tail->spill_next = page;
+	else
+		q->head = page;
+	q->tail = page;
+	q->n++;
+}
+
+void spill_forget(struct cache *cache, struct page *page)
+{
+	struct spill_queue *q = &cache->spill_queue;
+
+	if (!page->in_spill)
+		return;
+	page->in_spill = false;
+	if (page->spill_prev)
+		page->spill_prev->spill_next = page->spill_next;
+	else
+		q->head = page->spill_next;
+	if (page->spill_next)
+		page->spill_next->spill_prev = page->spill_prev;
+	else
+		q->tail = page->spill_prev;
+	page->spill_next = page->spill_prev = NULL;
+	q->n--;
+}
+
+/* ---- one page ---- */
+
+static void stored(struct cache *cache, struct page *page)
+{
+	if (page->state != PAGE_RESIDENT)
+		return;
+	page_move(page, PAGE_RESIDENT_STORED);
+	cache->bytes_stored += page->bytes;
+}
+
+static void put_done(void *ctx, int status)
+{
+	struct spill *s = ctx;
+	struct cache *cache = s->cache;
+	struct ns *ns = cache_ns_by_id(cache, s->ns);
+	struct page *page = ns ? page_table_get(&ns->table, s->ref) : NULL;
+
+	cache->bytes_spilling -= s->bytes;
+	if (status < 0) {
+		cache->stats->n[STAT_spills_failed]++;
+	} else {
+		cache->stats->n[STAT_spills]++;
+		cache->stats->n[STAT_bytes_spilled] += s->bytes;
+	}
+	if (page) {
+		page->spilling = false;
+		if (!status)
+			stored(cache, page);
+	}
+	free(s);
+	spill_pump(cache);
+}
+
+/* As tier->ops->put; 0 and 1 have been noted in the page. */
+static int put(struct cache *cache, struct page *page, bool hot)
+{
+	struct ns *ns = ns_of(page);
+	const struct skvq_layout *l = &ns->layout;
+	const struct page *parent = page_parent(page);
+	const uint8_t *data = ns->arena.base + ns_page_offset(ns, page);
+	struct tier_page tp = {.position = page->position};
+	uint32_t bytes[TIER_SECTIONS] = {l->base_bytes, l->refine_bytes,
+					 (uint32_t)(page->bytes - l->base_bytes - l->refine_bytes)};
+	struct spill *s = malloc(sizeof(*s));
+	int r;
+
+	if (!s)
+		return -SKVQ_ENOMEM;
+	*s = (struct spill){cache, ns->id, page_ref(page), page->bytes};
+	restore_key(ns, page->digest, &tp.key);
+	if (parent)
+		memcpy(tp.parent, parent->digest, sizeof(tp.parent));
+	for (int i = 0; i < TIER_SECTIONS; i++) {
+		tp.section[i].data = data;
+		tp.section[i].bytes = bytes[i];
+		data += bytes[i];
+	}
+	r = cache->tier->ops->put(cache->tier, &tp, hot ? TIER_PUT_HOT : 0, put_done, s);
+	if (r == 1) {
+		page->spilling = true;
+		cache->bytes_spilling += page->bytes;
+		return 1;
+	}
+	free(s);
+	if (r == 0)
+		stored(cache, page);
+	page->refused = r == -SKVQ_EAGAIN;
+	return r;
+}
+
+bool spill_last_call(struct cache *cache, struct page *page)
+{
+	struct tier_key key;
+
+	if (!cache->tier || page->unlisted || page->bytes > cache->tier->page_bytes_max)
+		return false;
+	if (page->spilling)
+		return true;
+	restore_key(ns_of(page), page->digest, &key);
+	if (cache->tier->ops->contains(cache->tier, &key))
+		return true;
+	/* One publication is one touch, however often it is offered. */
+	if (page->refused && !page->hits)
+		return false;
+	return put(cache, page, page->hits > 0) >= 0;
+}
+
+/* ---- when ---- */
+
+static bool is_short(const struct cache *cache)
+{
+	uint64_t max = cache->config.ram_max;
+	uint64_t want = max / 100 * cache->config.spill_percent;
+	uint64_t free_bytes = max > cache->bytes ? max - cache->bytes : 0;
+
+	return free_bytes + cache->bytes_stored + cache->bytes_spilling < want ||
+	       cache->config.spill_percent == 100;
+}
+
+void spill_pump(struct cache *cache)
+{
+	uint32_t puts = 0, refused = 0;
+	struct page *page;
+
+	while ((page = cache->spill_queue.head) && puts < BURST_PUTS && refused < BURST_REFUSED &&
+	       !cache->closing && is_short(cache)) {
+		int r = put(cache, page, page->hits > 0);
+
+		/* Busy, no segment ready, over the budget: later. */
+		if (r == -SKVQ_EBUSY || r == -SKVQ_ENOSPC || r == -SKVQ_ELIMIT ||
+		    r == -SKVQ_ENOMEM)
+			return;
+		spill_forget(cache, page);
+		puts += r == 1;
+		refused += r != 1;
+	}
+}
+
+/* ---- the end ---- */
+
+static int by_use(const void *a, const void *b)
+{
+	const struct page *x = *(struct page *const *)a, *y = *(struct page *const *)b;
+
+	if (x->stamp != y->stamp)
+		return x->stamp < y->stamp ? 1 : -1;
+	return x->position < y->position ? -1 : x->position > y->position;
+}
+
+static bool collect(struct cache *cache)
+{
+	uint64_t n = 0;
+
+	cache->drain = calloc(cache->pages + 1, sizeof(*cache->drain));
+	if (!cache->drain)
+		return false;
+	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		for (uint32_t i = 0; i < ns->table.touched; i++) {
+			struct page *page = &ns->table.pages[i];
+
+			if (page->state == PAGE_RESIDENT && !page->spilling && !page->unlisted &&
+			    page->bytes <= cache->tier->page_bytes_max)
+				cache->drain[n++] = page;
+		}
+	}
+	qsort(cache->drain, n, sizeof(*cache->drain), by_use);
+	cache->n_drain = n;
+	return true;
+}
+
+bool spill_drain(struct cache *cache)
+{
+	assert(cache->closing);
+	if (!cache->tier || (!cache->drain && !collect(cache)))
+		return false;
+	for (; cache->drain_at < cache->n_drain; cache->drain_at++) {
+		struct page *page = cache->drain[cache->drain_at];
+		int r = page->state == PAGE_RESIDENT ? put(cache, page, true) : 0;
+
+		if (r == -SKVQ_EBUSY || r == -SKVQ_ENOSPC)
+			return true;
+	}
+	return false;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/spill.h - what is offered to the tier below, and when.
+ *
+ * A page that became readable and is not known to be below waits in a queue, oldest first, parents
+ * before children. It is offered when memory gets short: when what is free and what could be dropped
+ * without loss (because it is below too) are together less than spill_percent of the cap. So a
+ * publish that needs room finds pages to drop and never waits for a disk. At 100 every page is
+ * offered at once. Pages that were matched are hot: the tier waits for no second touch. A page that
+ * was refused is offered again when it is matched, and a last time when it is evicted.
+ *
+ * Pages do not change, so pinned ones are offered like others. Loop thread only.
+ */
+#ifndef SKVQD_CACHE_SPILL_H
+#define SKVQD_CACHE_SPILL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/page.h"
+
+struct cache;
+
+struct spill_queue {
+	struct page *head, *tail;
+	uint64_t n;
+};
+
+/* A page became readable, or was matched: queues it unless it is below, or on its way. */
+void spill_want(struct cache *cache, struct page *page);
+/* Before a page goes or is proved bad. */
+void spill_forget(struct cache *cache, struct page *page);
+/* Before a page is evicted: the last offer. True if it is below, or on its way. */
+bool spill_last_call(struct cache *cache, struct page *page);
+/* Offers what should be offered now, a bounded number. */
+void spill_pump(struct cache *cache);
+
+/* When the daemon ends: offers everything that is not below, what was used last first. Steps until
+ * nothing is left to offer (false) or the tier takes no more for now (true): pump it, call again. */
+bool spill_drain(struct cache *cache);
+
+#endif /* SKVQD_CACHE_SPILL_H */

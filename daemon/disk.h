@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * disk.h - the store in the server: opened from the config, pumped by the loop, filled at the end.
+ */
+#ifndef SKVQD_DISK_H
+#define SKVQD_DISK_H
+
+#include "base/loop.h"
+#include "cache/cache.h"
+#include "config.h"
+#include "spill/store.h"
+
+struct disk {
+	struct store *store; /* NULL: memory only */
+	struct loop *loop;
+	struct cache *cache;
+	struct loop_watch event_watch, timer_watch;
+	struct loop_hook hook;
+	bool due;          /* the store or its timer woke us */
+	uint64_t armed_ms; /* when the timer is due; 0: it is not set */
+	uint64_t shutdown_ms;
+};
+
+/* Opens the store of the config, if it names one, finds what is there, and puts it under the cache.
+ * A zeroed disk. -SKVQ_EINVAL, -SKVQ_EINUSE, -SKVQ_EPERM, -SKVQ_EIO, -SKVQ_ENOMEM, -SKVQ_ESYS. */
+int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
+	      struct cache *cache, struct why *why);
+/* After cache_close, with clients gone and the workers still there: writes what is not on disk yet,
+ * until shutdown_ms have passed or *hurry, and closes. A disk without a store is fine. */
+void disk_close(struct disk *disk, const bool *hurry);
+
+#endif /* SKVQD_DISK_H */

@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cache over the tier below it: cache/spill, cache/restore and the cold part of cache/match, on
+ * a real store over a disk in memory. What comes back is compared with what was published.
+ */
+#include <string.h>
+
+#include "cmocka_all.h"
+
+#include <skvq/error.h>
+
+#include "base/clock.h"
+#include "support/cache_rig.h"
+#include "support/spill_disk.h"
+#include "support/spill_faults.h"
+#include "support/spill_rig.h"
+
+#define PAGES   8u
+#define WAIT_MS 5000u
+
+struct bed {
+	struct rig rig;
+	struct spill_disk *disk;
+	struct spill_io *faults;
+	struct store_options options;
+	uint8_t copy[RIG_MATCH_PAGES][32 << 10]; /* of pages as they were published */
+};
+
+static void bed_start(struct bed *b, uint32_t pages_max)
+{
+	static const struct spill_fault_rates none;
+
+	rig_init(&b->rig, pages_max, 1000, NULL);
+	b->rig.cache.config.spill_percent = 50;
+	b->faults = spill_faults_new(spill_disk_io(b->disk), 7, &none);
+	b->rig.store = rig_open(&b->options, b->faults);
+	cache_set_tier(&b->rig.cache, store_tier(b->rig.store));
+}
+
+static void bed_init(struct bed *b, uint32_t pages_max)
+{
+	memset(b, 0, sizeof(*b));
+	rig_options(&b->options);
+	b->disk = spill_disk_new(11, store_files_max(&b->options), 2);
+	bed_start(b, pages_max);
+}
+
+/* As a daemon ends: nothing is punched, everything is told. */
+static void bed_stop(struct bed *b)
+{
+	(void)cache_unpin_all(&b->rig.cache, &b->rig.pins);
+	cache_close(&b->rig.cache);
+	store_close(b->rig.store);
+	b->rig.store = NULL;
+	rig_fini(&b->rig);
+}
+
+static void bed_fini(struct bed *b)
+{
+	bed_stop(b);
+	spill_disk_free(b->disk);
+}
+
+static void settle(struct bed *b)
+{
+	rig_settle(b->rig.store, 300);
+	for (int i = 0; i < 20; i++) {
+		spill_pump(&b->rig.cache);
+		rig_step(&b->rig);
+	}
+}
+
+static const uint8_t *bytes_of(const struct bed *b, const struct page *page)
+{
+	return b->rig.ns->arena.base + ns_page_offset(b->rig.ns, page);
+}
+
+/* Publishes n pages, remembers them, lets go of them. */
+static void publish(struct bed *b, uint32_t seed, uint32_t n, bool keep)
+{
+	struct page *chain[RIG_MATCH_PAGES];
+
+	rig_chain(&b->rig, &b->rig.pins, seed, n, chain);
+	for (uint32_t i = 0; i < n && keep; i++) {
+		assert_true(chain[i]->bytes <= sizeof(b->copy[i]));
+		memcpy(b->copy[i], bytes_of(b, chain[i]), chain[i]->bytes);
+	}
+	(void)cache_unpin_all(&b->rig.cache, &b->rig.pins);
+}
+
+/* Other pages take the memory. */
+static void flood(struct bed *b, uint32_t n)
+{
+	static uint32_t seed = 1000;
+
+	for (uint32_t i = 0; i < n; i++)
+		publish(b, seed++, 1, false);
+}
+
+static uint32_t match(struct bed *b, uint32_t seed, uint32_t n, uint32_t wait_ms)
+{
+	struct rig_match rm;
+
+	assert_int_equal(rig_match(&b->rig, &rm, &b->rig.pins, seed, n, wait_ms), 0);
+	for (uint32_t i = 0; i < rm.m.n; i++) {
+		const struct page *page = page_table_get(&b->rig.ns->table, rm.refs[i]);
+
+		assert_non_null(page);
+		assert_true(page_readable(page));
+		assert_int_equal(page->pins, 1);
+		assert_memory_equal(bytes_of(b, page), b->copy[i], page->bytes);
+	}
+	(void)cache_unpin_all(&b->rig.cache, &b->rig.pins);
+	return rm.m.n;
+}
+
+static uint64_t stat(const struct bed *b, enum stats_id id)
+{
+	return b->rig.stats.n[id];
+}
+
+static void evicted_pages_come_back(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	assert_int_equal(match(&b, 1, PAGES, 0), 0); /* who does not wait gets what is here */
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(stat(&b, STAT_restores), PAGES);
+	assert_int_equal(stat(&b, STAT_tokens_restored), PAGES * SKVQ_PAGE_TOKENS);
+	assert_int_equal(match(&b, 1, PAGES, 0), PAGES); /* and now they are */
+	assert_int_equal(stat(&b, STAT_evictions_lost), 0);
+	assert_true(b.rig.cache.bytes <= b.rig.cache.config.ram_max);
+	assert_int_equal(cache_kernel_bytes(&b.rig.cache), b.rig.cache.bytes);
+	bed_fini(&b);
+}
+
+static void nothing_is_written_while_memory_is_plenty(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 10 * PAGES);
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	assert_int_equal(stat(&b, STAT_spills), 0);
+	assert_int_equal(b.rig.cache.spill_queue.n, PAGES);
+	b.rig.cache.config.spill_percent = 100;
+	settle(&b);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	assert_int_equal(b.rig.cache.bytes_stored, b.rig.cache.bytes);
+	bed_fini(&b);
+}
+
+static void pinned_pages_are_written_too(void **state)
+{
+	struct page *chain[PAGES];
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, PAGES / 2 + 1);
+	rig_chain(&b.rig, &b.rig.pins, 1, PAGES, chain);
+	settle(&b);
+	assert_true(stat(&b, STAT_spills) > 0);
+	for (uint32_t i = 0; i < PAGES; i++)
+		assert_int_equal(chain[i]->pins, 1);
+	bed_fini(&b);
+}
+
+static void a_second_touch_is_waited_for(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	memset(&b, 0, sizeof(b));
+	rig_options(&b.options);
+	b.options.touch_entries = 4096;
+	b.disk = spill_disk_new(11, store_files_max(&b.options), 2);
+	bed_start(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, true);
+	publish(&b, 2, 2, false);
+	assert_int_equal(match(&b, 1, PAGES, 0), PAGES); /* so these are hot */
+	flood(&b, PAGES);
+	settle(&b);
+	flood(&b, 2 * PAGES);
+	settle(&b);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	assert_true(stat(&b, STAT_evictions_lost) > 0);
+	bed_fini(&b);
+}
+
+static void a_restart_serves_what_was_drained(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 4 * PAGES);
+	publish(&b, 1, PAGES, true);
+	assert_int_equal(stat(&b, STAT_spills), 0);
+	cache_close(&b.rig.cache);
+	while (spill_drain(&b.rig.cache) || b.rig.cache.bytes_spilling)
+		rig_step(&b.rig);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	assert_int_equal(rig_flush(b.rig.store), 0);
+	bed_stop(&b);
+	spill_disk_killed(b.disk);
+	bed_start(&b, 4 * PAGES);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(match(&b, 2, 3, WAIT_MS), 0);
+	bed_fini(&b);
+}
+
+/* Another tenant with the same model asks: its namespace is not this one's. */
+static void another_tenant_finds_nothing(void **state)
+{
+	struct identity id;
+	struct ns *mine;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 4 * PAGES);
+	b.rig.cache.config.spill_percent = 100;
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	mine = b.rig.ns;
+	rig_identity(0, &id);
+	assert_int_equal(cache_ns_open(&b.rig.cache, "other", &id, "tiny", &b.rig.ns, &why), 0);
+	assert_memory_equal(mine->digest, b.rig.ns->digest, sizeof(mine->digest));
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 0);
+	cache_ns_close(&b.rig.cache, b.rig.ns);
+	b.rig.ns = mine;
+	bed_fini(&b);
+}
+
+static void flip_record(struct bed *b, uint32_t page)
+{
+	uint64_t number, bytes;
+	uint8_t *file;
+
+	for (uint32_t i = 0; (file = spill_disk_file(b->disk, i, &number, &bytes)); i++) {
+		for (uint64_t at = 0; at + 4096 <= bytes; at += 4096) {
+			if (!memcmp(file + at, b->copy[page], 256))
+				file[at + 4000] ^= 1;
+		}
+	}
+}
+
+static void a_flipped_page_ends_the_chain(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	flip_record(&b, 3);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 3);
+	assert_int_equal(stat(&b, STAT_restores_failed), 1);
+	settle(&b);
+	/* What came behind it cannot be reached and is not kept. */
+	assert_int_equal(b.rig.cache.restores.n, 0);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 3);
+	/* An engine computes it again; then all are there. */
+	publish(&b, 1, 4, true);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	bed_fini(&b);
+}
+
+/* The store's own checksums hold, the page's do not: memory went bad before it was written. */
+static void a_page_that_was_bad_when_written_is_a_miss(void **state)
+{
+	struct page *chain[2];
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	rig_chain(&b.rig, &b.rig.pins, 1, 2, chain);
+	memcpy(b.copy[0], bytes_of(&b, chain[0]), chain[0]->bytes);
+	b.rig.ns->arena.base[ns_page_offset(b.rig.ns, chain[1]) + 4000] ^= 16;
+	(void)cache_unpin_all(&b.rig.cache, &b.rig.pins);
+	b.rig.cache.config.spill_percent = 100;
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	assert_int_equal(match(&b, 1, 2, WAIT_MS), 1);
+	assert_int_equal(stat(&b, STAT_restore_check_failures), 1);
+	assert_int_equal(match(&b, 1, 2, WAIT_MS), 1);
+	assert_int_equal(stat(&b, STAT_restore_check_failures), 1); /* it was dropped below too */
+	bed_fini(&b);
+}
+
+static void ask(struct bed *b, struct rig_match *rm, const int32_t *tokens, uint32_t n)
+{
+	memset(rm, 0, sizeof(*rm));
+	rm->m = (struct match){.ns = b->rig.ns,
+			       .pins = &b->rig.pins,
+			       .tokens = tokens,
+			       .n_tokens = n * SKVQ_PAGE_TOKENS,
+			       .max_pages = n,
+			       .wait_ms = WAIT_MS,
+			       .refs = rm->refs};
+}
+
+static int n_done;
+
+static void count_done(struct match *m, int error, const char *why)
+{
+	(void)m;
+	(void)why;
+	assert_int_equal(error, 0);
+	n_done++;
+}
+
+static void make_cold(struct bed *b)
+{
+	publish(b, 1, PAGES, true);
+	settle(b);
+	flood(b, 4 * PAGES);
+	settle(b);
+}
+
+static void two_questions_join_one_read(void **state)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	struct rig_match a, c, gone;
+	struct publish p = {0};
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_tokens(1, PAGES, tokens);
+	ask(&b, &a, tokens, PAGES);
+	ask(&b, &c, tokens, PAGES - 2);
+	ask(&b, &gone, tokens, PAGES);
+	a.m.done = c.m.done = gone.m.done = count_done;
+	n_done = 0;
+	assert_int_equal(cache_match(&b.rig.cache, &a.m, &why), 0);
+	assert_int_equal(cache_match(&b.rig.cache, &c.m, &why), 0);
+	assert_int_equal(cache_match(&b.rig.cache, &gone.m, &why), 0);
+	cache_match_orphan(&gone.m); /* its client dies */
+	/* A client cannot give back what it was not given yet. */
+	assert_int_equal(cache_unpin(&b.rig.cache, b.rig.ns, &b.rig.pins, a.refs, 1, &why),
+			 -SKVQ_ESTALE);
+	/* A page that is on its way is not copied a second time. */
+	p.ns = b.rig.ns;
+	p.pins = &b.rig.pins;
+	p.fd = b.rig.staging;
+	memcpy(p.tokens, tokens, sizeof(p.tokens));
+	assert_int_equal(cache_publish(&b.rig.cache, &p, &why), -SKVQ_EBUSY);
+	for (int i = 0; n_done < 3 && i < 10000; i++)
+		rig_step(&b.rig);
+	assert_int_equal(n_done, 3);
+	assert_int_equal(a.m.n, PAGES);
+	assert_int_equal(c.m.n, PAGES - 2);
+	assert_int_equal(stat(&b, STAT_restores), PAGES);
+	assert_int_equal(b.rig.pins.total, 2 * PAGES - 2);
+	assert_int_equal(b.rig.pins.reserved, 0);
+	assert_int_equal(b.rig.cache.pins, b.rig.pins.total);
+	bed_fini(&b);
+}
+
+static void a_slow_disk_is_a_miss_in_time(void **state)
+{
+	struct spill_fault_rates slow = {.lost = 10000};
+	struct spill_fault_rates none = {0};
+	struct rig_match rm;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	spill_faults_set(b.faults, &slow);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 0);
+	spill_faults_set(b.faults, &none);
+	spill_faults_release(b.faults);
+	settle(&b);
+	/* Late is not lost, unless the store gave the records up. */
+	assert_int_equal(stat(&b, STAT_restore_check_failures), 0);
+	/* An engine that computes faster than the disk reads is told so at once. */
+	b.rig.cache.restores.bytes_per_ms = 1024;
+	assert_int_equal(rig_match(&b.rig, &rm, &b.rig.pins, 1, PAGES, 2), 0);
+	assert_int_equal(rm.m.n, 0);
+	bed_fini(&b);
+}
+
+static void cheaper_to_compute_is_a_miss(void **state)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	struct rig_match rm;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_tokens(1, PAGES, tokens);
+	ask(&b, &rm, tokens, PAGES);
+	rm.m.recompute_us = 1;
+	b.rig.cache.restores.bytes_per_ms = 1024;
+	assert_int_equal(cache_match(&b.rig.cache, &rm.m, &why), 1);
+	assert_int_equal(rm.m.n, 0);
+	assert_int_equal(stat(&b, STAT_restores_declined), PAGES);
+	assert_int_equal(b.rig.pins.reserved, 0);
+	b.rig.cache.restores.bytes_per_ms = 512 << 10;
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	bed_fini(&b);
+}
+
+static void restores_are_bounded(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	b.rig.cache.config.restores_max = 3;
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 3);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 6);
+	bed_fini(&b);
+}
+
+static void prefetch_reads_and_pins_nothing(void **state)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	uint32_t here = 99, coming = 99;
+	struct rig_match rm;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_tokens(1, PAGES, tokens);
+	ask(&b, &rm, tokens, PAGES);
+	rm.m.pins = NULL;
+	assert_int_equal(cache_prefetch(&b.rig.cache, &rm.m, &here, &coming, &why), 0);
+	assert_int_equal(here, 0);
+	assert_int_equal(coming, PAGES);
+	assert_int_equal(b.rig.cache.pins, 0);
+	for (int i = 0; b.rig.cache.restores.n && i < 10000; i++)
+		rig_step(&b.rig);
+	assert_int_equal(match(&b, 1, PAGES, 0), PAGES);
+	assert_int_equal(cache_prefetch(&b.rig.cache, &rm.m, &here, &coming, &why), 0);
+	assert_int_equal(here, PAGES);
+	assert_int_equal(coming, 0);
+	bed_fini(&b);
+}
+
+/* Room for what is read back is made like any other: what is pinned stays. */
+static void restoring_never_takes_a_pinned_page(void **state)
+{
+	struct page *chain[28]; /* all but the room of three */
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_chain(&b.rig, &b.rig.pins, 5, 28, chain);
+	{
+		struct pins other;
+		struct rig_match rm;
+
+		pins_init(&other, 100);
+		assert_int_equal(rig_match(&b.rig, &rm, &other, 1, PAGES, WAIT_MS), 0);
+		assert_int_equal(rm.m.n, 2);
+		assert_true(stat(&b, STAT_restores_refused) > 0);
+		(void)cache_unpin_all(&b.rig.cache, &other);
+		pins_fini(&other);
+	}
+	for (uint32_t i = 0; i < 28; i++)
+		assert_int_equal(chain[i]->pins, 1);
+	bed_fini(&b);
+}
+
+/* The daemon ends while a question waits. */
+static void the_end_answers_everybody(void **state)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	struct rig_match rm;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_tokens(1, PAGES, tokens);
+	ask(&b, &rm, tokens, PAGES);
+	rm.m.done = count_done;
+	n_done = 0;
+	assert_int_equal(cache_match(&b.rig.cache, &rm.m, &why), 0);
+	cache_match_orphan(&rm.m);
+	cache_close(&b.rig.cache);
+	store_close(b.rig.store);
+	b.rig.store = NULL;
+	worker_fini(&b.rig.worker);
+	assert_int_equal(n_done, 1);
+	assert_int_equal(b.rig.cache.pins, 0);
+	assert_int_equal(worker_init(&b.rig.worker, &b.rig.loop, 1, 4), 0); /* for rig_fini */
+	rig_fini(&b.rig);
+	spill_disk_free(b.disk);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(evicted_pages_come_back),
+	    cmocka_unit_test(nothing_is_written_while_memory_is_plenty),
+	    cmocka_unit_test(pinned_pages_are_written_too),
+	    cmocka_unit_test(a_second_touch_is_waited_for),
+	    cmocka_unit_test(a_restart_serves_what_was_drained),
+	    cmocka_unit_test(another_tenant_finds_nothing),
+	    cmocka_unit_test(a_flipped_page_ends_the_chain),
+	    cmocka_unit_test(a_page_that_was_bad_when_written_is_a_miss),
+	    cmocka_unit_test(two_questions_join_one_read),
+	    cmocka_unit_test(a_slow_disk_is_a_miss_in_time),
+	    cmocka_unit_test(cheaper_to_compute_is_a_miss),
+	    cmocka_unit_test(restores_are_bounded),
+	    cmocka_unit_test(prefetch_reads_and_pins_nothing),
+	    cmocka_unit_test(restoring_never_takes_a_pinned_page),
+	    cmocka_unit_test(the_end_answers_everybody),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
