@@ -307,7 +307,8 @@ int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging)
 }
 
 int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
-                      uint32_t max_tokens, struct skvq_page_ref *pages, uint32_t pages_max)
+                      uint32_t max_tokens, uint32_t recompute_us, struct skvq_page_ref *pages,
+                      uint32_t pages_max)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__Match match = SKVQ__WIRE__MATCH__INIT;
@@ -317,6 +318,8 @@ int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
 	match.n_tokens = n_tokens;
 	match.tokens = (int32_t *)(uintptr_t)tokens;
 	match.max_tokens = max_tokens;
+	match.wait_ms = c->timeout_ms - c->timeout_ms / 4;
+	match.recompute_us = recompute_us;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_MATCH;
 	req.match = &match;
 	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_MATCH, &reply, NULL);
@@ -334,6 +337,29 @@ int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
 	}
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return r;
+}
+
+int skvq_client_prefetch(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
+                         uint32_t n_tokens, uint32_t *ret_resident, uint32_t *ret_coming)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Prefetch prefetch = SKVQ__WIRE__PREFETCH__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	if (!c->broken && !(c->hello.features & FEATURE_PREFETCH))
+		return client_fail(c, SKVQ_ENOTSUP, "skvqd %s has no prefetch", c->hello.version);
+	prefetch.ns = ns;
+	prefetch.n_tokens = n_tokens;
+	prefetch.tokens = (int32_t *)(uintptr_t)tokens;
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_PREFETCH;
+	req.prefetch = &prefetch;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_PREFETCH, &reply, NULL);
+	if (r < 0)
+		return r;
+	*ret_resident = reply->prefetch->n_resident;
+	*ret_coming = reply->prefetch->n_coming;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
 }
 
 int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref parent,

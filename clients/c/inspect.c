@@ -53,6 +53,11 @@ int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 	ret->bytes_kernel = b->bytes_kernel;
 	ret->bytes_max = b->bytes_max;
 	ret->pins = b->pins;
+	ret->has_store = b->has_store;
+	ret->bytes_stored = b->bytes_stored;
+	ret->disk_bytes = b->disk_bytes;
+	ret->disk_bytes_max = b->disk_bytes_max;
+	ret->disk_pages = b->disk_pages;
 	const size_t room = sizeof ret->counters / sizeof ret->counters[0];
 	for (size_t i = 0; i < b->n_counters && ret->n_counters < room; i++) {
 		COPY_TEXT(ret->counters[ret->n_counters].name, b->counters[i]->name);

@@ -15,7 +15,8 @@
 #define FRAME_FDS_MAX 4
 #define REPLY_BYTES_MAX (16u << 20) /* a larger reply is a broken daemon */
 #define FEATURE_ERROR_LIST UINT64_C(2)
-#define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST)
+#define FEATURE_PREFETCH UINT64_C(4)
+#define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH)
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
 struct inflight {

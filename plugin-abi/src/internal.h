@@ -306,6 +306,7 @@ void api_seq_close(skvq_seq *q);
 int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info);
 int32_t api_append(skvq_seq *q, const skvq_kv *kv);
 int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
+extern const skvq_ext_prefetch ext_prefetch;
 int32_t api_export(skvq_seq *q, const skvq_export *desc);
 
 #endif /* SKVQ_PLUGIN_INTERNAL_H */

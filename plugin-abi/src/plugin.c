@@ -37,7 +37,11 @@ static const char *api_err_name(int32_t err)
 static const void *api_get_extension(skvq_session *session, const char *id)
 {
 	(void)session;
-	return id && strcmp(id, SKVQ_EXT_CALIBRATION) == 0 ? &ext_calibration : 0;
+	if (id && strcmp(id, SKVQ_EXT_CALIBRATION) == 0)
+		return &ext_calibration;
+	if (id && strcmp(id, SKVQ_EXT_PREFETCH) == 0)
+		return &ext_prefetch;
+	return 0;
 }
 
 static const skvq_api api = {

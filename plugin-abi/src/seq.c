@@ -94,7 +94,8 @@ static void seq_free(struct skvq_seq *q)
 
 /* Takes the pages the daemon has of these tokens. A page that does not prove itself, and all after
  * it, count as a miss. */
-static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens)
+static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
+                 uint32_t recompute_us)
 {
 	struct skvq_model *m = q->model;
 	struct skvq_session *s = m->session;
@@ -107,8 +108,8 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens)
 	struct skvq_page_ref *refs = calloc(pages_max, sizeof *refs);
 	if (!refs)
 		return set_error(s, SKVQ_ENOMEM, "no memory to match %u pages", pages_max);
-	int got = skvq_client_match(s->client, m->ns, tokens, n_tokens, n_tokens - keep, refs,
-	                            pages_max);
+	int got = skvq_client_match(s->client, m->ns, tokens, n_tokens, n_tokens - keep,
+	                            recompute_us, refs, pages_max);
 	if (got < 0) {
 		/* On any doubt a miss: the engine computes what it would have computed anyway. */
 		log_event(s, SKVQ_LOG_WARNING, "no match: %s", skvq_client_why(s->client));
@@ -147,6 +148,32 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens)
 	return 0;
 }
 
+static int32_t ext_prefetch_tokens(skvq_model *m, const int32_t *tokens, uint32_t n_tokens)
+{
+	if (!m)
+		return -SKVQ_EINVAL;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (!n_tokens || !tokens || n_tokens > MAX_TOKENS_LIMIT)
+		return set_error(s, SKVQ_EINVAL, "prefetch of %u tokens", n_tokens);
+	session_pump(s, 0);
+	if (s->daemon != DAEMON_ATTACHED || m->epoch != s->epoch)
+		return set_error(s, SKVQ_ENODAEMON, "no daemon to prefetch from");
+	uint32_t resident = 0, coming = 0;
+	int r = skvq_client_prefetch(s->client, m->ns, tokens, n_tokens, &resident, &coming);
+	if (r < 0) {
+		set_error(s, -r, "%s", skvq_client_why(s->client));
+		if (skvq_client_broken(s->client))
+			session_lost(s);
+		return r;
+	}
+	return (int32_t)((resident + coming) * SKVQ_PAGE_TOKENS);
+}
+
+const skvq_ext_prefetch ext_prefetch = {.struct_size = sizeof ext_prefetch,
+                                        .prefetch = ext_prefetch_tokens};
+
 int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 {
 	skvq_seq_desc d;
@@ -157,7 +184,7 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	int r = copy_in(&d, sizeof d, desc);
-	if (r < 0 || !ret || d.reserved || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH)))
+	if (r < 0 || !ret || d.reserved || d.reserved1 || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH)))
 		return set_error(s, SKVQ_EINVAL, "seq_desc: struct_size, flags or a reserved field");
 	if (!d.max_tokens || d.max_tokens > MAX_TOKENS_LIMIT)
 		return set_error(s, SKVQ_EINVAL, "max_tokens %u is not in 1..%u", d.max_tokens,
@@ -189,7 +216,7 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	if ((r = staging_new(q)) < 0 || (r = window_new(q)) < 0)
 		goto fail;
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_MATCH) &&
-	    (r = match(q, d.tokens, d.n_tokens)) < 0)
+	    (r = match(q, d.tokens, d.n_tokens, d.recompute_us)) < 0)
 		goto fail;
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_PUBLISH))
 		(void)publish_prepare(q, s->timeout_ms); /* refused: tried again when a page is full */

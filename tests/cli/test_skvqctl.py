@@ -16,7 +16,7 @@ VERBS = ["status", "ls", "pins", "errors", "ping"]
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
-               "bytes_max", "pins", "counters"}
+               "bytes_max", "pins", "disk", "counters"}
 NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_numerics",
                   "n_layer", "n_kv_heads", "head_dim_k", "head_dim_v", "page_bytes",
                   "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",

@@ -726,6 +726,112 @@ static void the_daemon_is_stopped_and_comes_back(void **state)
 	daemon_ends_and_comes_back(SIGTERM);
 }
 
+static uint64_t counter(const char *name)
+{
+	struct skvq_client_status s = status();
+
+	for (size_t i = 0; i < s.n_counters; i++)
+		if (!strcmp(s.counters[i].name, name))
+			return s.counters[i].value;
+	fail_msg("no counter %s", name);
+	return 0;
+}
+
+static void start_with_disk(const char *spill_percent)
+{
+	char folder[80];
+	const char *args[] = {"--store-folder",        folder, "--store-spill-percent", spill_percent,
+	                      "--store-touch-entries", "0",    "--store-capacity-bytes", "512M",
+	                      NULL};
+
+	snprintf(folder, sizeof folder, "%s/store", daemon_.dir);
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+}
+
+/* Pages of engines that are gone, after the daemon was too: from disk, bit for bit. */
+static void disk_survives(int sig, const char *spill_percent)
+{
+	static struct run a, b;
+	const uint32_t pages = (1000 - 64) / 80;
+
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	start_with_disk(spill_percent);
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	while (a.at < 1000)
+		run_step(&a, 1000 - a.at < CHUNK ? 1000 - a.at : CHUNK);
+	wait_shared(&a, pages);
+	run_close(&a);
+	for (int i = 0; sig == SIGKILL && counter("spills") < pages; i++) {
+		assert_true(i < 1000);
+		nap_ms(10);
+	}
+	assert_true(status().has_store);
+	int status_ = test_daemon_stop(&daemon_, sig);
+	assert_true(sig == SIGKILL ? WIFSIGNALED(status_) : status_ == 0);
+	start_with_disk(spill_percent);
+	assert_int_equal(status().pages, 0);
+	assert_true(status().disk_pages >= pages);
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	assert_int_equal(a.matched, pages * 80);
+	assert_int_equal(counter("restores"), pages);
+	assert_int_equal(counter("restores_failed"), 0);
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	while (b.at < 1000)
+		run_step(&b, 1000 - b.at < CHUNK ? 1000 - b.at : CHUNK);
+	same_tokens(&a, &b, (uint32_t)a.matched);
+	run_close(&a);
+	run_close(&b);
+}
+
+static void a_stopped_daemon_finds_its_pages_again(void **state)
+{
+	(void)state;
+	disk_survives(SIGTERM, "25"); /* nothing was short: all is written at the end */
+}
+
+static void a_killed_daemon_finds_what_was_written(void **state)
+{
+	(void)state;
+	disk_survives(SIGKILL, "100");
+}
+
+/* A hint brings pages back before anybody waits for them. */
+static void prefetch_brings_pages_back(void **state)
+{
+	static struct run a;
+	const uint32_t pages = (1000 - 64) / 80;
+
+	(void)state;
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	start_with_disk("25");
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	while (a.at < 1000)
+		run_step(&a, 1000 - a.at < CHUNK ? 1000 - a.at : CHUNK);
+	wait_shared(&a, pages);
+	run_close(&a);
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	start_with_disk("25");
+
+	memset(&a, 0, sizeof a);
+	run_open_model(&a, daemon_.socket, "n1");
+	run_tokens(&a, TOKENS, 0);
+	const skvq_ext_prefetch *ext = api->get_extension(a.session, SKVQ_EXT_PREFETCH);
+	assert_non_null(ext);
+	assert_int_equal(ext->prefetch(a.model, a.tokens, 1000), pages * 80);
+	assert_int_equal(ext->prefetch(a.model, NULL, 1000), -SKVQ_EINVAL);
+	for (int i = 0; counter("restores") < pages; i++) {
+		assert_true(i < 1000);
+		nap_ms(10);
+	}
+	assert_int_equal(status().pins, 0);
+	api->close(a.session);
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	assert_int_equal(a.matched, pages * 80);
+	assert_int_equal(counter("tokens_restored"), 0);
+	run_close(&a);
+}
+
 /* kill -9 of an engine: its pins end, the pages stay, no descriptor is left. */
 static void an_engine_dies(void **state)
 {
@@ -932,6 +1038,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(the_daemon_is_killed_and_comes_back, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_stopped_and_comes_back, setup,
 	                                    teardown),
+	    cmocka_unit_test_setup_teardown(a_stopped_daemon_finds_its_pages_again, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_killed_daemon_finds_what_was_written, setup, teardown),
+	    cmocka_unit_test_setup_teardown(prefetch_brings_pages_back, setup, teardown),
 	    cmocka_unit_test_setup_teardown(an_engine_dies, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_ram_cap_holds, setup, teardown),
 	    cmocka_unit_test_setup_teardown(tight_bounds_still_publish, setup, teardown),

@@ -110,11 +110,27 @@ int test_daemon_stop(struct test_daemon *d, int sig)
 	return status;
 }
 
+/* The store's folder, which has files alone. */
+static void remove_store(const struct test_daemon *d)
+{
+	char path[sizeof d->dir + 16];
+	struct dirent *e;
+
+	snprintf(path, sizeof path, "%s/store", d->dir);
+	DIR *dir = opendir(path);
+	while (dir && (e = readdir(dir)))
+		(void)unlinkat(dirfd(dir), e->d_name, 0);
+	if (dir)
+		closedir(dir);
+	rmdir(path);
+}
+
 void test_daemon_fini(struct test_daemon *d)
 {
 	if (d->pid)
 		test_daemon_stop(d, SIGTERM);
 	unlink(d->socket);
+	remove_store(d);
 	rmdir(d->dir);
 }
 

@@ -21,7 +21,7 @@ void test_daemon_init(struct test_daemon *d);
 void test_daemon_start(struct test_daemon *d, const char *program, const char *const *args);
 /* Sends sig and waits for the end. Returns the wait status. */
 int test_daemon_stop(struct test_daemon *d, int sig);
-/* Stops it if it runs, removes the folder. */
+/* Stops it if it runs, removes the folder, and in it `store`, if a test had the daemon make that. */
 void test_daemon_fini(struct test_daemon *d);
 /* Open descriptors of the daemon. */
 int test_daemon_fds(const struct test_daemon *d);

@@ -11,7 +11,9 @@ static const char help[] =
     "How the daemon is: memory, connections, pages and counters since it started.\n\n"
     "JSON: version, socket, boot_id, pid, uptime_ms, connections, connections_max, namespaces,\n"
     "pages, bytes_resident (by the daemon's books), bytes_kernel (what the kernel says the\n"
-    "arenas take), bytes_max, pins, and counters, an object of name and value.\n";
+    "arenas take), bytes_max, pins, disk (null without one; else pages, bytes, bytes_max and\n"
+    "bytes_resident_too, of pages that are in memory as well), and counters, an object of name\n"
+    "and value.\n";
 
 static int print_json(const struct skvq_client_status *s, const char *boot_id)
 {
@@ -19,15 +21,21 @@ static int print_json(const struct skvq_client_status *s, const char *boot_id)
 	for (size_t i = 0; i < s->n_counters; i++)
 		json_object_set_new(counters, s->counters[i].name,
 				    json_integer((json_int_t)s->counters[i].value));
+	json_t *disk = s->has_store
+			   ? json_pack("{s:I, s:I, s:I, s:I}", "pages", (json_int_t)s->disk_pages,
+				       "bytes", (json_int_t)s->disk_bytes, "bytes_max",
+				       (json_int_t)s->disk_bytes_max, "bytes_resident_too",
+				       (json_int_t)s->bytes_stored)
+			   : json_null();
 	return ctl_print_json(json_pack(
-	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "version",
+	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "version",
 	    ctl_json_text(s->version), "socket", ctl_json_text(s->socket), "boot_id", boot_id,
 	    "pid", (json_int_t)s->pid, "uptime_ms", (json_int_t)s->uptime_ms, "connections",
 	    (json_int_t)s->connections, "connections_max", (json_int_t)s->connections_max,
 	    "namespaces", (json_int_t)s->namespaces, "pages", (json_int_t)s->pages,
 	    "bytes_resident", (json_int_t)s->bytes_resident, "bytes_kernel",
 	    (json_int_t)s->bytes_kernel, "bytes_max", (json_int_t)s->bytes_max, "pins",
-	    (json_int_t)s->pins, "counters", counters));
+	    (json_int_t)s->pins, "disk", disk, "counters", counters));
 }
 
 static void print_text(struct skvq_client_status *s, const char *boot_id)
@@ -42,6 +50,10 @@ static void print_text(struct skvq_client_status *s, const char *boot_id)
 	printf("memory       %s of %s (the kernel counts %s)\n",
 	       ctl_human_bytes(s->bytes_resident, a), ctl_human_bytes(s->bytes_max, b),
 	       ctl_human_bytes(s->bytes_kernel, k));
+	if (s->has_store)
+		printf("disk         %" PRIu64 " pages, %s of %s; %s of memory is there too\n",
+		       s->disk_pages, ctl_human_bytes(s->disk_bytes, a),
+		       ctl_human_bytes(s->disk_bytes_max, b), ctl_human_bytes(s->bytes_stored, k));
 	size_t n_zero = 0;
 	puts("counters");
 	for (size_t i = 0; i < s->n_counters; i++) {

@@ -137,6 +137,10 @@ typedef struct skvq_seq_desc {
 	uint32_t max_tokens;   /* capacity; memory is taken as tokens come, never beyond      */
 	uint32_t max_append;   /* most tokens between two commits                             */
 	uint32_t reserved;
+	uint32_t recompute_us; /* what a prompt token costs this engine: pages on disk that would
+	                        * come later than it could compute them are not waited for; 0: not
+	                        * known                                                       */
+	uint32_t reserved1;
 } skvq_seq_desc;
 
 /* Where a sequence's tokens are. Filled up to struct_size. */
@@ -252,7 +256,8 @@ typedef struct skvq_api {
 	int32_t (*model_unregister)(skvq_model *model);
 
 	/* [control] Opens a sequence; the daemon pins the longest chain of shared pages that is a
-	 * prefix of desc->tokens and leaves at least the window to compute. Returns the number of
+	 * prefix of desc->tokens and leaves at least the window to compute. Pages that are on disk
+	 * are waited for, at most three quarters of the session's timeout. Returns the number of
 	 * tokens matched: the engine computes and appends the rest, from that position on. */
 	int32_t (*seq_open)(skvq_model *model, const skvq_seq_desc *desc, skvq_seq **ret_seq);
 	/* [control] Takes in what the daemon has answered (published pages, restores), sends full
@@ -340,6 +345,18 @@ typedef struct skvq_ext_calibration {
 	 * room for it. */
 	int32_t (*put)(skvq_session *session, const void *bytes, uint64_t n_bytes);
 } skvq_ext_calibration;
+
+/* get_extension("skvq.prefetch/1"): a hint that a prompt will come. */
+#define SKVQ_EXT_PREFETCH "skvq.prefetch/1"
+
+typedef struct skvq_ext_prefetch {
+	uint32_t struct_size;
+	uint32_t reserved;
+	/* [control] Has the daemon read from disk what seq_open of these tokens would wait for.
+	 * Pins nothing. Returns the tokens that are in memory or on their way there.
+	 * -SKVQ_ENODAEMON in embedded mode and while the daemon is lost. */
+	int32_t (*prefetch)(skvq_model *model, const int32_t *tokens, uint32_t n_tokens);
+} skvq_ext_prefetch;
 
 /* [any] The only exported symbol. NULL if this plugin does not serve that major version. */
 SKVQ_EXPORT const skvq_api *skvq_plugin_api(uint32_t major);

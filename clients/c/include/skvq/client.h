@@ -101,9 +101,17 @@ void skvq_client_set_timeout(struct skvq_client *c, uint32_t timeout_ms);
 int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_identity *id,
                                struct skvq_client_ns *ret, int *ret_arena_fd);
 int skvq_client_staging_add(struct skvq_client *c, int fd, uint32_t *ret_staging);
-/* Pins the pages and returns their number, at most pages_max. */
+/* Pins the pages and returns their number, at most pages_max. Waits for pages that must be read
+ * from disk, three quarters of the timeout at most; less if they would come later than the engine
+ * has computed them, at recompute_us a token (0: not known). */
 int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
-                      uint32_t max_tokens, struct skvq_page_ref *pages, uint32_t pages_max);
+                      uint32_t max_tokens, uint32_t recompute_us, struct skvq_page_ref *pages,
+                      uint32_t pages_max);
+/* Has the daemon read from disk what a match of these tokens would wait for. *ret_resident pages are
+ * in memory, *ret_coming on their way; behind these it has none, or can't take more now.
+ * -SKVQ_ENOTSUP: a daemon without a disk. */
+int skvq_client_prefetch(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
+                         uint32_t n_tokens, uint32_t *ret_resident, uint32_t *ret_coming);
 /* The calibration that the tenant's engines use for a model: the descriptor, whose first *ret_bytes
  * bytes are the file, is the caller's to close. -SKVQ_EAGAIN if nobody has put one; -SKVQ_ENOTSUP if
  * the daemon keeps none. What is in it is not checked here. */
@@ -139,6 +147,8 @@ struct skvq_client_status {
 	uint64_t pid, uptime_ms;
 	uint32_t connections, connections_max, namespaces;
 	uint64_t pages, bytes_resident, bytes_kernel, bytes_max, pins;
+	bool has_store; /* a disk below memory; else the rest is 0 */
+	uint64_t bytes_stored, disk_bytes, disk_bytes_max, disk_pages;
 	size_t n_counters;
 	struct skvq_client_counter counters[128]; /* what does not fit is left out */
 };
