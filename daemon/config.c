@@ -51,6 +51,8 @@ static const struct key {
     {"memory", "calibration_max", "calibration-max", BYTES, FIELD(calibration_max), NULL,
      256 * MIB, 0, 16 * GIB,
      "bytes of the models' calibration files together, beside ram_max; 0: none are kept"},
+    {"memory", "shed", "shed", COUNT, FIELD(shed), NULL, 1, 0, 1,
+     "of elastic profiles: refinements go before pages do; 0: pages stay whole"},
     {"limits", "connections_max", "connections-max", COUNT, FIELD(connections_max), NULL, 64, 1,
      4096, "each may hold a frame of memory and staging_max descriptors"},
     {"limits", "pins_max", "pins-max", COUNT, FIELD(pins_max), NULL, 65536, 1, UINT64_C(1) << 24,

@@ -24,6 +24,7 @@ struct config {
 	uint64_t socket_mode;
 	uint64_t ram_max;         /* bytes */
 	uint64_t calibration_max; /* bytes */
+	uint64_t shed;            /* 0, 1 */
 	uint64_t connections_max;
 	uint64_t pins_max;
 	uint64_t requests_max;

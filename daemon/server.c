@@ -176,7 +176,8 @@ static int serve(struct server *server, const struct config *config, const char 
 	struct cache_config cache_config = {.ram_max = config->ram_max,
 					    .namespaces_max = (uint32_t)config->namespaces_max,
 					    .spill_percent = (uint32_t)config->spill_percent,
-					    .restores_max = (uint32_t)config->restores_max};
+					    .restores_max = (uint32_t)config->restores_max,
+					    .no_shed = !config->shed};
 	struct control_config cc = control_config(config, version);
 	int err;
 

@@ -308,7 +308,7 @@ int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging)
 
 int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
                       uint32_t max_tokens, uint32_t recompute_us, struct skvq_page_ref *pages,
-                      uint32_t pages_max)
+                      bool *base_only, uint32_t pages_max)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__Match match = SKVQ__WIRE__MATCH__INIT;
@@ -333,6 +333,10 @@ int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
 	} else {
 		for (size_t i = 0; i < b->n_pages; i++)
 			pages[i] = (struct skvq_page_ref){b->pages[i]->slot, b->pages[i]->generation};
+		memset(base_only, 0, b->n_pages * sizeof *base_only);
+		for (size_t i = 0; i < b->n_base_only; i++)
+			if (b->base_only[i] < b->n_pages)
+				base_only[b->base_only[i]] = true;
 		r = (int)b->n_pages;
 	}
 	skvq__wire__reply__free_unpacked(reply, NULL);
@@ -390,16 +394,19 @@ int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref
 	return client_post(c, &req, true, ret_id);
 }
 
-int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
-                      uint32_t n_pages)
+/* Unpin and Unrefine: posts the names in batches that fit the smallest frame bound a daemon may have,
+ * 4 KiB. */
+static int post_pages(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
+                      uint32_t n_pages, bool unrefine)
 {
-	enum { BATCH = 128 }; /* fits the smallest frame bound a daemon may have, 4 KiB */
+	enum { BATCH = 128 };
 	Skvq__Wire__PageRef refs[BATCH];
 	Skvq__Wire__PageRef *ptrs[BATCH];
 
 	for (uint32_t done = 0; done < n_pages;) {
 		Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
-		Skvq__Wire__Unpin unpin = SKVQ__WIRE__UNPIN__INIT;
+		Skvq__Wire__Unpin unpin_msg = SKVQ__WIRE__UNPIN__INIT;
+		Skvq__Wire__Unrefine unrefine_msg = SKVQ__WIRE__UNREFINE__INIT;
 		uint32_t n = n_pages - done < BATCH ? n_pages - done : BATCH;
 
 		for (uint32_t i = 0; i < n; i++) {
@@ -408,15 +415,34 @@ int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page
 			refs[i].generation = pages[done + i].generation;
 			ptrs[i] = &refs[i];
 		}
-		unpin.ns = ns;
-		unpin.n_pages = n;
-		unpin.pages = ptrs;
-		req.body_case = SKVQ__WIRE__REQUEST__BODY_UNPIN;
-		req.unpin = &unpin;
+		unpin_msg.ns = unrefine_msg.ns = ns;
+		unpin_msg.n_pages = unrefine_msg.n_pages = n;
+		unpin_msg.pages = unrefine_msg.pages = ptrs;
+		req.body_case = unrefine ? SKVQ__WIRE__REQUEST__BODY_UNREFINE
+		                         : SKVQ__WIRE__REQUEST__BODY_UNPIN;
+		if (unrefine)
+			req.unrefine = &unrefine_msg;
+		else
+			req.unpin = &unpin_msg;
 		int r = client_post(c, &req, false, NULL);
 		if (r < 0)
 			return r;
 		done += n;
 	}
 	return 0;
+}
+
+int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
+                      uint32_t n_pages)
+{
+	return post_pages(c, ns, pages, n_pages, false);
+}
+
+int skvq_client_unrefine(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
+                         uint32_t n_pages)
+{
+	if (!c->broken && !(c->hello.features & FEATURE_UNREFINE))
+		return client_fail(c, SKVQ_ENOTSUP, "skvqd %s never takes refinements away",
+		                   c->hello.version);
+	return post_pages(c, ns, pages, n_pages, true);
 }

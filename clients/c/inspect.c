@@ -153,6 +153,7 @@ int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, u
 		o->hits = p->hits;
 		o->age_ms = p->age_ms;
 		o->idle_ms = p->idle_ms;
+		o->shed = p->shed;
 		n++;
 	}
 	*ret = out;

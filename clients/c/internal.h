@@ -16,7 +16,9 @@
 #define REPLY_BYTES_MAX (16u << 20) /* a larger reply is a broken daemon */
 #define FEATURE_ERROR_LIST UINT64_C(2)
 #define FEATURE_PREFETCH UINT64_C(4)
-#define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH)
+#define FEATURE_UNREFINE UINT64_C(8)
+#define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
+                  FEATURE_UNREFINE)
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
 struct inflight {

@@ -29,6 +29,10 @@
 	X(evictions, "pages dropped to make room")                                                 \
 	X(bytes_evicted, "bytes of these pages")                                                   \
 	X(evictions_lost, "of these, pages that are not on disk either")                           \
+	X(sheds, "refinements given up to make room")                                              \
+	X(bytes_shed, "bytes of these")                                                            \
+	X(refills, "refinements that came back with a publish")                                    \
+	X(unrefines, "refinements that engines let go of")                                         \
 	X(spills, "pages written to disk")                                                         \
 	X(bytes_spilled, "bytes of these pages")                                                   \
 	X(spills_failed, "pages the disk did not take in the end")                                 \

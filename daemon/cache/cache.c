@@ -207,50 +207,91 @@ void cache_release(struct cache *cache, struct page *page, uint32_t n)
 
 void cache_pin(struct cache *cache, struct pins *pins, struct page *page)
 {
-	pins_add(pins, page);
+	bool refined = ns_of(page)->layout.refine_bytes && !page->shed;
+
+	pins_add(pins, page, refined);
+	page->refine_pins += refined;
 	cache_hold(cache, page);
+	cache_settle(cache, page);
 }
 
 static void unpin(struct cache *cache, struct pins *pins, struct page *page, uint32_t n)
 {
-	pins_take(pins, page, n);
+	page->refine_pins -= pins_take(pins, page, n);
 	cache_release(cache, page, n);
 }
 
-int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const struct page_ref *refs,
-		uint32_t n, struct why *why)
+/* Counts in asked, of n reserved places, how often each name is there; every one must be pinned that
+ * often. */
+static int name_pages(struct cache *cache, struct ns *ns, const struct pins *pins,
+		      const struct page_ref *refs, uint32_t n, struct pins *asked, struct why *why)
 {
-	struct pins asked; /* how often each name is in the request */
+	for (uint32_t i = 0; i < n; i++) {
+		struct page *page = page_table_get(&ns->table, refs[i]);
+
+		if (!page)
+			cache->stats->n[STAT_stale_handles]++;
+		if (!page || pins_count(asked, page) >= pins_count(pins, page))
+			return why_fail(why, SKVQ_ESTALE,
+					"page %u of %u, slot %u generation %u of namespace %u, is "
+					"not pinned by this connection%s",
+					i + 1, n, refs[i].slot, refs[i].generation, ns->id,
+					page && pins_count(pins, page) ? " that often" : "");
+		pins_add(asked, page, false);
+	}
+	return 0;
+}
+
+static void unpin_one(struct cache *cache, struct pins *pins, struct page *page)
+{
+	unpin(cache, pins, page, 1);
+}
+
+static void unrefine_one(struct cache *cache, struct pins *pins, struct page *page)
+{
+	if (pins_unrefine(pins, page))
+		page->refine_pins--;
+	cache->stats->n[STAT_unrefines]++;
+	cache_settle(cache, page);
+}
+
+/* All or none of the names. */
+static int give_back(struct cache *cache, struct ns *ns, struct pins *pins,
+		     const struct page_ref *refs, uint32_t n,
+		     void (*take)(struct cache *, struct pins *, struct page *),
+		     struct why *why)
+{
+	struct pins asked;
 	uint32_t cursor = 0, count;
 	struct page *page;
 	int err;
 
 	pins_init(&asked, n);
 	err = pins_reserve(&asked, n, why);
-	for (uint32_t i = 0; i < n && !err; i++) {
-		page = page_table_get(&ns->table, refs[i]);
-		if (!page)
-			cache->stats->n[STAT_stale_handles]++;
-		if (!page || pins_count(&asked, page) >= pins_count(pins, page)) {
-			err = why_fail(why, SKVQ_ESTALE,
-				       "page %u of %u, slot %u generation %u of namespace %u, is "
-				       "not pinned by this connection%s",
-				       i + 1, n, refs[i].slot, refs[i].generation, ns->id,
-				       page && pins_count(pins, page) ? " that often" : "");
-			break;
-		}
-		pins_add(&asked, page);
-	}
+	if (!err)
+		err = name_pages(cache, ns, pins, refs, n, &asked, why);
 	if (!err)
 		cache->stamp++;
-	while ((page = pins_any(&asked, &cursor, &count))) {
-		if (!err)
-			unpin(cache, pins, page, count);
-		pins_take(&asked, page, count);
-	}
+	/* In the order of the names: what is let go of first may go first. */
+	for (uint32_t i = 0; i < n && !err; i++)
+		take(cache, pins, &ns->table.pages[refs[i].slot]);
+	while ((page = pins_any(&asked, &cursor, &count)))
+		(void)pins_take(&asked, page, count);
 	pins_unreserve(&asked, asked.reserved);
 	pins_fini(&asked);
 	return err;
+}
+
+int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const struct page_ref *refs,
+		uint32_t n, struct why *why)
+{
+	return give_back(cache, ns, pins, refs, n, unpin_one, why);
+}
+
+int cache_unrefine(struct cache *cache, struct ns *ns, struct pins *pins,
+		   const struct page_ref *refs, uint32_t n, struct why *why)
+{
+	return give_back(cache, ns, pins, refs, n, unrefine_one, why);
 }
 
 uint32_t cache_unpin_all(struct cache *cache, struct pins *pins)

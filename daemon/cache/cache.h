@@ -8,7 +8,8 @@
  * worker pool.
  *
  * Bytes of the cap: for each namespace the larger of what is committed to pages and what the kernel
- * says its arena holds. Pages without pins and children may go, least recently used first.
+ * says its arena holds. When room is needed refinements go first, then pages without pins and
+ * children, least recently used first.
  */
 #ifndef SKVQD_CACHE_CACHE_H
 #define SKVQD_CACHE_CACHE_H
@@ -22,6 +23,7 @@
 #include "cache/ns.h"
 #include "cache/pins.h"
 #include "cache/restore.h"
+#include "cache/shed.h"
 #include "cache/spill.h"
 #include "mem/lru.h"
 #include "mem/tier.h"
@@ -31,6 +33,7 @@ struct cache_config {
 	uint32_t namespaces_max;
 	uint32_t spill_percent; /* 0..100, see cache/spill.h */
 	uint32_t restores_max;  /* pages on their way back at once */
+	bool no_shed;           /* refinements stay as long as their pages */
 	index_hash_fn hash;     /* NULL: index_hash */
 };
 
@@ -47,6 +50,7 @@ struct cache {
 	struct lru lru; /* pages that may go, of all namespaces */
 	struct tier *tier; /* NULL: memory is all there is */
 	struct spill_queue spill_queue;
+	struct shed_queue shed_queue;
 	struct restores restores;
 	struct match *matches;   /* waiting for restores */
 	struct page **drain;     /* cache/spill.c, when the daemon ends */
@@ -91,6 +95,7 @@ struct match {
 	uint32_t n_tokens;
 	uint32_t max_pages;
 	uint32_t wait_ms;      /* for pages that must be read back; 0: those are misses */
+	bool whole;            /* a page without its refinement ends the chain */
 	uint32_t recompute_us; /* what a token costs the engine; 0: not known, more than reading */
 	struct page_ref *refs; /* room for max_pages */
 	/* Loop thread. error 0: the pages are pinned, if there still is a client. */
@@ -125,9 +130,14 @@ void cache_matches_wake(struct cache *cache);
  * that is not a page pinned by this client, -SKVQ_ENOMEM. */
 int cache_unpin(struct cache *cache, struct ns *ns, struct pins *pins, const struct page_ref *refs,
 		uint32_t n, struct why *why);
+/* Each name's page is from now on held without its refinement, by one pin of this client. Pins
+ * that held none are fine. All or none: -SKVQ_ESTALE. */
+int cache_unrefine(struct cache *cache, struct ns *ns, struct pins *pins,
+		   const struct page_ref *refs, uint32_t n, struct why *why);
 /* Gives back every pin; reservations stay. Returns how many there were. */
 uint32_t cache_unpin_all(struct cache *cache, struct pins *pins);
-/* Pins a page on a place the client has reserved, and marks it used by the present operation. */
+/* Pins a page on a place the client has reserved, and marks it used by the present operation. The
+ * pin holds its refinement too unless that was shed. */
 void cache_pin(struct cache *cache, struct pins *pins, struct page *page);
 /* A pin of the cache's own, for as long as an operation needs the page where it is. */
 void cache_hold(struct cache *cache, struct page *page);

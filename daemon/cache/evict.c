@@ -29,6 +29,7 @@ void cache_settle(struct cache *cache, struct page *page)
 		(void)cache_drop(cache, page);
 		return;
 	}
+	shed_settle(cache, page);
 	if (may_go == page->in_lru)
 		return;
 	if (may_go)
@@ -62,6 +63,7 @@ void cache_unlist(struct cache *cache, struct page *page)
 	if (!page->unlisted) {
 		index_remove(&ns_of(page)->index, page);
 		spill_forget(cache, page);
+		shed_forget(cache, page);
 		page->unlisted = true;
 	}
 	cache_settle(cache, page);
@@ -74,13 +76,14 @@ static void drop_one(struct cache *cache, struct page *page)
 	assert(page->pins == 0 && page->children == 0);
 	lru_remove(&cache->lru, page);
 	spill_forget(cache, page);
+	shed_forget(cache, page);
 	if (!page->unlisted)
 		index_remove(&ns->index, page);
 	if (page->state == PAGE_RESIDENT_STORED)
 		cache->bytes_stored -= page->bytes;
 	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
 	if (!cache->closing &&
-	    arena_punch(&ns->arena, ns_page_offset(ns, page), page->bytes) < 0)
+	    arena_punch(&ns->arena, ns_page_offset(ns, page), ns_page_span(ns, page)) < 0)
 		cache->stats->n[STAT_punch_failures]++;
 	ns->bytes -= page->bytes;
 	cache->bytes -= page->bytes;
@@ -148,8 +151,13 @@ int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
 		used = cache_bytes_used(cache);
 	}
 	while (used + bytes > max) {
-		struct page *page = lru_oldest(&cache->lru);
+		struct page *page;
 
+		if (shed_one(cache)) {
+			used = cache_bytes_used(cache);
+			continue;
+		}
+		page = lru_oldest(&cache->lru);
 		if (!page)
 			return why_fail(why, SKVQ_ENOSPC,
 					"a page of %llu bytes does not fit: %llu of %llu bytes are "
@@ -208,11 +216,13 @@ static void trim_ns(struct trim *t)
 	trim_flush(t);
 	for (uint32_t seen = 0; seen < end && seen < TRIM_SLOTS; seen++) {
 		const struct page *page = &ns->table.pages[at];
-		uint64_t start = at * slot_bytes;
-		uint64_t used = page->state == PAGE_FREE ? 0 : page->bytes;
+		uint64_t start = at * slot_bytes, base = ns->layout.base_bytes;
+		uint64_t used = page->state == PAGE_FREE ? 0 : ns_page_span(ns, page);
 
 		if (t->punches >= TRIM_PUNCHES)
 			break;
+		if (page->state != PAGE_FREE && page->shed && !page->fill)
+			trim_range(t, start + base, start + base + ns->layout.refine_bytes);
 		trim_range(t, start + used, start + slot_bytes);
 		if (++at == end) {
 			trim_flush(t); /* the next range starts at 0 */

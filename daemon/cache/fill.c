@@ -9,12 +9,13 @@
 
 #include "base/crc32c.h"
 
-static int copy_in(struct fill_task *task, uint8_t *page)
+/* Bytes from..to of the page. */
+static int copy_in(struct fill_task *task, uint8_t *page, uint64_t from, uint64_t to)
 {
-	uint64_t at = 0;
+	uint64_t at = from;
 
-	while (at < task->page_bytes) {
-		ssize_t n = pread(task->fd, page + at, (size_t)(task->page_bytes - at),
+	while (at < to) {
+		ssize_t n = pread(task->fd, page + at, (size_t)(to - at),
 				  (off_t)(task->fd_offset + at));
 
 		if (n < 0 && errno == EINTR)
@@ -32,11 +33,12 @@ static int copy_in(struct fill_task *task, uint8_t *page)
 	return 0;
 }
 
-/* The three sections' checksums. Sections that the header does not have count as 0. */
-static void checksum(const struct skvq_layout *l, const uint8_t *page, skvq_page_header *h)
+/* The sections' checksums; a section that the header does not have, or that was shed, keeps its. */
+static void checksum(const struct skvq_layout *l, const uint8_t *page, bool shed,
+		     skvq_page_header *h)
 {
 	h->crc_base = crc32c(page + sizeof(*h), l->base_bytes - sizeof(*h));
-	if (h->refine_bytes)
+	if (h->refine_bytes && !shed)
 		h->crc_refine = crc32c(page + l->base_bytes, l->refine_bytes);
 	if (h->sidecar_bytes)
 		h->crc_sidecar =
@@ -55,7 +57,7 @@ static void seal_header(struct fill_task *task, uint8_t *page)
 	memcpy(h.identity, task->identity, sizeof(h.identity));
 	memcpy(h.parent, task->parent, sizeof(h.parent));
 	memcpy(h.digest, task->digest, sizeof(h.digest));
-	checksum(l, page, &h);
+	checksum(l, page, false, &h);
 	memcpy(page, &h, sizeof(h));
 }
 
@@ -69,7 +71,7 @@ int fill_run(struct fill_task *task)
 		return why_fail_errno(&task->why, SKVQ_ENOMEM,
 				      "the kernel has no memory for a page of %llu bytes",
 				      (unsigned long long)task->page_bytes);
-	err = copy_in(task, page);
+	err = copy_in(task, page, 0, task->page_bytes);
 	if (err < 0)
 		return err;
 	err = skvq_page_check(task->layout, task->position, task->tokens, page,
@@ -84,7 +86,7 @@ int fill_run(struct fill_task *task)
 	return 0;
 }
 
-bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes,
+bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes, bool shed,
 		const uint8_t digest[IDENTITY_DIGEST])
 {
 	skvq_page_header h, want;
@@ -94,8 +96,31 @@ bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t 
 	    h.refine_bytes != layout->refine_bytes || memcmp(h.digest, digest, IDENTITY_DIGEST))
 		return false;
 	want = h;
-	checksum(layout, page, &want);
+	checksum(layout, page, shed, &want);
 	return !memcmp(&h, &want, sizeof(h));
+}
+
+int fill_refine(struct fill_task *task)
+{
+	uint8_t *page = task->arena->base + task->slot_offset;
+	uint64_t from = task->layout->base_bytes, bytes = task->layout->refine_bytes;
+	skvq_page_header h;
+	int err;
+
+	if (arena_commit(task->arena, task->slot_offset + from, bytes) < 0)
+		return why_fail_errno(&task->why, SKVQ_ENOMEM,
+				      "the kernel has no memory for a refinement of %llu bytes",
+				      (unsigned long long)bytes);
+	err = copy_in(task, page, from, from + bytes);
+	if (err < 0)
+		return err;
+	memcpy(&h, page, sizeof(h));
+	if (crc32c(page + from, (size_t)bytes) != h.crc_refine)
+		return why_fail(&task->why, SKVQ_ECORRUPT,
+				"page at position %u: its refinement is not that of the page with "
+				"the same tokens that is here",
+				task->position);
+	return 0;
 }
 
 int fill_verify(struct fill_task *task)
@@ -106,7 +131,7 @@ int fill_verify(struct fill_task *task)
 	int err;
 
 	memcpy(&sealed, page, sizeof(sealed));
-	if (!page_sound(task->layout, page, task->page_bytes, task->digest) ||
+	if (!page_sound(task->layout, page, task->page_bytes, task->shed, task->digest) ||
 	    memcmp(sealed.identity, task->identity, sizeof(sealed.identity)) ||
 	    memcmp(sealed.parent, task->parent, sizeof(sealed.parent)))
 		return why_fail(&task->why, SKVQ_ECORRUPT,
@@ -121,6 +146,10 @@ int fill_verify(struct fill_task *task)
 	err = skvq_page_check(task->layout, task->position, task->tokens, page,
 			      (size_t)task->page_bytes, text, sizeof(text));
 	memcpy(page, &sealed, sizeof(sealed));
+	/* The check looked at the hole, and the kernel filled it. */
+	if (task->shed)
+		(void)arena_punch(task->arena, task->slot_offset + task->layout->base_bytes,
+				  task->layout->refine_bytes);
 	if (err < 0)
 		return why_fail(&task->why, -err, "page at position %u: %s", task->position, text);
 	return 0;

@@ -21,7 +21,8 @@ struct fill_task {
 	const struct arena *arena;
 	const struct skvq_layout *layout;
 	uint64_t slot_offset;
-	uint64_t page_bytes;
+	uint64_t page_bytes; /* with its refinement */
+	bool shed;           /* the refinement is not there */
 	uint32_t position;
 	int32_t tokens[SKVQ_PAGE_TOKENS];
 	uint8_t identity[IDENTITY_DIGEST];
@@ -42,9 +43,13 @@ int fill_run(struct fill_task *task);
  * checksums and its structure. fd is not used. 0 or -SKVQ_ECORRUPT. */
 int fill_verify(struct fill_task *task);
 
-/* A sealed page where it lies: its header and every section against its checksums, and its digest.
- * Reads only. */
-bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes,
+/* The refinement alone, for a page that lies sealed in its slot without: copied out of staging, and
+ * equal by the checksum in the page's header. 0, or as fill_run. */
+int fill_refine(struct fill_task *task);
+
+/* A sealed page where it lies: its header and every section against its checksums, and its digest;
+ * bytes and shed as in fill_task. Reads only. */
+bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes, bool shed,
 		const uint8_t digest[IDENTITY_DIGEST]);
 
 #endif /* SKVQD_CACHE_FILL_H */

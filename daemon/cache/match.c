@@ -44,7 +44,8 @@ static void plan_table(struct match *m, uint32_t pins_left, struct plan *plan)
 		struct page *next =
 		    index_find(&ns->index, &ns->table, page, tokens_at(m, plan->n));
 
-		if (!next || !(page_readable(next) || (next->restore && m->wait_ms)))
+		if (!next || !(page_readable(next) || (next->restore && m->wait_ms)) ||
+		    (next->shed && m->whole))
 			return;
 		if (plan->n >= pins_left) {
 			plan->cut = true;
@@ -144,7 +145,8 @@ static void begin(struct cache *cache, struct match *m, const struct plan *plan)
 {
 	cache->stamp++;
 	m->ns->used = cache->stamp;
-	m->n_table = m->n_waiting = plan->n_ready;
+	m->n_table = plan->n_ready;
+	m->n_waiting = 0;
 	m->n_chain = plan->n;
 	for (uint32_t i = 0; i < plan->n; i++)
 		cache_hold(cache, chain_at(m, i));
@@ -200,7 +202,8 @@ static bool is_resolved(struct match *m)
 
 		if (page->restore)
 			return false;
-		if (page->unlisted)
+		/* Reading others back may have made room of a refinement. */
+		if (page->unlisted || (page->shed && m->whole))
 			return true;
 	}
 	return true;

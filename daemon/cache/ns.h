@@ -72,6 +72,12 @@ static inline struct ns *ns_of(const struct page *page)
 	return container_of(page->table, struct ns, table);
 }
 
+/* From its first byte to its last, with a refinement that may be shed. */
+static inline uint64_t ns_page_span(const struct ns *ns, const struct page *page)
+{
+	return skvq_layout_page_bytes(&ns->layout, page->position);
+}
+
 static inline uint64_t ns_page_offset(const struct ns *ns, const struct page *page)
 {
 	return page->slot * ns->layout.slot_bytes;

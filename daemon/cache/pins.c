@@ -93,7 +93,7 @@ void pins_unreserve(struct pins *pins, uint32_t n)
 	pins->reserved -= n;
 }
 
-void pins_add(struct pins *pins, struct page *page)
+void pins_add(struct pins *pins, struct page *page, bool refined)
 {
 	uint32_t at;
 
@@ -103,9 +103,9 @@ void pins_add(struct pins *pins, struct page *page)
 	if (!pins->table[at].page) {
 		pins->table[at].page = page;
 		pins->pages++;
-		pins->bytes += page->bytes;
 	}
 	pins->table[at].count++;
+	pins->table[at].refined += refined;
 	pins->total++;
 }
 
@@ -127,19 +127,43 @@ static void vacate(struct pins *pins, uint32_t hole)
 	}
 }
 
-void pins_take(struct pins *pins, struct page *page, uint32_t n)
+uint32_t pins_take(struct pins *pins, struct page *page, uint32_t n)
 {
 	uint32_t at = find(pins, page);
 	struct pin *pin = &pins->table[at];
+	uint32_t ended;
 
 	assert(pin->page == page && pin->count >= n);
 	pin->count -= n;
 	pins->total -= n;
+	ended = pin->refined > pin->count ? pin->refined - pin->count : 0;
+	pin->refined -= ended;
 	if (pin->count)
-		return;
+		return ended;
 	pins->pages--;
-	pins->bytes -= page->bytes;
 	vacate(pins, at);
+	return ended;
+}
+
+bool pins_unrefine(struct pins *pins, struct page *page)
+{
+	struct pin *pin = pins->places ? &pins->table[find(pins, page)] : NULL;
+
+	if (!pin || !pin->refined)
+		return false;
+	pin->refined--;
+	return true;
+}
+
+uint64_t pins_bytes(const struct pins *pins)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < pins->places; i++) {
+		if (pins->table[i].page)
+			sum += pins->table[i].page->bytes;
+	}
+	return sum;
 }
 
 uint32_t pins_count(const struct pins *pins, const struct page *page)

@@ -9,6 +9,7 @@
 #ifndef SKVQD_CACHE_PINS_H
 #define SKVQD_CACHE_PINS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/why.h"
@@ -17,6 +18,7 @@
 struct pin {
 	struct page *page; /* NULL: empty place */
 	uint32_t count;
+	uint32_t refined; /* of these, such as hold the page's refinement too */
 };
 
 struct pins {
@@ -26,7 +28,6 @@ struct pins {
 	uint32_t total;    /* sum of counts */
 	uint32_t reserved; /* promised to publishes in flight */
 	uint32_t max;      /* of total + reserved */
-	uint64_t bytes;    /* of the distinct pages */
 };
 
 void pins_init(struct pins *pins, uint32_t max); /* allocates nothing yet */
@@ -39,10 +40,15 @@ uint32_t pins_left(const struct pins *pins);
 int pins_reserve(struct pins *pins, uint32_t n, struct why *why);
 void pins_unreserve(struct pins *pins, uint32_t n);
 
-/* Uses up one reserved place. */
-void pins_add(struct pins *pins, struct page *page);
-/* Takes n from the count of a page; the caller has looked that it is at least n. */
-void pins_take(struct pins *pins, struct page *page, uint32_t n);
+/* Uses up one reserved place. refined: it holds the page's refinement too. */
+void pins_add(struct pins *pins, struct page *page, bool refined);
+/* Takes n from the count of a page; the caller has looked that it is at least n. Of the pins that
+ * are left as many as can be stay refined. Returns how many refined ones ended. */
+uint32_t pins_take(struct pins *pins, struct page *page, uint32_t n);
+/* One refined pin of a page becomes a plain one. False if there is none. */
+bool pins_unrefine(struct pins *pins, struct page *page);
+/* Bytes of the distinct pages, as they are now. */
+uint64_t pins_bytes(const struct pins *pins);
 uint32_t pins_count(const struct pins *pins, const struct page *page);
 /* Any one entry, for emptying the set; its count in *ret_count. NULL if empty. cursor starts at 0
  * and is the caller's. */

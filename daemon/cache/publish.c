@@ -22,6 +22,7 @@ struct fill {
 	struct ns *ns;
 	struct page *page;
 	struct publish *head, *tail; /* head is the one being copied */
+	bool refine; /* the page is there and readable, its refinement was shed: that alone is copied */
 	int result;
 	struct fill_task task; /* the worker's while the job runs */
 };
@@ -30,7 +31,7 @@ static void fill_work(struct job *job)
 {
 	struct fill *fill = container_of(job, struct fill, job);
 
-	fill->result = fill_run(&fill->task);
+	fill->result = fill->refine ? fill_refine(&fill->task) : fill_run(&fill->task);
 }
 
 /* Points the task at the head's bytes and hands it to a worker. */
@@ -64,9 +65,20 @@ static void append(struct fill *fill, struct publish *p)
 /* Undoes begin_fill, whether a copy ran or not. */
 static void fill_abandon(struct fill *fill)
 {
+	struct cache *cache = fill->cache;
+	struct page *page = fill->page;
+
 	fill->ns->fills--;
-	fill->page->fill = NULL;
-	(void)cache_drop(fill->cache, fill->page);
+	page->fill = NULL;
+	if (fill->refine) {
+		if (arena_punch(&fill->ns->arena,
+				fill->task.slot_offset + fill->ns->layout.base_bytes,
+				fill->ns->layout.refine_bytes) < 0)
+			cache->stats->n[STAT_punch_failures]++;
+		cache_release(cache, page, 1);
+	} else {
+		(void)cache_drop(cache, page);
+	}
 	free(fill);
 }
 
@@ -77,6 +89,22 @@ static void finish_one(struct publish *p, int error, const char *why)
 	p->done(p, error, why);
 }
 
+/* A new page is whole and checked. */
+static void arrived(struct fill *fill)
+{
+	struct cache *cache = fill->cache;
+	struct page *page = fill->page;
+
+	memcpy(page->digest, fill->task.digest, sizeof(page->digest));
+	page->stamp = cache->stamp;
+	page->born_ms = page->used_ms = clock_ms();
+	page_move(page, PAGE_RESIDENT);
+	spill_want(cache, page);
+	cache->stats->n[STAT_bytes_copied] += page->bytes;
+	errors_count(fill->ns->errors, &fill->ns->layout,
+		     fill->ns->arena.base + fill->task.slot_offset);
+}
+
 static void fill_succeeded(struct fill *fill)
 {
 	struct cache *cache = fill->cache;
@@ -84,27 +112,29 @@ static void fill_succeeded(struct fill *fill)
 	struct page *page = fill->page;
 	struct publish *p;
 
-	memcpy(page->digest, fill->task.digest, sizeof(page->digest));
 	page->fill = NULL;
-	page->stamp = ++cache->stamp;
-	page->born_ms = page->used_ms = clock_ms();
-	page_move(page, PAGE_RESIDENT);
-	spill_want(cache, page);
-	stats->n[STAT_bytes_copied] += page->bytes;
-	errors_count(fill->ns->errors, &fill->ns->layout,
-		     fill->ns->arena.base + fill->task.slot_offset);
+	cache->stamp++;
+	if (fill->refine) {
+		shed_undo(cache, page);
+		stats->n[STAT_bytes_copied] += fill->ns->layout.refine_bytes;
+	} else {
+		arrived(fill);
+	}
 	fill->ns->fills--;
 	fill->ns->used = cache->stamp;
 	/* All pins before the first answer: an answer may end a connection. */
 	for (p = fill->head; p; p = p->next) {
 		p->page = page;
-		p->existed = p != fill->head;
+		p->existed = fill->refine || p != fill->head;
 		if (p->pins)
 			cache_pin(cache, p->pins, page);
 		stats->n[STAT_publishes]++;
 		stats->n[STAT_publishes_joined] += p->existed;
 	}
-	cache_settle(cache, page);
+	if (fill->refine)
+		cache_release(cache, page, 1);
+	else
+		cache_settle(cache, page);
 	spill_pump(cache);
 	while ((p = pop(fill)))
 		finish_one(p, 0, NULL);
@@ -142,33 +172,27 @@ static void fill_done(struct job *job)
 		fill_succeeded(fill);
 }
 
-static int begin_fill(struct cache *cache, struct publish *p, struct page *parent, uint64_t bytes,
-		      struct why *why)
+static struct fill *fill_new(struct cache *cache, const struct publish *p)
 {
-	struct ns *ns = p->ns;
-	struct fill *fill;
-	int err;
+	struct fill *fill = calloc(1, sizeof(*fill));
 
-	/* The parent is pinned by this client, so making room cannot take it. */
-	err = cache_make_room(cache, bytes, why);
-	if (err < 0)
-		return err;
-	fill = calloc(1, sizeof(*fill));
 	if (!fill)
-		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
-	fill->page = page_table_take(&ns->table, PAGE_FILLING);
-	if (!fill->page) {
-		free(fill);
-		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
-				ns->table.slots, ns->id);
-	}
-	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */
-	cache_enlist(cache, fill->page, parent, p->tokens);
-	fill->page->fill = fill;
+		return NULL;
 	fill->job.run = fill_work;
 	fill->job.done = fill_done;
 	fill->cache = cache;
-	fill->ns = ns;
+	fill->ns = p->ns;
+	return fill;
+}
+
+/* The page has its place; its bytes are to be copied. */
+static int fill_begin(struct fill *fill, struct publish *p, uint64_t bytes,
+		      const struct page *parent, struct why *why)
+{
+	struct ns *ns = fill->ns;
+	int err;
+
+	fill->page->fill = fill;
 	fill->task.arena = &ns->arena;
 	fill->task.layout = &ns->layout;
 	fill->task.slot_offset = ns_page_offset(ns, fill->page);
@@ -186,6 +210,51 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 		return why_fail(why, -err, "the copy queue (workers queue_max) is full");
 	}
 	return 0;
+}
+
+static int begin_fill(struct cache *cache, struct publish *p, struct page *parent, uint64_t bytes,
+		      struct why *why)
+{
+	struct ns *ns = p->ns;
+	struct fill *fill;
+	int err;
+
+	/* The parent is pinned by this client, so making room cannot take it. */
+	err = cache_make_room(cache, bytes, why);
+	if (err < 0)
+		return err;
+	fill = fill_new(cache, p);
+	if (!fill)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
+	fill->page = page_table_take(&ns->table, PAGE_FILLING);
+	if (!fill->page) {
+		free(fill);
+		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
+				ns->table.slots, ns->id);
+	}
+	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */
+	cache_enlist(cache, fill->page, parent, p->tokens);
+	return fill_begin(fill, p, bytes, parent, why);
+}
+
+/* Of the page that is here without its refinement; cache_hold keeps it here meanwhile. */
+static int begin_refine(struct cache *cache, struct publish *p, struct page *page, struct why *why)
+{
+	struct fill *fill = fill_new(cache, p);
+	int err;
+
+	if (!fill)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
+	fill->refine = true;
+	fill->page = page;
+	cache_hold(cache, page);
+	err = cache_make_room(cache, p->ns->layout.refine_bytes, why);
+	if (err < 0) {
+		cache_release(cache, page, 1);
+		free(fill);
+		return err;
+	}
+	return fill_begin(fill, p, ns_page_span(p->ns, page), page_parent(page), why);
 }
 
 /* The parent must be pinned by the publisher: it has it, so it may build on it, and it stays. */
@@ -270,6 +339,12 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 	if (page) {
 		assert(page_readable(page));
 		ns->used = ++cache->stamp;
+		if (page->shed) {
+			err = begin_refine(cache, p, page, why);
+			if (err < 0)
+				pins_unreserve(p->pins, 1);
+			return err;
+		}
 		cache_pin(cache, p->pins, page);
 		p->page = page;
 		p->existed = true;

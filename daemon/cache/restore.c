@@ -106,14 +106,16 @@ static void finish(struct restore *r, int err)
 	r->ns->fills--;
 	if (err < 0)
 		failed(r, err);
-	free(r);
 	if (!err) {
 		page->born_ms = page->used_ms = clock_ms();
 		page_move(page, PAGE_RESIDENT_STORED);
 		cache->bytes_stored += page->bytes;
+		if (r->task.shed)
+			shed_mark(cache, page);
 		cache->stats->n[STAT_restores]++;
 		cache->stats->n[STAT_bytes_restored] += page->bytes;
 	}
+	free(r);
 	/* Nobody can come by a page whose parent is not found. */
 	if (err < 0 || (parent && parent->unlisted))
 		cache_unlist(cache, page);
@@ -140,27 +142,29 @@ static void verify_done(struct job *job)
 static int take_in(struct restore *r, const struct tier_page *from)
 {
 	const struct skvq_layout *l = &r->ns->layout;
-	uint8_t *to = r->task.arena->base + r->task.slot_offset;
+	uint64_t at = r->task.slot_offset;
+	bool shed = l->refine_bytes && !from->section[TIER_REFINEMENT].bytes;
 	uint32_t want[TIER_SECTIONS] = {l->base_bytes, l->refine_bytes,
-					(uint32_t)(r->page->bytes - l->base_bytes -
+					(uint32_t)(r->task.page_bytes - l->base_bytes -
 						   l->refine_bytes)};
 
 	if (from->position != r->page->position)
 		return why_fail(&r->task.why, SKVQ_ECORRUPT, "a record of position %llu, not %u",
 				(unsigned long long)from->position, r->page->position);
 	for (int i = 0; i < TIER_SECTIONS; i++) {
-		if (from->section[i].bytes != want[i])
+		if (from->section[i].bytes != want[i] && !(i == TIER_REFINEMENT && shed))
 			return why_fail(&r->task.why, SKVQ_ECORRUPT,
 					"section %d has %u bytes, not %u", i,
 					from->section[i].bytes, want[i]);
 	}
-	if (arena_commit(r->task.arena, r->task.slot_offset, r->page->bytes) < 0)
-		return -SKVQ_ENOMEM;
-	for (int i = 0; i < TIER_SECTIONS; i++) {
-		if (want[i])
-			memcpy(to, from->section[i].data, want[i]);
-		to += want[i];
+	for (int i = 0; i < TIER_SECTIONS; at += want[i++]) {
+		if (!from->section[i].bytes)
+			continue;
+		if (arena_commit(r->task.arena, at, want[i]) < 0)
+			return -SKVQ_ENOMEM;
+		memcpy(r->task.arena->base + at, from->section[i].data, want[i]);
 	}
+	r->task.shed = shed;
 	return 0;
 }
 

@@ -101,8 +101,9 @@ static int put(struct cache *cache, struct page *page, bool hot)
 	const struct page *parent = page_parent(page);
 	const uint8_t *data = ns->arena.base + ns_page_offset(ns, page);
 	struct tier_page tp = {.position = page->position};
-	uint32_t bytes[TIER_SECTIONS] = {l->base_bytes, l->refine_bytes,
-					 (uint32_t)(page->bytes - l->base_bytes - l->refine_bytes)};
+	uint32_t bytes[TIER_SECTIONS] = {
+	    l->base_bytes, l->refine_bytes,
+	    (uint32_t)(ns_page_span(ns, page) - l->base_bytes - l->refine_bytes)};
 	struct spill *s = malloc(sizeof(*s));
 	int r;
 
@@ -114,7 +115,7 @@ static int put(struct cache *cache, struct page *page, bool hot)
 		memcpy(tp.parent, parent->digest, sizeof(tp.parent));
 	for (int i = 0; i < TIER_SECTIONS; i++) {
 		tp.section[i].data = data;
-		tp.section[i].bytes = bytes[i];
+		tp.section[i].bytes = i == TIER_REFINEMENT && page->shed ? 0 : bytes[i];
 		data += bytes[i];
 	}
 	r = cache->tier->ops->put(cache->tier, &tp, hot ? TIER_PUT_HOT : 0, put_done, s);

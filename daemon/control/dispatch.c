@@ -23,6 +23,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch},
     {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish},
     {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin},
+    {SKVQ__WIRE__REQUEST__BODY_UNREFINE, 0, "unrefine", op_unrefine},
     {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, 0, "calibration_get", op_calibration_get},
     {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT, 1, "calibration_put", op_calibration_put},
     {SKVQ__WIRE__REQUEST__BODY_PING, 0, "ping", op_ping},

@@ -15,7 +15,8 @@
 
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
-#define WIRE_FEATURES      UINT64_C(7) /* bit 0: calibrations, 1: error_list, 2: prefetch */
+#define WIRE_FEATURES      UINT64_C(15) /* bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine */
+#define WIRE_UNREFINE      UINT64_C(8)
 #define WIRE_PING_MAX      65536u
 #define WIRE_PAGE_LIST_MAX 4096u
 #define WIRE_PUBLISH_MAX   1024u
@@ -57,6 +58,7 @@ int op_staging_drop(const struct request *rq, struct why *why);
 int op_match(const struct request *rq, struct why *why);
 int op_prefetch(const struct request *rq, struct why *why);
 int op_publish(const struct request *rq, struct why *why);
+int op_unrefine(const struct request *rq, struct why *why);
 int op_unpin(const struct request *rq, struct why *why);
 int op_calibration_get(const struct request *rq, struct why *why);
 int op_calibration_put(const struct request *rq, struct why *why);

@@ -35,10 +35,11 @@ int op_hello(const struct request *rq, struct why *why)
 				strlen(hello->name), SESSION_NAME_MAX);
 	copy_name(s->name, hello->name);
 	s->hello = true;
+	s->features = hello->features & WIRE_FEATURES;
 	log_event(LOG_DEBUG, "hello", LOG_U64("connection", s->id), LOG_STR("name", s->name));
 	body.version_major = WIRE_VERSION_MAJOR;
 	body.version_minor = WIRE_VERSION_MINOR;
-	body.features = hello->features & WIRE_FEATURES;
+	body.features = s->features;
 	body.frame_bytes_max = config->conn.frame_max;
 	body.pins_max = config->pins_max;
 	body.requests_max = config->requests_max;

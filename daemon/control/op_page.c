@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* match, prefetch, publish and unpin. */
+/* match, prefetch, publish, unpin and unrefine. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +9,9 @@
 #include "base/cleanup.h"
 #include "control/dispatch.h"
 
-/* A PageRef in a reply: tag and length, two tags, two varints of at most 5 bytes. */
-#define REF_WIRE_BYTES   14u
+/* A PageRef in a reply: tag and length, two tags, two varints of at most 5 bytes; and its index, if
+ * its refinement is not there. */
+#define REF_WIRE_BYTES   17u
 #define REPLY_WIRE_BYTES 64u /* everything around them */
 /* Of one prefetch: 1.3 million tokens. */
 #define PREFETCH_PAGES_MAX 16384u
@@ -38,11 +39,12 @@ static void send_match(struct session *s, uint64_t id, const struct match *m)
 {
 	CLEANUP_FREE Skvq__Wire__PageRef *pages = calloc(m->n + 1, sizeof(*pages));
 	CLEANUP_FREE Skvq__Wire__PageRef **at = calloc(m->n + 1, sizeof(*at));
+	CLEANUP_FREE uint32_t *base_only = calloc(m->n + 1, sizeof(*base_only));
 	Skvq__Wire__MatchReply body = SKVQ__WIRE__MATCH_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 	char why[96];
 
-	if (!pages || !at) {
+	if (!pages || !at || !base_only) {
 		(void)cache_unpin(s->control->cache, m->ns, &s->pins, m->refs, m->n, NULL);
 		(void)snprintf(why, sizeof(why), "no memory for a match reply of %u pages", m->n);
 		reply_error(s, id, SKVQ_ENOMEM, why);
@@ -51,7 +53,10 @@ static void send_match(struct session *s, uint64_t id, const struct match *m)
 	for (uint32_t i = 0; i < m->n; i++) {
 		pages[i] = wire_ref(m->refs[i]);
 		at[i] = &pages[i];
+		if (m->ns->table.pages[m->refs[i].slot].shed)
+			base_only[body.n_base_only++] = i;
 	}
+	body.base_only = base_only;
 	body.n_pages = m->n;
 	body.pages = at;
 	body.n_restored = m->n_restored;
@@ -115,6 +120,7 @@ int op_match(const struct request *rq, struct why *why)
 			       .max_pages = want,
 			       .wait_ms = least(m->wait_ms, config->restore_wait_ms),
 			       .recompute_us = m->recompute_us,
+			       .whole = !(s->features & WIRE_UNREFINE),
 			       .refs = op->refs,
 			       .done = match_done};
 	r = cache_match(s->control->cache, &op->m, why);
@@ -347,36 +353,58 @@ int op_publish(const struct request *rq, struct why *why)
 	return 0;
 }
 
-/* ---- unpin ---- */
+/* ---- unpin, unrefine ---- */
+
+typedef int (*give_back_fn)(struct cache *cache, struct ns *ns, struct pins *pins,
+			    const struct page_ref *refs, uint32_t n, struct why *why);
+
+static int give_back(const struct request *rq, uint32_t ns_id, size_t n,
+		     Skvq__Wire__PageRef *const *pages, give_back_fn fn, struct why *why)
+{
+	struct session *s = rq->session;
+	struct ns *ns = session_ns(s, ns_id, why);
+	CLEANUP_FREE struct page_ref *refs = NULL;
+
+	if (!ns)
+		return -SKVQ_EINVAL;
+	if (n > s->pins.total)
+		return why_fail(why, SKVQ_ESTALE, "%zu pages are named, this connection holds %u pins",
+				n, s->pins.total);
+	refs = malloc((n + 1) * sizeof(*refs));
+	if (!refs)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for the names of %zu pages", n);
+	for (size_t i = 0; i < n; i++)
+		refs[i] = (struct page_ref){pages[i]->slot, pages[i]->generation};
+	return fn(s->control->cache, ns, &s->pins, refs, (uint32_t)n, why);
+}
 
 int op_unpin(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__Unpin *m = rq->msg->unpin;
-	struct session *s = rq->session;
-	struct ns *ns = session_ns(s, m->ns, why);
 	Skvq__Wire__Empty body = SKVQ__WIRE__EMPTY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
-	CLEANUP_FREE struct page_ref *refs = NULL;
-	int err;
+	int err = give_back(rq, m->ns, m->n_pages, m->pages, cache_unpin, why);
 
-	if (!ns)
-		return -SKVQ_EINVAL;
-	if (m->n_pages > s->pins.total)
-		return why_fail(why, SKVQ_ESTALE,
-				"unpin names %zu pages, this connection holds %u pins", m->n_pages,
-				s->pins.total);
-	refs = malloc((m->n_pages + 1) * sizeof(*refs));
-	if (!refs)
-		return why_fail(why, SKVQ_ENOMEM, "no memory for an unpin of %zu pages",
-				m->n_pages);
-	for (size_t i = 0; i < m->n_pages; i++)
-		refs[i] = (struct page_ref){m->pages[i]->slot, m->pages[i]->generation};
-	err = cache_unpin(s->control->cache, ns, &s->pins, refs, (uint32_t)m->n_pages, why);
 	if (err < 0)
 		return err;
-	s->control->stats->n[STAT_unpins] += m->n_pages;
+	rq->session->control->stats->n[STAT_unpins] += m->n_pages;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_UNPIN;
 	reply.unpin = &body;
-	reply_send(s, rq->id, &reply, -1);
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+int op_unrefine(const struct request *rq, struct why *why)
+{
+	const Skvq__Wire__Unrefine *m = rq->msg->unrefine;
+	Skvq__Wire__Empty body = SKVQ__WIRE__EMPTY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	int err = give_back(rq, m->ns, m->n_pages, m->pages, cache_unrefine, why);
+
+	if (err < 0)
+		return err;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_UNREFINE;
+	reply.unrefine = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
 	return 0;
 }

@@ -163,6 +163,7 @@ static void fill_row(const struct page *page, uint64_t now_ms, struct page_row *
 	row->info.hits = page->hits;
 	row->info.age_ms = now_ms - page->born_ms;
 	row->info.idle_ms = now_ms - page->used_ms;
+	row->info.shed = page->shed;
 }
 
 int op_page_list(const struct request *rq, struct why *why)
@@ -220,7 +221,7 @@ int op_pin_list(const struct request *rq, struct why *why)
 		infos[i].name = (char *)(uintptr_t)s->name;
 		infos[i].pins = s->pins.total;
 		infos[i].pages = s->pins.pages;
-		infos[i].bytes = s->pins.bytes;
+		infos[i].bytes = pins_bytes(&s->pins);
 		infos[i].age_ms = now_ms - s->born_ms;
 		at[i] = &infos[i];
 	}

@@ -44,6 +44,7 @@ struct session {
 	uint64_t born_ms;
 	struct ucred peer;
 	bool hello;
+	uint64_t features; /* both sides know */
 	char name[SESSION_NAME_MAX + 1]; /* printable ASCII */
 	struct pins pins;
 	struct ns **open; /* namespaces this client has open */

@@ -41,6 +41,7 @@ void page_move(struct page *page, enum page_state to)
 	if (to != PAGE_FREE)
 		return;
 	assert(page->pins == 0 && page->children == 0 && !page->in_lru && !page->in_spill &&
+	       !page->in_shed && page->refine_pins == 0 &&
 	       !page->restore);
 	page->generation++;
 	if (page->generation == 0)

@@ -46,8 +46,11 @@ struct page {
 	struct restore *restore;                      /* while its read is out: cache/restore.c's */
 	struct page *lru_child, *lru_next, *lru_prev; /* mem/lru.c */
 	struct page *spill_next, *spill_prev;         /* cache/spill.c */
+	struct page *shed_next, *shed_prev;           /* cache/shed.c */
 	bool in_lru;
 	bool in_spill; /* waits to be offered to the tier below */
+	bool in_shed;  /* its refinement may go */
+	bool shed;     /* it has gone: the base alone is here */
 	bool refused;  /* the tier did not want it so far */
 	bool spilling; /* the tier has taken it and not answered yet */
 	bool unlisted; /* not in the index: proved bad, goes when nobody has it any more */
@@ -56,6 +59,7 @@ struct page {
 	uint32_t
 	    generation;     /* of the present tenant of the slot, or of the next if free; never 0 */
 	uint32_t pins;      /* over all connections */
+	uint32_t refine_pins; /* of these, such as hold the refinement too */
 	uint32_t children;  /* pages whose parent this is, being filled or living */
 	uint32_t parent;    /* slot, PAGE_NONE for a first page; lives at least as long as this */
 	uint32_t position;  /* of the first token */

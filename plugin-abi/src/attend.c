@@ -245,7 +245,8 @@ const uint8_t *page_refine(const skvq_seq *q, uint32_t layer, uint32_t head, uin
 {
 	const struct skvq_model *m = q->model;
 
-	if (!m->layout.layers[layer].k.nested || page_is_old(q, i, position))
+	if (!m->layout.layers[layer].k.nested || q->pages[i].base_only ||
+	    page_is_old(q, i, position))
 		return NULL;
 	return q->pages[i].data + skvq_layout_k_refine(&m->layout, layer, head);
 }

@@ -141,20 +141,53 @@ bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position)
 	return end + q->model->window + q->model->young <= position;
 }
 
-/* Gives back refinements that no later token reads. Pages to be published must stay whole. */
-static void shed_refinements(struct skvq_seq *q)
+/* Local pages: their memory goes. */
+static void shed_own(struct skvq_seq *q)
 {
-	const struct skvq_model *m = q->model;
-	const struct skvq_layout *l = &m->layout;
-	bool own = m->session->daemon == DAEMON_NONE || q->flags & SKVQ_SEQ_NO_PUBLISH;
+	const struct skvq_layout *l = &q->model->layout;
 
-	if (!l->refine_bytes || !own)
-		return;
 	for (; page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
-		if (q->pages[q->n_shed].state == PAGE_LOCAL)
+		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
+			q->pages[q->n_shed].base_only = true;
 			(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
 			                (off_t)l->refine_bytes);
+		}
+}
+
+/* Shared pages: the daemon is told that it may take it. Pages that are still to be published must stay
+ * whole, and wait here. */
+static void shed_shared(struct skvq_seq *q)
+{
+	enum { BATCH = 128 };
+	struct skvq_page_ref refs[BATCH];
+	struct skvq_session *s = q->model->session;
+	uint32_t n = 0;
+
+	for (; n < BATCH && page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++) {
+		struct seq_page *p = &q->pages[q->n_shed];
+
+		if (p->state != PAGE_SHARED || p->epoch != s->epoch)
+			break;
+		if (!p->base_only)
+			refs[n++] = p->ref;
+		p->base_only = true;
+	}
+	if (n && skvq_client_unrefine(s->client, q->model->ns, refs, n) < 0 &&
+	    skvq_client_broken(s->client))
+		session_lost(s);
+}
+
+void shed_refinements(struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
+
+	if (!m->layout.refine_bytes)
+		return;
+	if (m->session->daemon == DAEMON_NONE || q->flags & SKVQ_SEQ_NO_PUBLISH)
+		shed_own(q);
+	else if (m->session->daemon == DAEMON_ATTACHED && m->epoch == m->session->epoch)
+		shed_shared(q);
 }
 
 int encode_tiles(struct skvq_seq *q)

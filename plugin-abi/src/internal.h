@@ -138,6 +138,7 @@ struct seq_page {
 	uint32_t epoch;
 	struct skvq_page_ref ref;
 	struct arena_map *arena; /* while shared */
+	bool base_only; /* (data) its refinement may be gone: never to be read, nor published */
 };
 
 struct skvq_seq {
@@ -238,6 +239,10 @@ void unpin_orphans(struct skvq_session *s);
 int staging_take(const struct skvq_seq *q, uint32_t i);
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
+uint32_t crc32c(const uint8_t *data, size_t bytes);
+
+/* Gives back refinements that no later token reads. */
+void shed_refinements(struct skvq_seq *q);
 /* Whether attention from `position` on reads page i without refinement, where there is one. */
 bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position);
 

@@ -25,6 +25,7 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 	skvq_page_layer table[SKVQ_LAYERS_MAX];
+	skvq_page_header h;
 
 	if (staging_take(q, i) < 0)
 		return -SKVQ_ENOMEM;
@@ -38,6 +39,10 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 		          "page %u was taken away while a sequence read it; the sequence is lost", i);
 		return -SKVQ_ECORRUPT;
 	}
+	/* Whether a refinement that was let go of is still there, its checksum tells. */
+	memcpy(&h, to, sizeof h);
+	if (p->base_only && crc32c(to + l->base_bytes, l->refine_bytes) == h.crc_refine)
+		p->base_only = false;
 	/* All but the errors measured when it was encoded is what the header has anyway. */
 	memcpy(table, to + l->layers_offset, q->model->n_layer * sizeof *table);
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, to);
@@ -78,7 +83,7 @@ void publish_begin(struct skvq_seq *q)
 	if (q->publish_epoch != s->epoch) {
 		/* Pages that are shared in this epoch already (matched ones) stay as they are. */
 		q->publish_epoch = s->epoch;
-		q->n_published = 0;
+		q->n_published = q->n_shed = 0;
 	}
 	while (q->n_published < n_full && q->pages[q->n_published].state == PAGE_SHARED &&
 	       q->pages[q->n_published].epoch == s->epoch)
@@ -99,7 +104,10 @@ void publish_begin(struct skvq_seq *q)
 		return;
 	}
 	for (uint32_t i = 0; i < n; i++) {
-		if (q->pages[first + i].state == PAGE_SHARED && page_repatriate(q, first + i) < 0) {
+		struct seq_page *p = &q->pages[first + i];
+
+		if ((p->state == PAGE_SHARED && page_repatriate(q, first + i) < 0) ||
+		    p->base_only) { /* what it lacks cannot be made again */
 			n = i;
 			break;
 		}

@@ -92,6 +92,21 @@ static void seq_free(struct skvq_seq *q)
 	free(q);
 }
 
+/* How many of the n pages matched a sequence can take that must read every young page whole. The fewer
+ * it takes, the younger are those it has. */
+static uint32_t whole_pages(const struct skvq_seq *q, uint32_t n)
+{
+	bool fixed = q->flags & SKVQ_SEQ_WHOLE || q->model->young == UINT32_MAX;
+
+	for (uint32_t i = 0; fixed && i < n; i++) {
+		if (q->pages[i].base_only && !page_is_old(q, i, n * SKVQ_PAGE_TOKENS)) {
+			n = i;
+			i = UINT32_MAX; /* from the first page again */
+		}
+	}
+	return n;
+}
+
 /* Takes the pages the daemon has of these tokens. A page that does not prove itself, and all after
  * it, count as a miss. */
 static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
@@ -105,11 +120,12 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	if (n_tokens <= keep || (n_tokens - keep) / SKVQ_PAGE_TOKENS == 0)
 		return 0;
 	uint32_t pages_max = (n_tokens - keep) / SKVQ_PAGE_TOKENS;
-	struct skvq_page_ref *refs = calloc(pages_max, sizeof *refs);
+	struct skvq_page_ref *refs = calloc(pages_max, sizeof *refs + sizeof(bool));
 	if (!refs)
 		return set_error(s, SKVQ_ENOMEM, "no memory to match %u pages", pages_max);
+	bool *base_only = (bool *)(refs + pages_max);
 	int got = skvq_client_match(s->client, m->ns, tokens, n_tokens, n_tokens - keep,
-	                            recompute_us, refs, pages_max);
+	                            recompute_us, refs, base_only, pages_max);
 	if (got < 0) {
 		/* On any doubt a miss: the engine computes what it would have computed anyway. */
 		log_event(s, SKVQ_LOG_WARNING, "no match: %s", skvq_client_why(s->client));
@@ -132,8 +148,16 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 		                                .state = PAGE_SHARED,
 		                                .epoch = s->epoch,
 		                                .ref = refs[n],
-		                                .arena = m->arena};
+		                                .arena = m->arena,
+		                                .base_only = base_only[n]};
 		m->arena->refs++;
+	}
+	uint32_t whole = whole_pages(q, n);
+	if (whole < n)
+		(void)skvq_client_unpin(s->client, m->ns, refs + whole, n - whole);
+	while (n > whole) {
+		arena_unref(q->pages[--n].arena);
+		q->pages[n] = (struct seq_page){0};
 	}
 	free(refs);
 	if (n == 0)
@@ -145,6 +169,7 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
 	for (uint32_t i = 0; i < m->n_layer; i++)
 		q->appended[i] = q->n_matched;
+	shed_refinements(q);
 	return 0;
 }
 
@@ -184,7 +209,7 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	int r = copy_in(&d, sizeof d, desc);
-	if (r < 0 || !ret || d.reserved || d.reserved1 || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH)))
+	if (r < 0 || !ret || d.reserved || d.reserved1 || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE)))
 		return set_error(s, SKVQ_EINVAL, "seq_desc: struct_size, flags or a reserved field");
 	if (!d.max_tokens || d.max_tokens > MAX_TOKENS_LIMIT)
 		return set_error(s, SKVQ_EINVAL, "max_tokens %u is not in 1..%u", d.max_tokens,
@@ -249,6 +274,7 @@ int32_t api_seq_poll(skvq_seq *q)
 		return -SKVQ_EFORKED;
 	int r = encode_tiles(q); /* what a commit could not for want of memory */
 	seq_pump(q, 0);
+	shed_refinements(q);
 	return r < 0 ? r : q->publish_id == 0;
 }
 
@@ -391,7 +417,7 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 			out.bytes_shared += bytes;
 		} else {
 			out.pages_local++;
-			out.bytes_local += bytes - (i < q->n_shed ? m->layout.refine_bytes : 0);
+			out.bytes_local += bytes - (q->pages[i].base_only ? m->layout.refine_bytes : 0);
 		}
 	}
 	if (m->layout.refine_bytes) {
@@ -400,6 +426,8 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 		while (page_is_old(q, old, q->n_tokens))
 			old++;
 		out.n_refined = q->n_encoded - old * SKVQ_PAGE_TOKENS;
+		for (uint32_t i = old; i * SKVQ_PAGE_TOKENS < q->n_encoded; i++)
+			out.n_refined -= q->pages[i].base_only ? SKVQ_PAGE_TOKENS : 0;
 	}
 	out.n_base = q->n_encoded - out.n_refined;
 	return copy_out(info, &out, sizeof out);

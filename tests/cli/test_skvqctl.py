@@ -22,7 +22,7 @@ NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_n
                   "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",
                   "page_hits", "evictions"}
 PAGE_KEYS = {"slot", "generation", "parent_slot", "parent_generation", "position", "state",
-             "pins", "children", "bytes", "hits", "age_ms", "idle_ms"}
+             "pins", "children", "bytes", "hits", "age_ms", "idle_ms", "shed"}
 PIN_KEYS = {"connection", "pid", "uid", "gid", "name", "pins", "pages", "bytes", "age_ms"}
 ERROR_KEYS = {"ns", "model_name", "profile", "layers"}
 SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}

@@ -832,6 +832,71 @@ static void prefetch_brings_pages_back(void **state)
 	run_close(&a);
 }
 
+/* An engine reads what its profile reads with refinements while others' pages press the daemon to
+ * give refinements up: not one bit of its output changes. When it has let go, they go, and who comes
+ * later is told what it reads by its base. */
+static void refinements_go_under_pressure(void **state)
+{
+	static struct run a, b, other;
+	const char *args[] = {"--ram-max", "640K", NULL};
+
+	(void)teardown(state);
+	start(state, args);
+	profile = "e2.1-n320";
+	run_open(&a, daemon_.socket, TOKENS, 0, 600, "n1");
+	run_open(&b, NULL, TOKENS, 0, 600, "n1");
+	for (uint32_t tail = 10; a.at < TOKENS; tail++) {
+		for (int i = 0; i < 60 && a.at < TOKENS; i++) {
+			uint32_t n = a.at + CHUNK <= 600 ? CHUNK : 1;
+			assert_true(run_step(&a, n) == run_step(&b, n));
+		}
+		run_open(&other, daemon_.socket, 0, tail, 500, "n1");
+		while (other.at < 480)
+			run_step(&other, 80);
+		run_close(&other);
+	}
+	assert_true(counter("unrefines") > 0);
+	assert_true(counter("sheds") > 0);
+	skvq_seq_info i = info_of(&a), j = info_of(&b);
+	assert_int_equal(i.n_refined, j.n_refined);
+	assert_int_equal(i.n_base, j.n_base);
+	assert_true(i.pages_shared > 0);
+	run_close(&a);
+	run_close(&b);
+
+	/* What is left of the first document: pages without refinement, and how many is told. */
+	for (uint32_t tail = 50; tail < 54; tail++) {
+		run_open(&other, daemon_.socket, 0, tail, 300, "n1");
+		while (other.at < 240)
+			run_step(&other, 80);
+		run_close(&other);
+	}
+	run_open(&a, daemon_.socket, TOKENS, 0, 400, "n1");
+	if (a.matched) {
+		i = info_of(&a);
+		assert_true(i.n_refined < (uint32_t)a.matched);
+		assert_int_equal(i.n_refined + i.n_base, a.matched);
+	}
+	run_close(&a);
+	/* Who wants young pages whole or not at all gets what he wants. */
+	memset(&a, 0, sizeof a);
+	run_open_model(&a, daemon_.socket, "n1");
+	run_tokens(&a, TOKENS, 0);
+	skvq_seq_desc d = {.struct_size = sizeof d,
+	                   .flags = SKVQ_SEQ_WHOLE,
+	                   .tokens = a.tokens,
+	                   .n_tokens = 400,
+	                   .max_tokens = TOKENS,
+	                   .max_append = CHUNK};
+	a.matched = api->seq_open(a.model, &d, &a.seq);
+	assert_true(a.matched >= 0);
+	i = info_of(&a);
+	assert_int_equal(i.n_base, 0);
+	run_close(&a);
+	profile = "k2v1.5";
+	assert_int_equal(status().pins, 0);
+}
+
 /* kill -9 of an engine: its pins end, the pages stay, no descriptor is left. */
 static void an_engine_dies(void **state)
 {
@@ -1041,6 +1106,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(a_stopped_daemon_finds_its_pages_again, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_killed_daemon_finds_what_was_written, setup, teardown),
 	    cmocka_unit_test_setup_teardown(prefetch_brings_pages_back, setup, teardown),
+	    cmocka_unit_test_setup_teardown(refinements_go_under_pressure, setup, teardown),
 	    cmocka_unit_test_setup_teardown(an_engine_dies, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_ram_cap_holds, setup, teardown),
 	    cmocka_unit_test_setup_teardown(tight_bounds_still_publish, setup, teardown),

@@ -42,27 +42,48 @@ void rig_identity(uint32_t seed, struct identity *ret)
 	ret->page_version = SKVQ_PAGE_VERSION;
 }
 
-void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
+static void start(struct rig *rig, const struct skvq_layout *layout, struct identity *id,
+		  uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
 {
 	struct cache_config config = {
 	    .namespaces_max = 4, .spill_percent = 50, .restores_max = 32, .hash = hash};
-	struct identity id;
 	struct why why;
 	size_t bytes;
 
 	memset(rig, 0, sizeof(*rig));
-	maker_layout(&rig->layout);
+	rig->layout = *layout;
 	config.ram_max = (uint64_t)pages_max * skvq_layout_page_bytes(&rig->layout, 0);
 	must(loop_init(&rig->loop), "loop");
 	must(worker_init(&rig->worker, &rig->loop, 2, 64), "worker");
 	cache_init(&rig->cache, &config, &rig->worker, &rig->stats);
 	pins_init(&rig->pins, pins_max);
-	rig_identity(0, &id);
-	must(cache_ns_open(&rig->cache, "default", &id, "tiny", &rig->ns, &why), "namespace");
+	must(cache_ns_open(&rig->cache, "default", id, "tiny", &rig->ns, &why), "namespace");
 	bytes = (size_t)(RIG_STAGING_PAGES * rig->layout.slot_bytes);
 	rig->staging = maker_memfd(bytes, F_SEAL_GROW | F_SEAL_SHRINK);
 	rig->staging_map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, rig->staging, 0);
 	must(rig->staging_map == MAP_FAILED ? -1 : 0, "staging");
+}
+
+void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
+{
+	struct skvq_layout layout;
+	struct identity id;
+
+	maker_layout(&layout);
+	rig_identity(0, &id);
+	start(rig, &layout, &id, pages_max, pins_max, hash);
+}
+
+void rig_init_elastic(struct rig *rig, uint32_t pages_max, uint32_t pins_max)
+{
+	struct skvq_layout layout;
+	struct identity id;
+
+	maker_layout_elastic(&layout);
+	rig_identity(0, &id);
+	strcpy(id.profile, MAKER_ELASTIC);
+	memset(id.bit_table, SKVQ_BITS_2, id.n_bit_table);
+	start(rig, &layout, &id, pages_max, pins_max, NULL);
 }
 
 void rig_fini(struct rig *rig)

@@ -45,6 +45,8 @@ struct rig_match {
 
 /* The cap is pages_max first pages' worth of bytes. hash NULL: the real one. */
 void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash);
+/* The same with pages of an elastic profile (page_maker.h). */
+void rig_init_elastic(struct rig *rig, uint32_t pages_max, uint32_t pins_max);
 /* Waits a moment for whatever may happen. */
 void rig_step(struct rig *rig);
 void rig_fini(struct rig *rig); /* pins of rig->pins are dropped, others must be gone */

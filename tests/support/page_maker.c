@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-void maker_layout(struct skvq_layout *ret)
+static void layout_of(const char *name, struct skvq_layout *ret)
 {
 	struct skvq_geometry geo = {.n_layer = MAKER_LAYERS,
 				    .n_kv_heads = 1,
@@ -16,9 +16,19 @@ void maker_layout(struct skvq_layout *ret)
 				    .n_sinks = MAKER_SINKS};
 	struct skvq_profile profile;
 
-	if (skvq_profile_parse(MAKER_PROFILE, &profile) < 0 ||
+	if (skvq_profile_parse(name, &profile) < 0 ||
 	    skvq_layout_init(&geo, &profile, NULL, ret) < 0)
 		abort();
+}
+
+void maker_layout(struct skvq_layout *ret)
+{
+	layout_of(MAKER_PROFILE, ret);
+}
+
+void maker_layout_elastic(struct skvq_layout *ret)
+{
+	layout_of(MAKER_ELASTIC, ret);
 }
 
 void maker_tokens(uint32_t seed, uint32_t page, int32_t ret[SKVQ_PAGE_TOKENS])
@@ -36,6 +46,9 @@ void maker_page(const struct skvq_layout *l, uint32_t position, const int32_t *t
 	skvq_page_init(l, position, page);
 	memcpy(page + l->tokens_offset, tokens, SKVQ_PAGE_TOKENS * sizeof(*tokens));
 	memset(page + skvq_layout_k_codes(l, 0, 0), (int)(seed & 0xff), l->layers[0].k.head_bytes);
+	if (l->layers[0].k.nested)
+		memset(page + skvq_layout_k_refine(l, 0, 0), (int)(seed & 0xff) ^ 0x5a,
+		       l->layers[0].k.head_bytes);
 }
 
 int maker_memfd(uint64_t bytes, int seals)

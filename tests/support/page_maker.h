@@ -16,6 +16,9 @@
 #define MAKER_PROFILE "k4v4"
 
 void maker_layout(struct skvq_layout *ret);
+/* The same model in an elastic profile: 2 bits of K and V, 2 more of K. */
+#define MAKER_ELASTIC "e2.1"
+void maker_layout_elastic(struct skvq_layout *ret);
 
 /* 80 tokens that differ by seed and page number. */
 void maker_tokens(uint32_t seed, uint32_t page, int32_t ret[SKVQ_PAGE_TOKENS]);

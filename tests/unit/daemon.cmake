@@ -18,6 +18,7 @@ skvq_daemon_unit(cache support/cache_rig.c support/page_maker.c)
 skvq_daemon_unit(publish support/cache_rig.c support/page_maker.c)
 skvq_daemon_unit(tier support/cache_rig.c support/page_maker.c support/spill_rig.c support/spill_disk.c
   support/spill_faults.c)
+skvq_daemon_unit(shed support/cache_rig.c support/page_maker.c support/spill_rig.c support/spill_disk.c)
 skvq_daemon_unit(config)
 skvq_daemon_unit(listen)
 skvq_daemon_unit(conn support/raw_client.c support/page_maker.c)

@@ -122,21 +122,26 @@ static void pins_count_and_bound(void **state)
 	assert_int_equal(pins_reserve(&pins, 5, &why), -SKVQ_EPINS);
 	assert_int_equal(pins_reserve(&pins, 4, &why), 0);
 	assert_int_equal(pins_reserve(&pins, 1, &why), -SKVQ_EPINS);
-	pins_add(&pins, &pages[0]);
-	pins_add(&pins, &pages[0]);
-	pins_add(&pins, &pages[1]);
+	pins_add(&pins, &pages[0], true);
+	pins_add(&pins, &pages[0], false);
+	pins_add(&pins, &pages[1], true);
 	assert_int_equal(pins.total, 3);
 	assert_int_equal(pins.pages, 2);
-	assert_int_equal(pins.bytes, 110);
+	assert_int_equal(pins_bytes(&pins), 110);
 	assert_int_equal(pins_left(&pins), 0); /* one is still promised */
 	pins_unreserve(&pins, 1);
 	assert_int_equal(pins_left(&pins), 1);
 	assert_int_equal(pins_count(&pins, &pages[0]), 2);
 	assert_int_equal(pins_count(&pins, &pages[2]), 0);
-	pins_take(&pins, &pages[0], 2);
+	/* The plain one of two goes first; the refined one can become plain. */
+	assert_int_equal(pins_take(&pins, &pages[0], 1), 0);
+	assert_true(pins_unrefine(&pins, &pages[0]));
+	assert_false(pins_unrefine(&pins, &pages[0]));
+	assert_false(pins_unrefine(&pins, &pages[2]));
+	assert_int_equal(pins_take(&pins, &pages[0], 1), 0);
 	assert_int_equal(pins_count(&pins, &pages[0]), 0);
-	pins_take(&pins, &pages[1], 1);
-	assert_int_equal(pins.bytes, 0);
+	assert_int_equal(pins_take(&pins, &pages[1], 1), 1);
+	assert_int_equal(pins_bytes(&pins), 0);
 	pins_fini(&pins);
 }
 
@@ -165,7 +170,7 @@ static void pins_against_a_model(void **state)
 			total -= n;
 		} else {
 			assert_int_equal(pins_reserve(&pins, 1, &why), 0);
-			pins_add(&pins, &pages[i]);
+			pins_add(&pins, &pages[i], false);
 			model[i]++;
 			total++;
 		}

@@ -18,7 +18,7 @@ static const char help[] =
     "pages, bytes, pins, tokens_asked, tokens_matched, page_hits, evictions.\n"
     "JSON with --pages: ns, and pages, an array of slot, generation, parent_slot,\n"
     "parent_generation (0: first page of a sequence), position, state, pins, children, bytes,\n"
-    "hits, age_ms, idle_ms.\n";
+    "hits, age_ms, idle_ms, shed (its refinement was given up).\n";
 
 static json_t *namespace_json(const struct skvq_client_ns_info *n)
 {
@@ -99,14 +99,14 @@ static int list_namespaces(const struct ctl *ctl, struct skvq_client *c)
 
 static json_t *page_json(const struct skvq_client_page_info *p)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "slot",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "slot",
 			 (json_int_t)p->page.slot, "generation", (json_int_t)p->page.generation,
 			 "parent_slot", (json_int_t)p->parent.slot, "parent_generation",
 			 (json_int_t)p->parent.generation, "position", (json_int_t)p->position,
 			 "state", ctl_json_text(p->state), "pins", (json_int_t)p->pins, "children",
 			 (json_int_t)p->children, "bytes", (json_int_t)p->bytes, "hits",
 			 (json_int_t)p->hits, "age_ms", (json_int_t)p->age_ms, "idle_ms",
-			 (json_int_t)p->idle_ms);
+			 (json_int_t)p->idle_ms, "shed", p->shed);
 }
 
 static void page_text(struct ctl_table *t, const struct skvq_client_page_info *p)

@@ -128,6 +128,9 @@ typedef struct skvq_model_desc {
 
 #define SKVQ_SEQ_NO_MATCH UINT32_C(1)   /* do not look for shared pages                        */
 #define SKVQ_SEQ_NO_PUBLISH UINT32_C(2) /* keep this sequence's pages to itself                */
+/* Of an elastic profile: a shared page that the profile reads with its refinement, and whose
+ * refinement the daemon has given up, is a miss and not read by its base alone. */
+#define SKVQ_SEQ_WHOLE UINT32_C(4)
 
 typedef struct skvq_seq_desc {
 	uint32_t struct_size;

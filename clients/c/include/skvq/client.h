@@ -103,10 +103,11 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 int skvq_client_staging_add(struct skvq_client *c, int fd, uint32_t *ret_staging);
 /* Pins the pages and returns their number, at most pages_max. Waits for pages that must be read
  * from disk, three quarters of the timeout at most; less if they would come later than the engine
- * has computed them, at recompute_us a token (0: not known). */
+ * has computed them, at recompute_us a token (0: not known). base_only[i]: page i is held without its
+ * refinement, which must not be read. */
 int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens, uint32_t n_tokens,
                       uint32_t max_tokens, uint32_t recompute_us, struct skvq_page_ref *pages,
-                      uint32_t pages_max);
+                      bool *base_only, uint32_t pages_max);
 /* Has the daemon read from disk what a match of these tokens would wait for. *ret_resident pages are
  * in memory, *ret_coming on their way; behind these it has none, or can't take more now.
  * -SKVQ_ENOTSUP: a daemon without a disk. */
@@ -131,6 +132,10 @@ int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref
 /* Sent without waiting for the answer; queued if the socket is full. */
 int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
                       uint32_t n_pages);
+/* In the same way: one pin of each page holds it without its refinement from now on. -SKVQ_ENOTSUP if
+ * the daemon never takes refinements away. */
+int skvq_client_unrefine(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
+                         uint32_t n_pages);
 int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging);
 /* Sends what is queued, takes in what has come, waiting up to wait_ms for the first answer (0: not
  * at all). Number of requests still in flight, or an error if the connection broke. */
@@ -168,6 +173,7 @@ struct skvq_client_page_info {
 	char state[24];
 	uint32_t pins, children;
 	uint64_t bytes, hits, age_ms, idle_ms;
+	bool shed; /* its refinement is not in memory */
 };
 struct skvq_client_pin_info {
 	uint64_t connection;
