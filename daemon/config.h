@@ -25,6 +25,7 @@ struct config {
 	uint64_t ram_max;         /* bytes */
 	uint64_t calibration_max; /* bytes */
 	uint64_t shed;            /* 0, 1 */
+	uint64_t scrub;           /* bytes a second */
 	uint64_t connections_max;
 	uint64_t pins_max;
 	uint64_t requests_max;
@@ -40,6 +41,7 @@ struct config {
 	uint64_t restore_wait_ms;
 	uint64_t restores_max;
 	uint64_t shutdown_ms;
+	uint64_t store_scrub; /* bytes a second */
 	uint64_t io_uring; /* 0, 1 */
 	uint64_t direct;   /* 0, 1 */
 	struct store_options store;

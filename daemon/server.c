@@ -27,6 +27,7 @@
 #define WAKE_ACCEPTS 16
 
 struct server {
+	const struct config *config;
 	struct loop loop;
 	struct listener listener;
 	struct loop_watch listen_watch, signal_watch, tick_watch;
@@ -63,6 +64,9 @@ static void on_tick(void *ctx, uint32_t events)
 		return;
 	cache_trim(&server->cache);
 	spill_pump(&server->cache);
+	cache_scrub(&server->cache, server->config->scrub * TICK_SECONDS);
+	if (server->disk.store)
+		store_scrub(server->disk.store, server->config->store_scrub * TICK_SECONDS);
 	(void)loop_mod(&server->loop, &server->listen_watch, EPOLLIN);
 }
 
@@ -229,6 +233,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 
 	if (!server)
 		return why_fail(why, SKVQ_ENOMEM, "no memory to start");
+	server->config = config;
 	server->listener.fd = server->signal_watch.fd = server->tick_watch.fd = -1;
 	err = loop_init(&server->loop);
 	if (!err)

@@ -33,6 +33,8 @@
 	X(bytes_shed, "bytes of these")                                                            \
 	X(refills, "refinements that came back with a publish")                                    \
 	X(unrefines, "refinements that engines let go of")                                         \
+	X(scrubbed, "pages in memory checked again")                                               \
+	X(scrub_failures, "of these, pages that were not what had been published; nobody finds them")   \
 	X(spills, "pages written to disk")                                                         \
 	X(bytes_spilled, "bytes of these pages")                                                   \
 	X(spills_failed, "pages the disk did not take in the end")                                 \

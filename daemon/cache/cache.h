@@ -23,6 +23,7 @@
 #include "cache/ns.h"
 #include "cache/pins.h"
 #include "cache/restore.h"
+#include "cache/scrub.h"
 #include "cache/shed.h"
 #include "cache/spill.h"
 #include "mem/lru.h"
@@ -51,6 +52,7 @@ struct cache {
 	struct tier *tier; /* NULL: memory is all there is */
 	struct spill_queue spill_queue;
 	struct shed_queue shed_queue;
+	struct scrubber scrubber;
 	struct restores restores;
 	struct match *matches;   /* waiting for restores */
 	struct page **drain;     /* cache/spill.c, when the daemon ends */

@@ -176,6 +176,7 @@ void store_pump(struct store *s)
 	store_gets_pump(s);
 	store_evict_pump(s);
 	store_life_pump(s);
+	store_scrub_pump(s);
 	if (s->flush_fn && store_all_synced(s)) {
 		tier_put_fn fn = s->flush_fn;
 

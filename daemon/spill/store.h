@@ -60,6 +60,9 @@ struct store_options {
 	X(gets_failed, "of these, the read failed")                                                \
 	X(gets_late, "of these, not in time")                                                      \
 	X(crc_failures, "of these, the record was not what was written")                           \
+	X(scrubbed, "records read and checked though nobody asked")                                \
+	X(scrubbed_bytes, "bytes of these")                                                        \
+	X(scrub_failures, "of these, the record was not what was written")                         \
 	X(quarantined, "records not looked at again, for a bad checksum or a failed read")         \
 	X(drops, "pages dropped by the owner")                                                     \
 	X(user_bytes, "bytes of pages written for puts")                                           \
@@ -118,6 +121,9 @@ void store_step(struct store *store, uint32_t timeout_ms);
 /* fn(ctx, 0) when all puts that were answered before are durable; -SKVQ_EIO: a sync of some of them
  * failed, once and for all. Puts are refused meanwhile. One at a time: -SKVQ_EBUSY. */
 int store_flush(struct store *store, tier_put_fn fn, void *ctx);
+
+/* Reads records and checks them, at most so many bytes until it is called again. */
+void store_scrub(struct store *store, uint64_t bytes);
 
 /* name and value for i < STORE_STAT_COUNT, NULL behind. */
 const char *store_stat_at(struct store *store, uint32_t i, uint64_t *ret_value);

@@ -39,6 +39,14 @@ struct eviction {
 	uint64_t blocks; /* rescued */
 };
 
+struct scrub {
+	struct segment_ref at; /* looked at next */
+	uint64_t allowance;    /* bytes that may still be read */
+	bool out;              /* a read of this record: */
+	struct spill_entry entry;
+	struct spill_life life;
+};
+
 struct store {
 	struct tier tier;
 	struct store_options opt;
@@ -52,6 +60,7 @@ struct store {
 	uint64_t charged;       /* against capacity_bytes */
 	uint64_t create_retry_ms;
 	struct eviction evict;
+	struct scrub scrub;
 	struct get *gets, *gets_free, *gets_head, *gets_tail;
 	tier_put_fn flush_fn;
 	void *flush_ctx;
@@ -118,6 +127,9 @@ bool store_all_safe(const struct store *s);     /* no sync of what is still ther
 /* evict.c */
 void store_evict_pump(struct store *s);
 void store_evict_start(struct store *s);
+
+/* scrub.c */
+void store_scrub_pump(struct store *s);
 
 /* recover.c */
 int store_recover(struct store *s, struct why *why);

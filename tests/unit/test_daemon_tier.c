@@ -484,6 +484,69 @@ static void restoring_never_takes_a_pinned_page(void **state)
 	bed_fini(&b);
 }
 
+static void scrub(struct bed *b, uint64_t rounds)
+{
+	for (uint64_t i = 0; i < rounds; i++) {
+		cache_scrub(&b->rig.cache, UINT64_C(1) << 30);
+		rig_step(&b->rig);
+		b->rig.cache.scrubber.allowance = 0;
+		while (b->rig.cache.scrubber.busy)
+			rig_step(&b->rig);
+	}
+}
+
+/* A bit turns over in memory: the page is found out and nobody gets it any more. */
+static void a_page_that_goes_bad_in_memory_is_found(void **state)
+{
+	struct page *chain[PAGES];
+	struct rig_match rm;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 4 * PAGES);
+	rig_chain(&b.rig, &b.rig.pins, 1, PAGES, chain);
+	scrub(&b, 5);
+	assert_true(stat(&b, STAT_scrubbed) >= PAGES);
+	assert_int_equal(stat(&b, STAT_scrub_failures), 0);
+	b.rig.ns->arena.base[ns_page_offset(b.rig.ns, chain[3]) + 4001] ^= 4;
+	scrub(&b, 5);
+	assert_int_equal(stat(&b, STAT_scrub_failures), 1);
+	assert_true(chain[3]->unlisted);
+	assert_int_equal(chain[3]->pins, 1); /* whoever has it keeps it where it is */
+	(void)cache_unpin_all(&b.rig.cache, &b.rig.pins);
+	assert_int_equal(rig_match(&b.rig, &rm, &b.rig.pins, 1, PAGES, 0), 0);
+	assert_int_equal(rm.m.n, 3);
+	(void)cache_unpin_all(&b.rig.cache, &b.rig.pins);
+	bed_fini(&b);
+}
+
+/* A record that nobody asks for goes bad: the store finds it by itself. */
+static void a_record_that_goes_bad_is_found(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 4 * PAGES);
+	b.rig.cache.config.spill_percent = 100;
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	for (int i = 0; i < 200; i++) {
+		store_scrub(b.rig.store, 64 << 10);
+		store_step(b.rig.store, 10);
+	}
+	assert_true(store_stat(b.rig.store, STORE_STAT_scrubbed) >= PAGES);
+	assert_int_equal(store_stat(b.rig.store, STORE_STAT_scrub_failures), 0);
+	flip_record(&b, 2);
+	for (int i = 0; i < 200; i++) {
+		store_scrub(b.rig.store, 64 << 10);
+		store_step(b.rig.store, 10);
+	}
+	assert_int_equal(store_stat(b.rig.store, STORE_STAT_scrub_failures), 1);
+	assert_int_equal(store_stat(b.rig.store, STORE_STAT_records), PAGES - 1);
+	bed_fini(&b);
+}
+
 /* The daemon ends while a question waits. */
 static void the_end_answers_everybody(void **state)
 {
@@ -529,6 +592,8 @@ int main(void)
 	    cmocka_unit_test(restores_are_bounded),
 	    cmocka_unit_test(prefetch_reads_and_pins_nothing),
 	    cmocka_unit_test(restoring_never_takes_a_pinned_page),
+	    cmocka_unit_test(a_page_that_goes_bad_in_memory_is_found),
+	    cmocka_unit_test(a_record_that_goes_bad_is_found),
 	    cmocka_unit_test(the_end_answers_everybody),
 	};
 

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache/scrub.h - looking whether pages in memory are still what was published.
+ *
+ * One page at a time, round and round, by a worker that only reads. A page that is not is
+ * quarantined: nobody finds it any more, it goes with its last pin, and an engine computes it anew.
+ * The engines that have it pinned cannot be told; the log names the page. Loop thread only.
+ */
+#ifndef SKVQD_CACHE_SCRUB_H
+#define SKVQD_CACHE_SCRUB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct cache;
+
+struct scrubber {
+	uint32_t ns; /* id of the namespace looked at; 0: begin anew */
+	uint32_t slot;
+	uint64_t allowance; /* bytes that may still be read */
+	bool busy;
+};
+
+/* Checks pages, at most about so many bytes until it is called again. */
+void cache_scrub(struct cache *cache, uint64_t bytes);
+
+#endif /* SKVQD_CACHE_SCRUB_H */
