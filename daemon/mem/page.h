@@ -54,6 +54,7 @@ struct page {
 	bool refused;  /* the tier did not want it so far */
 	bool spilling; /* the tier has taken it and not answered yet */
 	bool unlisted; /* not in the index: proved bad, goes when nobody has it any more */
+	uint8_t queue; /* enum policy_queue; mem/policy.c's */
 	uint8_t state; /* enum page_state; changed by page_move alone */
 	uint32_t slot;
 	uint32_t
