@@ -46,6 +46,7 @@
 	X(restores_refused, "pages on disk not asked for: no room, or too many out")               \
 	X(tokens_restored, "tokens matched that came from disk, of tokens_matched")                \
 	X(prefetches, "prefetch requests served")                                                  \
+	X(pages_returned, "pages published that had been dropped not long before")                 \
 	X(unpins, "pins given back by request")                                                    \
 	X(pins_dropped, "pins that ended with their connection")                                   \
 	X(stale_handles, "handles whose generation has passed")                                    \

@@ -10,6 +10,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+/* Pages that went and are remembered: as many as there may be, if they are of 64 KiB and more. */
+static uint32_t ghosts_max(uint64_t ram_max)
+{
+	uint64_t pages = ram_max >> 16;
+
+	return pages < 64 ? 64 : pages > 1u << 20 ? 1u << 20 : (uint32_t)pages;
+}
+
 void cache_init(struct cache *cache, const struct cache_config *config, struct worker *worker,
 		struct stats *stats)
 {
@@ -18,6 +26,7 @@ void cache_init(struct cache *cache, const struct cache_config *config, struct w
 	cache->worker = worker;
 	cache->stats = stats;
 	restores_init(&cache->restores);
+	policy_init(&cache->policy, ghosts_max(config->ram_max));
 }
 
 void cache_set_tier(struct cache *cache, struct tier *tier)
@@ -63,7 +72,8 @@ void cache_fini(struct cache *cache)
 		ns_drop(cache, cache->namespaces);
 	free(cache->drain);
 	assert(!cache->matches && cache->restores.n == 0 && cache->bytes_stored == 0);
-	assert(cache->bytes == 0 && cache->pages == 0 && cache->lru.n == 0);
+	assert(cache->bytes == 0 && cache->pages == 0);
+	policy_fini(&cache->policy);
 }
 
 /* The namespace whose loss hurts least: nobody has it open; an empty one before one with pages, the
@@ -183,7 +193,7 @@ struct ns *cache_ns_by_id(struct cache *cache, uint32_t id)
 
 void cache_hold(struct cache *cache, struct page *page)
 {
-	lru_remove(&cache->lru, page); /* before its stamp changes */
+	policy_remove(&cache->policy, page); /* before its stamp changes */
 	page->stamp = cache->stamp;
 	page->used_ms = clock_ms();
 	page->pins++;

@@ -9,7 +9,7 @@
  *
  * Bytes of the cap: for each namespace the larger of what is committed to pages and what the kernel
  * says its arena holds. When room is needed refinements go first, then pages without pins and
- * children, least recently used first.
+ * children; mem/policy.h says in which order.
  */
 #ifndef SKVQD_CACHE_CACHE_H
 #define SKVQD_CACHE_CACHE_H
@@ -26,7 +26,7 @@
 #include "cache/scrub.h"
 #include "cache/shed.h"
 #include "cache/spill.h"
-#include "mem/lru.h"
+#include "mem/policy.h"
 #include "mem/tier.h"
 
 struct cache_config {
@@ -47,8 +47,8 @@ struct cache {
 	struct ns *namespaces; /* newest first */
 	uint32_t n_namespaces;
 	uint32_t last_ns_id;
-	uint64_t stamp; /* counts operations; orders uses */
-	struct lru lru; /* pages that may go, of all namespaces */
+	uint64_t stamp;       /* counts operations; orders uses */
+	struct policy policy; /* which page goes, of all namespaces */
 	struct tier *tier; /* NULL: memory is all there is */
 	struct spill_queue spill_queue;
 	struct shed_queue shed_queue;

@@ -33,9 +33,9 @@ void cache_settle(struct cache *cache, struct page *page)
 	if (may_go == page->in_lru)
 		return;
 	if (may_go)
-		lru_add(&cache->lru, page);
+		policy_add(&cache->policy, page);
 	else
-		lru_remove(&cache->lru, page);
+		policy_remove(&cache->policy, page);
 }
 
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
@@ -74,7 +74,7 @@ static void drop_one(struct cache *cache, struct page *page)
 	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
-	lru_remove(&cache->lru, page);
+	policy_gone(&cache->policy, page);
 	spill_forget(cache, page);
 	shed_forget(cache, page);
 	if (!page->unlisted)
@@ -157,7 +157,7 @@ int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
 			used = cache_bytes_used(cache);
 			continue;
 		}
-		page = lru_oldest(&cache->lru);
+		page = policy_victim(&cache->policy);
 		if (!page)
 			return why_fail(why, SKVQ_ENOSPC,
 					"a page of %llu bytes does not fit: %llu of %llu bytes are "

@@ -185,6 +185,7 @@ static void complete(struct cache *cache, struct match *m)
 		struct page *page = chain_at(m, i);
 
 		page->hits++;
+		policy_hit(&cache->policy, page);
 		cache_pin(cache, m->pins, page);
 		spill_want(cache, page);
 	}

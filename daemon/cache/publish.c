@@ -99,6 +99,7 @@ static void arrived(struct fill *fill)
 	page->stamp = cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
+	cache->stats->n[STAT_pages_returned] += policy_born(&cache->policy, page);
 	spill_want(cache, page);
 	cache->stats->n[STAT_bytes_copied] += page->bytes;
 	errors_count(fill->ns->errors, &fill->ns->layout,

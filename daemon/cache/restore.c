@@ -112,6 +112,7 @@ static void finish(struct restore *r, int err)
 		cache->bytes_stored += page->bytes;
 		if (r->task.shed)
 			shed_mark(cache, page);
+		(void)policy_born(&cache->policy, page);
 		cache->stats->n[STAT_restores]++;
 		cache->stats->n[STAT_bytes_restored] += page->bytes;
 	}

@@ -54,6 +54,7 @@ static void resize(struct cache *cache, struct page *page, uint64_t bytes, bool 
 	uint64_t delta = grows ? bytes : 0 - bytes;
 
 	page->bytes += delta;
+	policy_resized(&cache->policy, page, delta);
 	ns->bytes += delta;
 	cache->bytes += delta;
 	if (page->state == PAGE_RESIDENT_STORED)

@@ -83,6 +83,12 @@ bool policy_born(struct policy *p, struct page *page)
 	return list >= 0;
 }
 
+void policy_resized(struct policy *p, const struct page *page, uint64_t delta)
+{
+	if (page->queue != POLICY_NONE)
+		p->bytes[page->queue] += delta;
+}
+
 void policy_hit(struct policy *p, struct page *page)
 {
 	assert(page->queue != POLICY_NONE);
