@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * trace.h - who asks for which pages, in which order. A page is a number, the same wherever tokens
+ * and all before them are the same; a request is the chain of full pages its prompt begins with.
+ */
+#ifndef SKVQ_BENCH_EVICT_TRACE_H
+#define SKVQ_BENCH_EVICT_TRACE_H
+
+#include <stdint.h>
+
+struct request {
+	uint64_t first; /* of its pages, in trace->pages */
+	uint32_t n;
+};
+
+struct trace {
+	char name[64];
+	struct request *requests;
+	uint32_t n_requests;
+	uint32_t *pages;
+	uint64_t n_pages;   /* over all requests */
+	uint32_t footprint; /* distinct pages: 0..footprint-1, a page after those before it */
+};
+
+/* A trace in Mooncake's format: one JSON object a line, with input_length and hash_ids of blocks of
+ * block_tokens tokens. 0, or -1 after a message; the caller frees either way. */
+int trace_load(const char *path, uint32_t block_tokens, struct trace *ret);
+/* Traffic made up by name, one of trace_names, the same for the same seed. 0, or -1: no memory. */
+extern const char *const trace_names[];
+extern const uint32_t trace_names_n;
+int trace_make(const char *name, uint64_t seed, uint32_t requests, struct trace *ret);
+void trace_free(struct trace *trace);
+
+/* ---- for those who make one ---- */
+
+struct trace_maker;
+
+struct trace_maker *trace_maker_new(struct trace *trace); /* NULL: no memory */
+/* The next request begins. */
+int trace_request(struct trace_maker *maker);
+/* Its next page; key tells it from other pages after the same ones. */
+int trace_page(struct trace_maker *maker, uint64_t key);
+void trace_maker_free(struct trace_maker *maker);
+
+#endif /* SKVQ_BENCH_EVICT_TRACE_H */
