@@ -80,7 +80,11 @@ static bool read_blocks(struct recovery *r, struct xfer **x, uint32_t seg, uint3
 static int keep(struct store *s, uint32_t seg, const struct spill_entry *entry)
 {
 	struct segment_ref ref = {.seg = seg};
-	int r = segment_add(&s->segs.at[seg], entry, MARK_DEAD, &ref.entry);
+	int r;
+
+	if ((uint64_t)entry->record_blocks * SPILL_BLOCK > s->xfers.buf_bytes)
+		return 0; /* record_bytes was larger when it was written: it is left alone */
+	r = segment_add(&s->segs.at[seg], entry, MARK_DEAD, &ref.entry);
 
 	if (!r)
 		r = segments_show(&s->segs, ref); /* a later record of the same page wins */

@@ -393,6 +393,21 @@ static void a_lost_completion_costs_its_buffer_and_nothing_else(void **state)
 	store_close(store);
 }
 
+static void a_record_longer_than_the_buffers_is_a_miss(void **state)
+{
+	struct store *store = open_ready(spill_disk_io(disk));
+	uint64_t n;
+
+	(void)state;
+	put_all(store, 0, 40); /* sealed segments and an open one */
+	n = store_stat(store, STORE_STAT_records);
+	store_close(store);
+	options.record_bytes = 8 << 10;
+	store = rig_open(&options, spill_disk_io(disk));
+	assert_true(present(store, 0, 40) < n);
+	store_close(store);
+}
+
 static void options_have_bounds(void **state)
 {
 	struct store_options o;
@@ -443,6 +458,7 @@ int main(void)
 	    TEST(gets_wait_for_buffers_and_end_in_time),
 	    TEST(close_answers_everybody),
 	    TEST(a_lost_completion_costs_its_buffer_and_nothing_else),
+	    TEST(a_record_longer_than_the_buffers_is_a_miss),
 	    cmocka_unit_test(options_have_bounds),
 	};
 
