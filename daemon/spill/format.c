@@ -107,8 +107,7 @@ bool spill_table_read(const void *block, const struct spill_foot *foot, uint32_t
 	return true;
 }
 
-/* Of sizes from anywhere; 0 if they make no record. */
-static uint32_t blocks_of(const uint32_t bytes[TIER_SECTIONS])
+uint32_t spill_blocks_of(const uint32_t bytes[TIER_SECTIONS])
 {
 	uint64_t blocks = 1;
 
@@ -125,7 +124,7 @@ uint32_t spill_record_blocks(const struct tier_page *page)
 
 	for (int i = 0; i < TIER_SECTIONS; i++)
 		bytes[i] = page->section[i].bytes;
-	return blocks_of(bytes);
+	return spill_blocks_of(bytes);
 }
 
 static void entry_of(const struct spill_record *r, struct spill_entry *ret_entry)
@@ -138,14 +137,11 @@ static void entry_of(const struct spill_record *r, struct spill_entry *ret_entry
 					  .record_crc = r->crc};
 }
 
-void spill_record_write(void *dst, const struct tier_page *page, const struct spill_life *life,
-			uint32_t block, struct spill_entry *ret_entry)
+void spill_record_fill(void *dst, const struct tier_page *page)
 {
 	struct spill_record r = {.magic = SPILL_MAGIC_RECORD,
 				 .version = SPILL_VERSION,
 				 .flags = page->flags,
-				 .life = *life,
-				 .offset = (uint64_t)block * SPILL_BLOCK,
 				 .key = page->key,
 				 .position = page->position,
 				 .record_blocks = spill_record_blocks(page)};
@@ -161,13 +157,34 @@ void spill_record_write(void *dst, const struct tier_page *page, const struct sp
 		memcpy(at, page->section[i].data, bytes);
 		memset(at + bytes, 0, room - bytes);
 		r.section_bytes[i] = bytes;
-		r.section_crc[i] = crc32c(at, bytes); /* of the copy: it is what must come back */
 		at += room;
 	}
-	r.crc = CRC_BEFORE(&r);
 	memset(dst, 0, SPILL_BLOCK);
 	memcpy(dst, &r, sizeof(r));
-	entry_of(&r, ret_entry);
+}
+
+void spill_record_sum(void *record)
+{
+	const uint8_t *at = (const uint8_t *)record + SPILL_BLOCK;
+	struct spill_record r;
+
+	memcpy(&r, record, sizeof(r));
+	for (int i = 0; i < TIER_SECTIONS; i++) {
+		uint32_t bytes = spill_stored_bytes(&r, i);
+
+		/* Of the copy: it is what must come back. */
+		r.section_crc[i] = bytes ? crc32c(at, bytes) : 0;
+		at += (size_t)spill_blocks(bytes) * SPILL_BLOCK;
+	}
+	memcpy(record, &r, sizeof(r));
+}
+
+void spill_record_write(void *dst, const struct tier_page *page, const struct spill_life *life,
+			uint32_t block, struct spill_entry *ret_entry)
+{
+	spill_record_fill(dst, page);
+	spill_record_sum(dst);
+	spill_record_move(dst, life, block, ret_entry);
 }
 
 void spill_record_move(void *record, const struct spill_life *life, uint32_t block,
@@ -183,13 +200,28 @@ void spill_record_move(void *record, const struct spill_life *life, uint32_t blo
 	entry_of(&r, ret_entry);
 }
 
+/* The lengths agree with each other. */
+static bool sizes_hold(const struct spill_record *r, uint32_t max_blocks)
+{
+	uint32_t stored[TIER_SECTIONS], packed = 0;
+
+	for (int i = 0; i < TIER_SECTIONS; i++) {
+		if (r->packed_bytes[i] && r->packed_bytes[i] >= r->section_bytes[i])
+			return false;
+		packed |= r->packed_bytes[i];
+		stored[i] = spill_stored_bytes(r, i);
+	}
+	return r->version == (packed ? SPILL_PACKED : SPILL_VERSION) && r->record_blocks >= 2 &&
+	       r->record_blocks <= max_blocks && r->record_blocks == spill_blocks_of(stored) &&
+	       spill_blocks_of(r->section_bytes);
+}
+
 static bool header_holds(const struct spill_record *r, const struct spill_life *life, uint32_t at,
 			 uint32_t max_blocks)
 {
-	return r->magic == SPILL_MAGIC_RECORD && r->version == SPILL_VERSION &&
-	       r->crc == CRC_BEFORE(r) && same_life(&r->life, life) &&
-	       r->offset == (uint64_t)at * SPILL_BLOCK && r->record_blocks >= 2 &&
-	       r->record_blocks <= max_blocks && r->record_blocks == blocks_of(r->section_bytes);
+	return r->magic == SPILL_MAGIC_RECORD && r->crc == CRC_BEFORE(r) &&
+	       same_life(&r->life, life) && r->offset == (uint64_t)at * SPILL_BLOCK &&
+	       sizes_hold(r, max_blocks);
 }
 
 bool spill_record_head(const void *block, const struct spill_life *life, uint32_t at,
@@ -204,11 +236,45 @@ bool spill_record_head(const void *block, const struct spill_life *life, uint32_
 	return true;
 }
 
+bool spill_record_packed(const void *record)
+{
+	struct spill_record r;
+
+	memcpy(&r, record, sizeof(r));
+	return r.version == SPILL_PACKED;
+}
+
+uint32_t spill_record_saved(const void *record)
+{
+	struct spill_record r;
+
+	memcpy(&r, record, sizeof(r));
+	return spill_blocks_of(r.section_bytes) - r.record_blocks;
+}
+
+void spill_record_page(const void *record, struct tier_page *ret_page)
+{
+	const uint8_t *at = (const uint8_t *)record + SPILL_BLOCK;
+	struct spill_record r;
+
+	memcpy(&r, record, sizeof(r));
+	*ret_page = (struct tier_page){.key = r.key, .position = r.position, .flags = r.flags};
+	memcpy(ret_page->parent, r.parent, sizeof(ret_page->parent));
+	for (int i = 0; i < TIER_SECTIONS && r.version != SPILL_PACKED; i++) {
+		uint32_t bytes = r.section_bytes[i];
+
+		if (!bytes)
+			continue;
+		ret_page->section[i].data = at;
+		ret_page->section[i].bytes = bytes;
+		at += (size_t)spill_blocks(bytes) * SPILL_BLOCK;
+	}
+}
+
 bool spill_record_read(const void *record, const struct spill_life *life,
 		       const struct spill_entry *entry, struct tier_page *ret_page)
 {
 	const uint8_t *at = (const uint8_t *)record + SPILL_BLOCK;
-	struct tier_page page = {.flags = 0};
 	struct spill_record r;
 
 	memcpy(&r, record, sizeof(r));
@@ -217,20 +283,12 @@ bool spill_record_read(const void *record, const struct spill_life *life,
 	    memcmp(&r.key, &entry->key, sizeof(r.key)) != 0)
 		return false;
 	for (int i = 0; i < TIER_SECTIONS; i++) {
-		uint32_t bytes = r.section_bytes[i];
+		uint32_t bytes = spill_stored_bytes(&r, i);
 
-		if (!bytes)
-			continue;
-		if (crc32c(at, bytes) != r.section_crc[i])
+		if (bytes && crc32c(at, bytes) != r.section_crc[i])
 			return false;
-		page.section[i].data = at;
-		page.section[i].bytes = bytes;
 		at += (size_t)spill_blocks(bytes) * SPILL_BLOCK;
 	}
-	page.key = r.key;
-	memcpy(page.parent, r.parent, sizeof(page.parent));
-	page.position = r.position;
-	page.flags = r.flags;
-	*ret_page = page;
+	spill_record_page(record, ret_page);
 	return true;
 }

@@ -20,6 +20,7 @@
 
 #define SPILL_BLOCK      4096u
 #define SPILL_VERSION    1u
+#define SPILL_PACKED     2u /* version of a record with compressed sections */
 #define SPILL_LIFE_BYTES 16u
 
 #define SPILL_MAGIC_HEAD   UINT64_C(0x4745535651564b53) /* "SKVQVSEG" */
@@ -55,9 +56,10 @@ struct spill_record {
 	uint8_t parent[TIER_DIGEST_BYTES];
 	uint64_t position;
 	uint32_t section_bytes[TIER_SECTIONS];
-	uint32_t section_crc[TIER_SECTIONS]; /* 0 for an empty one */
+	uint32_t section_crc[TIER_SECTIONS]; /* of what is stored; 0 for an empty one */
 	uint32_t record_blocks;              /* this block and the sections, each from a block on */
-	uint8_t reserved[72];
+	uint32_t packed_bytes[TIER_SECTIONS]; /* stored, if compressed (spill/press.h); else 0 */
+	uint8_t reserved[60];
 	uint32_t crc;
 };
 
@@ -129,6 +131,11 @@ bool spill_table_read(const void *block, const struct spill_foot *foot, uint32_t
 
 /* Blocks of a page's record; 0 if the base is empty or the sizes overflow. */
 uint32_t spill_record_blocks(const struct tier_page *page);
+/* The page's bytes as a record at dst, of spill_record_blocks, that has no place and no checksums
+ * yet: the first half of spill_record_write. */
+void spill_record_fill(void *dst, const struct tier_page *page);
+/* Checksums of all sections, as they are stored now. */
+void spill_record_sum(void *record);
 /* The whole record of page at dst, of spill_record_blocks. *ret_entry is what the table says. */
 void spill_record_write(void *dst, const struct tier_page *page, const struct spill_life *life,
 			uint32_t block, struct spill_entry *ret_entry);
@@ -139,8 +146,22 @@ void spill_record_move(void *record, const struct spill_life *life, uint32_t blo
 bool spill_record_head(const void *block, const struct spill_life *life, uint32_t at,
 		       uint32_t max_blocks, struct spill_entry *ret_entry);
 /* All of the record that entry speaks of: header, place, key, and every section's checksum.
- * *ret_page points into it. */
+ * *ret_page points into it; it has no sections if the record is packed. */
 bool spill_record_read(const void *record, const struct spill_life *life,
 		       const struct spill_entry *entry, struct tier_page *ret_page);
+/* Whether some section is compressed: pack_undo (spill/pack.h) comes before spill_record_page. */
+bool spill_record_packed(const void *record);
+/* Blocks that compression makes it shorter. */
+uint32_t spill_record_saved(const void *record);
+/* The page of a record that was checked and is not packed. */
+void spill_record_page(const void *record, struct tier_page *ret_page);
+
+/* Bytes of a section in the record, without padding. */
+static inline uint32_t spill_stored_bytes(const struct spill_record *r, int section)
+{
+	return r->packed_bytes[section] ? r->packed_bytes[section] : r->section_bytes[section];
+}
+/* Of a record with sections of these lengths; 0 if they make none. */
+uint32_t spill_blocks_of(const uint32_t bytes[TIER_SECTIONS]);
 
 #endif /* SKVQD_SPILL_FORMAT_H */

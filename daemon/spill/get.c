@@ -5,6 +5,8 @@
 
 #include <skvq/error.h>
 
+#include "base/cleanup.h"
+
 /* Of those with a buffer: one stays for the store's own writing. */
 #define KEEP_BUFFERS 1u
 
@@ -37,9 +39,11 @@ void store_drop(struct tier *tier, const struct tier_key *key)
 		segments_hide(&s->segs, ref);
 	/* One that is just being written must not come up afterwards. */
 	for (uint32_t i = 0; i < s->xfers.n_bufs; i++) {
-		const struct xfer *x = &s->xfers.all[i];
+		struct xfer *x = &s->xfers.all[i];
 		struct segment *seg;
 
+		if (x->state == XFER_OUT && x->put_fn && !memcmp(&x->key, key, sizeof(*key)))
+			x->dropped = true;
 		if (x->state != XFER_OUT || x->req.op != SPILL_WRITE)
 			continue;
 		seg = &s->segs.at[x->seg];
@@ -66,6 +70,45 @@ static bool still_there(const struct store *s, const struct get *g)
 	       ref.entry == g->ref.entry && segments_entry(&s->segs, ref)->block == g->entry.block;
 }
 
+static void unpack_on_thread(struct spill_req *req)
+{
+	struct xfer *x = container_of(req, struct xfer, req);
+
+	x->work.ok = pack_undo(x->work.packs, x->buf);
+}
+
+static void unpacked(struct xfer *x, int status)
+{
+	struct get *g = x->owner;
+	struct store *s = x->put_ctx;
+	struct tier_page page;
+
+	if (status == -SKVQ_ETIMEOUT) {
+		finish(s, g, status, NULL);
+		return;
+	}
+	if (!status && !x->work.ok) {
+		COUNT(s, unpack_failures);
+		status = -SKVQ_EIO;
+		if (still_there(s, g))
+			store_quarantine(s, g->ref);
+	}
+	if (!status) {
+		COUNT(s, unpacked);
+		spill_record_page(x->buf, &page);
+	}
+	finish(s, g, status, status ? NULL : &page);
+	xfer_give(&s->xfers, x);
+}
+
+static void unpack(struct store *s, struct get *g, struct xfer *x)
+{
+	x->work = (struct pack_work){.packs = s->packs};
+	x->req.run = unpack_on_thread;
+	xfer_start(&s->xfers, x, SPILL_RUN, g->ref.seg, 0, s->xfers.buf_bytes, g->deadline_ms,
+		   unpacked);
+}
+
 static void read_done(struct xfer *x, int status)
 {
 	struct get *g = x->owner;
@@ -83,6 +126,10 @@ static void read_done(struct xfer *x, int status)
 			store_quarantine(s, g->ref);
 		else
 			s->segs.at[g->ref.seg].mark[g->ref.entry] = MARK_TOUCHED;
+	}
+	if (!status && spill_record_packed(x->buf)) {
+		unpack(s, g, x);
+		return;
 	}
 	finish(s, g, status, status ? NULL : &page);
 	xfer_give(&s->xfers, x); /* page lay in its buffer */

@@ -21,7 +21,9 @@ int spill_io_new(const struct spill_io_config *config, struct spill_io **ret_io,
 	if (r < 0)
 		goto fail;
 	r = config->no_uring ? -SKVQ_ENOTSUP
-			     : spill_io_uring_new(folder, config->depth, &io, &no_ring);
+			     : spill_io_uring_new(folder, config->depth,
+						  config->work_threads ? config->work_threads : 1,
+						  &io, &no_ring);
 	if (r < 0) {
 		r = spill_io_threads_new(folder, config->threads, &io);
 		if (r < 0) {

@@ -24,6 +24,7 @@ enum spill_op {
 		       * durable but for its contents. Sets physical. A failure leaves no file if it
 		       * can. */
 	SPILL_UNLINK, /* removes it and closes `file`, whatever the result */
+	SPILL_RUN,    /* run(req) on a thread: work that would hold up the owner */
 };
 
 struct spill_req {
@@ -33,7 +34,8 @@ struct spill_req {
 	uint64_t offset;
 	void *buf; /* in the pool */
 	uint64_t bytes;
-	int64_t result;         /* out */
+	void (*run)(struct spill_req *req); /* of RUN */
+	int64_t result;                     /* out */
 	uint64_t physical;      /* out, of CREATE: bytes the file system says it takes */
 	struct spill_req *next; /* the io's while it has the request */
 };
@@ -74,8 +76,9 @@ struct spill_io {
 struct spill_io_config {
 	const char *folder; /* made if it is not there, 0700; locked while the io lives */
 	uint32_t files_max;
-	uint32_t depth; /* requests out at once */
-	uint32_t threads;
+	uint32_t depth;        /* requests out at once */
+	uint32_t threads;      /* without a ring; they run RUN too */
+	uint32_t work_threads; /* beside a ring, for RUN; 0: one */
 	bool no_uring, no_direct;
 };
 

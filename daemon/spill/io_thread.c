@@ -60,6 +60,10 @@ static int64_t perform(struct folder *folder, struct spill_req *req)
 	int fd = folder->fds[req->file];
 	ssize_t r;
 
+	if (req->op == SPILL_RUN) {
+		req->run(req);
+		return 0;
+	}
 	switch (req->op) {
 	case SPILL_READ:
 		r = pread(fd, req->buf, req->bytes, (off_t)req->offset);

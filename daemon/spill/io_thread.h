@@ -22,8 +22,8 @@ void io_thread_clear_event(struct io_thread *t);
 /* The whole io over it. */
 int spill_io_threads_new(struct folder *folder, uint32_t threads, struct spill_io **ret_io);
 /* -SKVQ_ENOTSUP: the kernel refuses the ring; why says how. */
-int spill_io_uring_new(struct folder *folder, uint32_t depth, struct spill_io **ret_io,
-		       struct why *why);
+int spill_io_uring_new(struct folder *folder, uint32_t depth, uint32_t work_threads,
+		       struct spill_io **ret_io, struct why *why);
 /* Both take the folder on success; it was malloc'ed. */
 
 uint64_t spill_clock_ms(struct spill_io *io);

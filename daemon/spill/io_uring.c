@@ -94,7 +94,7 @@ static int ring_submit(struct spill_io *io, struct spill_req *req)
 	struct ring_io *own = ring_of(io);
 	struct io_uring_sqe *sqe;
 
-	if (req->op == SPILL_CREATE || req->op == SPILL_UNLINK) {
+	if (req->op == SPILL_CREATE || req->op == SPILL_UNLINK || req->op == SPILL_RUN) {
 		if (req->op == SPILL_UNLINK)
 			register_file(own, req->file, -1);
 		io_thread_submit(own->t, req);
@@ -182,8 +182,8 @@ static const struct spill_io_ops ring_ops = {
     .free = ring_free,
 };
 
-int spill_io_uring_new(struct folder *folder, uint32_t depth, struct spill_io **ret_io,
-		       struct why *why)
+int spill_io_uring_new(struct folder *folder, uint32_t depth, uint32_t work_threads,
+		       struct spill_io **ret_io, struct why *why)
 {
 	struct ring_io *own = calloc(1, sizeof(*own));
 	int r;
@@ -197,7 +197,7 @@ int spill_io_uring_new(struct folder *folder, uint32_t depth, struct spill_io **
 	}
 	own->depth = depth;
 	own->folder = folder;
-	own->t = io_thread_new(folder, 1);
+	own->t = io_thread_new(folder, 1 + work_threads);
 	r = own->t ? io_uring_register_eventfd(&own->ring, io_thread_event_fd(own->t)) : -ENOMEM;
 	if (r < 0) {
 		io_uring_queue_exit(&own->ring);

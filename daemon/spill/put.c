@@ -5,13 +5,14 @@
 
 #include <skvq/error.h>
 
+#include "base/cleanup.h"
+
 static bool on_its_way(const struct store *s, const struct tier_key *key)
 {
 	for (uint32_t i = 0; i < s->xfers.n_bufs; i++) {
 		const struct xfer *x = &s->xfers.all[i];
 
-		if (x->state == XFER_OUT && x->put_fn &&
-		    !memcmp(&s->segs.at[x->seg].entry[x->entry].key, key, sizeof(*key)))
+		if (x->state == XFER_OUT && x->put_fn && !memcmp(&x->key, key, sizeof(*key)))
 			return true;
 	}
 	return false;
@@ -72,14 +73,12 @@ int store_written(struct store *s, struct xfer *x, int status)
 	return status;
 }
 
-static void put_done(struct xfer *x, int status)
+/* x is the pool's again, unless it is lost. */
+static void answer(struct store *s, struct xfer *x, int status, bool lost)
 {
-	struct store *s = x->owner;
 	tier_put_fn fn = x->put_fn;
 	void *ctx = x->put_ctx;
-	bool lost = status == -SKVQ_ETIMEOUT;
 
-	status = store_written(s, x, status);
 	if (status < 0)
 		COUNT(s, puts_failed);
 	else
@@ -88,6 +87,100 @@ static void put_done(struct xfer *x, int status)
 	if (!lost)
 		xfer_give(&s->xfers, x);
 	fn(ctx, status);
+}
+
+static void put_done(struct xfer *x, int status)
+{
+	struct store *s = x->owner;
+	bool lost = status == -SKVQ_ETIMEOUT;
+	uint32_t saved = lost ? 0 : spill_record_saved(x->buf);
+
+	status = store_written(s, x, status);
+	if (!status && saved) {
+		COUNT(s, puts_packed);
+		COUNT_N(s, packed_saved_bytes, (uint64_t)saved * SPILL_BLOCK);
+	}
+	answer(s, x, status, lost);
+}
+
+/* The record in x->buf goes to the tail of x->seg. 0, or -SKVQ_ENOMEM and x is still held. */
+static int write_out(struct store *s, struct xfer *x)
+{
+	const struct segment *seg = &s->segs.at[x->seg];
+	struct spill_entry entry;
+
+	spill_record_move(x->buf, &seg->life, seg->tail, &entry);
+	return store_write(s, x, &entry, put_done);
+}
+
+static void pack_on_thread(struct spill_req *req)
+{
+	struct xfer *x = container_of(req, struct xfer, req);
+
+	x->work.blocks = pack_do(x->work.packs, x->buf);
+}
+
+/* 0 if it is on its way. */
+static int place_packed(struct store *s, struct xfer *x)
+{
+	if (x->dropped)
+		return -SKVQ_ESTALE;
+	/* Others may have been written while this one was compressed. */
+	if (!budget_has(&s->budget, store_cost(x->work.blocks), store_now(s)))
+		return -SKVQ_ELIMIT;
+	if (!store_place(s, x->work.blocks, &x->seg))
+		return -SKVQ_ENOSPC;
+	return write_out(s, x);
+}
+
+static void put_packed(struct xfer *x, int status)
+{
+	struct store *s = x->owner;
+	bool lost = status == -SKVQ_ETIMEOUT;
+
+	if (!status)
+		status = place_packed(s, x);
+	if (status < 0)
+		answer(s, x, status, lost);
+}
+
+/* Its place is looked for when its length is known. */
+static void pack(struct store *s, struct xfer *x, uint32_t blocks)
+{
+	x->owner = s;
+	x->dropped = false;
+	x->blocks = blocks;
+	x->work = (struct pack_work){.packs = s->packs};
+	x->req.run = pack_on_thread;
+	/* The file says nothing here, but for one whose removal would wait for this. */
+	xfer_start(&s->xfers, x, SPILL_RUN, s->active != SEG_NO ? s->active : s->spare, 0,
+		   s->xfers.buf_bytes, store_io_deadline(s), put_packed);
+}
+
+/* For so many blocks beside those that are being compressed, should none of them shrink. */
+static bool will_have_room(const struct store *s, uint32_t blocks)
+{
+	uint64_t sum = blocks;
+
+	for (uint32_t i = 0; i < s->xfers.n_bufs; i++) {
+		const struct xfer *x = &s->xfers.all[i];
+
+		if (x->state == XFER_OUT && x->put_fn && x->req.op == SPILL_RUN)
+			sum += x->blocks;
+	}
+	if (sum > UINT32_MAX / 2)
+		return false;
+	return (s->active != SEG_NO && segment_has_room(&s->segs.at[s->active], (uint32_t)sum)) ||
+	       (s->spare != SEG_NO && segment_has_room(&s->segs.at[s->spare], (uint32_t)sum));
+}
+
+static bool has_room(struct store *s, uint32_t blocks, uint32_t *ret_seg)
+{
+	if (s->closing || s->flush_fn)
+		return false;
+	if (s->opt.compression)
+		return will_have_room(s, blocks);
+	return store_place(s, blocks, ret_seg);
 }
 
 /* 0, or why it is not worth or not possible to write it. */
@@ -116,7 +209,6 @@ int store_put(struct tier *tier, const struct tier_page *page, uint32_t flags, t
 	struct store *s = (struct store *)tier;
 	uint32_t blocks = spill_record_blocks(page);
 	struct segment_ref ref;
-	struct spill_entry entry;
 	struct xfer *x;
 	int r;
 
@@ -135,15 +227,21 @@ int store_put(struct tier *tier, const struct tier_page *page, uint32_t flags, t
 		COUNT(s, refused_busy);
 		return -SKVQ_EBUSY;
 	}
-	if (s->closing || s->flush_fn || !store_place(s, blocks, &x->seg)) {
+	if (!has_room(s, blocks, &x->seg)) {
 		xfer_give(&s->xfers, x);
 		COUNT(s, refused_room);
 		return -SKVQ_ENOSPC;
 	}
-	spill_record_write(x->buf, page, &s->segs.at[x->seg].life, s->segs.at[x->seg].tail, &entry);
+	spill_record_fill(x->buf, page);
+	x->key = page->key;
 	x->put_fn = fn;
 	x->put_ctx = ctx;
-	r = store_write(s, x, &entry, put_done);
+	if (s->opt.compression) {
+		pack(s, x, blocks);
+	} else {
+		spill_record_sum(x->buf);
+		r = write_out(s, x);
+	}
 	if (r < 0) {
 		x->put_fn = NULL;
 		xfer_give(&s->xfers, x);

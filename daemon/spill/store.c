@@ -76,6 +76,10 @@ static const struct tier_ops ops = {
 static void destroy(struct store *s)
 {
 	s->io->ops->free(s->io);
+	if (s->xfers.all && xfers_out(&s->xfers))
+		packs_leave(s->packs); /* a thread may be at it */
+	else
+		packs_free(s->packs);
 	xfers_fini(&s->xfers);
 	segments_fini(&s->segs);
 	touches_fini(&s->touches);
@@ -105,7 +109,8 @@ int store_open(const struct store_options *options, struct spill_io *io, struct 
 		goto fail;
 	files = store_files_max(options);
 	s->gets = calloc(options->gets_queued, sizeof(*s->gets));
-	if (!s->gets || getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed) ||
+	s->packs = packs_new((uint32_t)options->record_bytes);
+	if (!s->gets || !s->packs || getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed) ||
 	    segments_init(&s->segs, files, seed) < 0 ||
 	    touches_init(&s->touches, (uint32_t)options->touch_entries) < 0 ||
 	    xfers_init(&s->xfers, io, (uint32_t)options->buffers, (uint32_t)options->record_bytes,

@@ -34,7 +34,8 @@
 	X(touch_entries, COUNT, 1 << 16, 0, 1 << 28,                                               \
 	  "first touches remembered; 0: the first is enough")                                      \
 	X(rescue_percent, COUNT, 25, 0, 50,                                                        \
-	  "of a segment's bytes that are written again at most when it goes")
+	  "of a segment's bytes that are written again at most when it goes")                      \
+	X(compression, COUNT, 0, 0, 1, "1: pages are stored compressed if that saves a sixteenth")
 
 #define STORE_FIELD_(name, kind, def, least, most, help) uint64_t name;
 struct store_options {
@@ -82,6 +83,10 @@ struct store_options {
 	X(timeouts, "transfers that were given up")                                                \
 	X(retries, "transfers tried again or continued")                                           \
 	X(recovered, "records found at start")                                                     \
+	X(puts_packed, "of puts_stored, compressed")                                               \
+	X(packed_saved_bytes, "bytes that was shorter")                                            \
+	X(unpacked, "of hits, decompressed")                                                       \
+	X(unpack_failures, "records that hold and cannot be decompressed")                         \
 	X(torn, "records found at start whose bytes do not hold")                                  \
 	X(recovered_scans, "segments read record by record at start")                              \
 	X(recovery_ms, "time that took")                                                           \

@@ -7,6 +7,7 @@
 #define SKVQD_SPILL_STORE_IMPL_H
 
 #include "spill/admit.h"
+#include "spill/pack.h"
 #include "spill/segment.h"
 #include "spill/store.h"
 #include "spill/xfer.h"
@@ -52,6 +53,7 @@ struct store {
 	struct store_options opt;
 	struct spill_io *io;
 	struct xfers xfers;
+	struct packs *packs;
 	struct segments segs;
 	struct touches touches;
 	struct budget budget;

@@ -15,6 +15,7 @@
 
 #include "spill/io.h"
 #include "mem/tier.h"
+#include "spill/pack.h"
 
 #define XFER_NEVER UINT64_MAX
 
@@ -41,6 +42,10 @@ struct xfer {
 	uint32_t from; /* the entry that is rescued */
 	tier_put_fn put_fn;
 	void *put_ctx;
+	struct tier_key key; /* of a put */
+	bool dropped;        /* while it was compressed */
+	uint32_t blocks;     /* and what it takes at most */
+	struct pack_work work;
 };
 
 struct xfers {

@@ -100,12 +100,13 @@ static bool crash_at(const struct store_options *options, uint64_t seed, uint64_
 	return failed;
 }
 
-static void sweep(bool power, bool roomy)
+static void sweep(bool power, bool roomy, bool compressed)
 {
 	uint64_t seed = seeded_init().state, runs = keep_going ? 200 : 6;
 	struct store_options options;
 
 	rig_options(&options);
+	options.compression = compressed;
 	if (roomy)
 		options.capacity_bytes = 8 << 20;
 	for (uint64_t run = 0; run < runs; run++) {
@@ -122,19 +123,25 @@ static void sweep(bool power, bool roomy)
 static void a_power_cut_loses_what_was_not_synced(void **state)
 {
 	(void)state;
-	sweep(true, true);
+	sweep(true, true, false);
 }
 
 static void a_kill_loses_what_was_not_written(void **state)
 {
 	(void)state;
-	sweep(false, true);
+	sweep(false, true, false);
 }
 
 static void a_power_cut_while_segments_go(void **state)
 {
 	(void)state;
-	sweep(true, false);
+	sweep(true, false, false);
+}
+
+static void a_power_cut_while_pages_are_compressed(void **state)
+{
+	(void)state;
+	sweep(true, true, true);
 }
 
 int main(int argc, char **argv)
@@ -143,6 +150,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(a_power_cut_loses_what_was_not_synced),
 	    cmocka_unit_test(a_kill_loses_what_was_not_written),
 	    cmocka_unit_test(a_power_cut_while_segments_go),
+	    cmocka_unit_test(a_power_cut_while_pages_are_compressed),
 	};
 
 	keep_going = argc > 1 && !strcmp(argv[1], "--long");

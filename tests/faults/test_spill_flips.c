@@ -105,11 +105,19 @@ static void in_an_open_segment(void **state)
 	flip_all(3);
 }
 
+static void in_compressed_pages(void **state)
+{
+	(void)state;
+	options.compression = 1;
+	flip_all(IDS);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(in_a_sealed_segment),
 	    cmocka_unit_test(in_an_open_segment),
+	    cmocka_unit_test(in_compressed_pages),
 	};
 
 	every_byte = argc > 1 && !strcmp(argv[1], "--long");

@@ -65,7 +65,7 @@ static struct {
 	struct store *store;
 	struct seeded rng;
 	struct op ops[OPS];
-	uint64_t given, wrong, late, answers, opens, closes_bad, over_cap;
+	uint64_t given, packed, unpacked, wrong, late, answers, opens, closes_bad, over_cap;
 	struct spill_fault_counts faults;
 } t;
 
@@ -204,6 +204,7 @@ static void reopen(const struct spill_fault_rates *rates)
 	struct why why = {""};
 	int r = -1;
 
+	t.options.compression = seeded_below(&t.rng, 3) != 0;
 	for (int i = 0; r < 0; i++) {
 		t.io = new_io(i ? &turns[0] : rates);
 		r = store_open(&t.options, t.io, &t.store, &why);
@@ -222,6 +223,8 @@ static void close_store(void)
 	t.faults.flips += c.flips;
 	t.faults.delays += c.delays;
 	t.faults.lost += c.lost;
+	t.packed += store_stat(t.store, STORE_STAT_puts_packed);
+	t.unpacked += store_stat(t.store, STORE_STAT_unpacked);
 	store_close(t.store);
 	for (int i = 0; i < OPS; i++)
 		if (t.ops[i].busy)
@@ -290,6 +293,8 @@ int main(int argc, char **argv)
 	soak(seconds);
 	if (t.disk && spill_disk_bytes_max(t.disk) > t.options.capacity_bytes)
 		t.over_cap++;
+	printf("packed=%llu unpacked=%llu\n", (unsigned long long)t.packed,
+	       (unsigned long long)t.unpacked);
 	printf("opens=%llu answers=%llu given=%llu errors=%llu again=%llu shorts=%llu torn=%llu "
 	       "flips=%llu delays=%llu lost=%llu\n",
 	       (unsigned long long)t.opens, (unsigned long long)t.answers,
@@ -305,5 +310,6 @@ int main(int argc, char **argv)
 		spill_disk_free(t.disk);
 	else
 		remove_folder();
-	return t.wrong || t.late || t.closes_bad || t.over_cap || open_fds() != fds || !t.given;
+	return t.wrong || t.late || t.closes_bad || t.over_cap || open_fds() != fds || !t.given ||
+	       !t.packed || !t.unpacked;
 }

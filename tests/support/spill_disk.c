@@ -132,6 +132,10 @@ static int64_t perform(struct spill_disk *d, struct spill_req *req)
 	struct file *f = d->handle[req->file];
 	uint64_t bytes = req->bytes;
 
+	if (req->op == SPILL_RUN) {
+		req->run(req);
+		return 0;
+	}
 	if (req->op != SPILL_READ && !d->failed && ++d->changes == d->fail_at)
 		d->failed = true;
 	if (d->failed) {

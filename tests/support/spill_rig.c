@@ -40,6 +40,8 @@ void rig_page(uint64_t id, void *buf, struct tier_page *ret_page)
 		if (i != TIER_BASE && seeded_below(&s, 2))
 			continue;
 		fill(at, bytes, id * 16 + (uint64_t)i);
+		for (uint32_t j = 0; id % 2 && j < bytes; j++)
+			at[j] &= 0x1f; /* every second page can be compressed */
 		ret_page->section[i].data = at;
 		ret_page->section[i].bytes = bytes;
 		at += bytes;

@@ -30,7 +30,7 @@ add_dependencies(test_daemon_live skvqd)
 # The store below memory, on a disk in memory.
 set(skvq_spill_support ${skvq_tests_dir}/support/spill_rig.c ${skvq_tests_dir}/support/spill_disk.c
   ${skvq_tests_dir}/support/spill_faults.c)
-foreach(name format store)
+foreach(name format store press)
   skvq_unit(test_spill_${name} ${skvq_tests_dir}/unit/test_spill_${name}.c ${skvq_spill_support}
     LIBS skvq_daemon)
   target_include_directories(test_spill_${name} PRIVATE ${skvq_tests_dir} ${skvq_tests_dir}/unit)

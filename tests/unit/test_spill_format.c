@@ -8,6 +8,7 @@
 #include "seeded.h"
 #include "support/spill_rig.h"
 
+#include "base/crc32c.h"
 #include "spill/admit.h"
 #include "spill/format.h"
 #include "spill/segment.h"
@@ -106,6 +107,47 @@ static void sizes_that_make_no_record_are_refused(void **state)
 	assert_int_equal(spill_record_blocks(&page), 3);
 	page.section[TIER_BASE].bytes = UINT32_MAX;
 	assert_int_equal(spill_record_blocks(&page), 0);
+}
+
+/* With a checksum that holds, as from one who can write into the folder. */
+static void lengths_of_packed_sections_are_checked(void **state)
+{
+	struct blocks *b = aligned_alloc(SPILL_BLOCK, sizeof(*b));
+	struct spill_entry entry = write_record(b, 4, 5), got;
+	struct spill_record good, r;
+	static const struct {
+		uint32_t version, packed, blocks;
+		bool holds;
+	} cases[] = {
+	    {1, 0, 0, true},   {2, 0, 0, false},   {1, 100, 0, false},        {3, 100, 0, false},
+	    {2, 100, 0, true}, {2, 100, 1, false}, {2, UINT32_MAX, 0, false}, {0, 0, 0, false},
+	};
+
+	(void)state;
+	assert_false(spill_record_packed(b->at));
+	memcpy(&good, b->at, sizeof(good));
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		uint32_t stored[TIER_SECTIONS];
+
+		r = good;
+		r.version = cases[i].version;
+		r.packed_bytes[TIER_BASE] = cases[i].packed;
+		for (int k = 0; k < TIER_SECTIONS; k++)
+			stored[k] = spill_stored_bytes(&r, k);
+		r.record_blocks = spill_blocks_of(stored) + cases[i].blocks;
+		r.crc = crc32c(&r, sizeof(r) - sizeof(r.crc));
+		memcpy(b->at, &r, sizeof(r));
+		assert_int_equal(spill_record_head(b->at, &life, 5, 16, &got), cases[i].holds);
+	}
+	/* As long as it was, or longer, is not compressed. */
+	r = good;
+	r.version = SPILL_PACKED;
+	r.packed_bytes[TIER_BASE] = r.section_bytes[TIER_BASE];
+	r.crc = crc32c(&r, sizeof(r) - sizeof(r.crc));
+	memcpy(b->at, &r, sizeof(r));
+	assert_false(spill_record_head(b->at, &life, 5, 16, &got));
+	assert_false(spill_record_read(b->at, &life, &entry, &(struct tier_page){.flags = 0}));
+	free(b);
 }
 
 static void heads_tables_and_feet(void **state)
@@ -223,6 +265,7 @@ int main(void)
 	    cmocka_unit_test(a_record_counts_only_in_its_place_and_life),
 	    cmocka_unit_test(no_flipped_bit_of_a_record_gets_through),
 	    cmocka_unit_test(sizes_that_make_no_record_are_refused),
+	    cmocka_unit_test(lengths_of_packed_sections_are_checked),
 	    cmocka_unit_test(heads_tables_and_feet),
 	    cmocka_unit_test(the_index_finds_the_newest_and_survives_any_order),
 	    cmocka_unit_test(touches_and_budget),

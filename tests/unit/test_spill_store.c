@@ -10,6 +10,8 @@
 
 #include <skvq/error.h>
 
+#include "spill/format.h"
+
 #define FILES 24u
 
 static struct store_options options;
@@ -393,19 +395,134 @@ static void a_lost_completion_costs_its_buffer_and_nothing_else(void **state)
 	store_close(store);
 }
 
-static void a_record_longer_than_the_buffers_is_a_miss(void **state)
+/* Every second page of the rig can be compressed. */
+static void compressed_pages_come_back(void **state)
 {
-	struct store *store = open_ready(spill_disk_io(disk));
-	uint64_t n;
+	struct store *store;
+	uint64_t plain, packed;
 
 	(void)state;
-	put_all(store, 0, 40); /* sealed segments and an open one */
-	n = store_stat(store, STORE_STAT_records);
+	options.capacity_bytes = 4 << 20;
+	store = open_ready(spill_disk_io(disk));
+	put_all(store, 0, 20);
+	assert_int_equal(store_stat(store, STORE_STAT_puts_packed), 0);
+	plain = store_stat(store, STORE_STAT_written_bytes);
 	store_close(store);
-	options.record_bytes = 8 << 10;
+
+	/* What was stored before is still there, and what comes now is shorter. */
+	options.compression = 1;
+	store = open_ready(spill_disk_io(disk));
+	put_all(store, 20, 40);
+	assert_int_equal(store_stat(store, STORE_STAT_puts_stored), 20);
+	/* One that would take as many blocks as before stays as it is. */
+	packed = store_stat(store, STORE_STAT_puts_packed);
+	assert_true(packed >= 5 && packed <= 10);
+	assert_true(store_stat(store, STORE_STAT_packed_saved_bytes) >= packed * SPILL_BLOCK);
+	assert_true(store_stat(store, STORE_STAT_written_bytes) < plain);
+	assert_int_equal(rig_put(store, 21, 0), 0);
+	assert_int_equal(store_stat(store, STORE_STAT_puts_existed), 1);
+	assert_int_equal(present(store, 0, 40), 40);
+	assert_int_equal(store_stat(store, STORE_STAT_unpacked), packed);
+	store_close(store);
+
+	/* Turned off again, nothing of it is lost. */
+	options.compression = 0;
+	store = open_ready(spill_disk_io(disk));
+	put_all(store, 40, 45);
+	assert_int_equal(store_stat(store, STORE_STAT_puts_packed), 0);
+	assert_int_equal(present(store, 0, 45), 45);
+	assert_int_equal(store_stat(store, STORE_STAT_unpacked), packed);
+	store_close(store);
+}
+
+static void compressed_pages_are_rescued(void **state)
+{
+	struct store *store;
+
+	(void)state;
+	options.compression = 1;
+	store = open_ready(spill_disk_io(disk));
+	for (uint64_t id = 0; id < 300; id++) {
+		(void)rig_put(store, id, 0);
+		if (id > 1)
+			assert_int_equal(rig_get(store, 1), 1);
+		rig_settle(store, 20);
+	}
+	assert_true(store_stat(store, STORE_STAT_rescued) >= 2);
+	assert_true(spill_disk_bytes_max(disk) <= options.capacity_bytes);
+	store_close(store);
+}
+
+static void one_dropped_while_compressed_does_not_come_up(void **state)
+{
+	struct store *store;
+	struct tier *tier;
+	uint8_t buf[RIG_PAGE_BYTES];
+	struct tier_page page;
+	int status = 1;
+
+	(void)state;
+	options.compression = 1;
+	store = open_ready(spill_disk_io(disk));
+	tier = store_tier(store);
+	rig_page(5, buf, &page);
+	assert_int_equal(tier->ops->put(tier, &page, 0, on_any, &status), 1);
+	assert_int_equal(tier->ops->put(tier, &page, 0, on_any, &status), 0); /* on its way */
+	tier->ops->drop(tier, &page.key);
+	rig_settle(store, 50);
+	assert_int_equal(status, -SKVQ_ESTALE);
+	assert_false(rig_contains(store, 5));
+	assert_int_equal(store_stat(store, STORE_STAT_written_bytes), SPILL_BLOCK); /* the head */
+	store_close(store);
+}
+
+static void the_write_budget_holds_with_compression(void **state)
+{
+	uint8_t buf[8][RIG_PAGE_BYTES];
+	struct tier_page page;
+	struct store *store;
+	uint64_t began, given = 86400;
+	int status[8];
+
+	(void)state;
+	options.compression = 1;
+	options.write_bytes_per_day = given << 10;
 	store = rig_open(&options, spill_disk_io(disk));
-	assert_true(present(store, 0, 40) < n);
+	began = spill_disk_written(disk);
+	for (uint64_t round = 0; round < 30; round++) {
+		spill_disk_sleep(disk, 4000);
+		rig_settle(store, 20);
+		/* All at once, so that each sees the budget before the others take theirs. */
+		for (uint64_t i = 0; i < 8; i++) {
+			rig_page(2 * (round * 8 + i), buf[i], &page);
+			(void)store_tier(store)->ops->put(store_tier(store), &page, 0, on_any,
+							  &status[i]);
+		}
+		rig_settle(store, 100);
+	}
+	assert_true(store_stat(store, STORE_STAT_puts_stored) > 5);
+	assert_true(store_stat(store, STORE_STAT_puts_failed) > 0);
+	assert_true(spill_disk_written(disk) - began <= 30 * 5 * 1024);
 	store_close(store);
+}
+
+static void a_record_longer_than_the_buffers_is_a_miss(void **state)
+{
+	for (options.compression = 0; options.compression < 2; options.compression++) {
+		uint64_t most = options.record_bytes, n;
+		struct store *store = open_ready(spill_disk_io(disk));
+
+		put_all(store, 0, 40); /* sealed segments and an open one */
+		n = store_stat(store, STORE_STAT_records);
+		store_close(store);
+		options.record_bytes = 8 << 10;
+		store = rig_open(&options, spill_disk_io(disk));
+		assert_true(present(store, 0, 40) < n);
+		store_close(store);
+		options.record_bytes = most;
+		assert_int_equal(teardown(state), 0);
+		disk = spill_disk_new(1, FILES, 2);
+	}
 }
 
 static void options_have_bounds(void **state)
@@ -458,6 +575,10 @@ int main(void)
 	    TEST(gets_wait_for_buffers_and_end_in_time),
 	    TEST(close_answers_everybody),
 	    TEST(a_lost_completion_costs_its_buffer_and_nothing_else),
+	    TEST(compressed_pages_come_back),
+	    TEST(compressed_pages_are_rescued),
+	    TEST(one_dropped_while_compressed_does_not_come_up),
+	    TEST(the_write_budget_holds_with_compression),
 	    TEST(a_record_longer_than_the_buffers_is_a_miss),
 	    cmocka_unit_test(options_have_bounds),
 	};
