@@ -136,6 +136,7 @@ class Calibration(unittest.TestCase):
         for code, sentence, args in (
             (2, "--bits needs", ["--no-sensitivity", "--bits", "2.6"]),
             (2, "from 512", ["--tokens", "3"]),
+            (2, "not with --f16-weights", ["--inject-outliers", "--f16-weights"]),
             (2, "what is", ["stray"]),
             (1, "cannot read text", ["--text", "/nonexistent"]),
         ):

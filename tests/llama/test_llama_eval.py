@@ -3,7 +3,7 @@
 """skvq-eval on dequantized weights, where its floor is low enough to hold it to its word, and its
 other commands, in short forms.
 
-  test_llama_eval.py BIN_DIR MODEL.gguf TEXT
+  test_llama_eval.py BIN_DIR MODEL.gguf TEXT CALIBRATION_TEXT
 """
 import json
 import os
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import unittest
 
-BIN, MODEL, TEXT = sys.argv[1:4]
+BIN, MODEL, TEXT, CALIBRATION_TEXT = sys.argv[1:5]
 F32 = ["--f32-weights"]
 
 
@@ -46,6 +46,27 @@ class Eval(unittest.TestCase):
         self.assertGreater(after["kld"], 2 * before["kld"])
         self.assertEqual((before["weights"], after["weights"]), ("f32", "f32+outliers"))
         self.assertEqual(len(os.listdir(os.path.join(self.folder.name, "weights"))), 2)
+
+    def test_outliers_with_their_own_calibration(self):
+        """Where engines look for it, by the digest of the copy: skvq-eval finds it by itself."""
+        data = os.path.join(self.folder.name, "data")
+        environment = dict(self.environment, XDG_DATA_HOME=data)
+        done = subprocess.run([os.path.join(BIN, "skvq-calibrate"), "--model", MODEL, "--text", CALIBRATION_TEXT,
+                               "--tokens", "1024", "--no-sensitivity", "--threads", "1",
+                               "--inject-outliers", "--json"], capture_output=True, text=True,
+                              timeout=280, env=environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        made = json.loads(done.stdout)["output"]
+        self.assertEqual(os.path.dirname(made), os.path.join(data, "skvqd/calibration"))
+        done = subprocess.run([os.path.join(BIN, "skvq-eval"), "--model", MODEL, "--text", TEXT,
+                               "--inject-outliers", "--profiles", "k4v4:free,k4v4", "--ctx", "400", "--first",
+                               "200", "--threads", "1", "--json"], capture_output=True, text=True,
+                              timeout=280, env=environment)
+        self.assertEqual((done.returncode, done.stderr.count("calibrat")), (0, 1), done.stderr)
+        free, own = (json.loads(line)["kld"] for line in done.stdout.splitlines())
+        print(f"k4v4 with outliers: {free:.4f} data-free, {own:.4f} calibrated")
+        self.assertLess(own, 0.25 * free)
+        self.assertEqual(os.listdir(os.path.dirname(made)), [os.path.basename(made)])
 
     def test_needle(self):
         got = self.evaluate("needle", "--profiles", "fp16:window=16", "--ctx", "256", "--keys", "3",

@@ -71,10 +71,6 @@ enum Option {
 	opt_sinks,
 	opt_calibration,
 	opt_no_calibration,
-	opt_f16_weights,
-	opt_f32_weights,
-	opt_inject_outliers,
-	opt_seed,
 	opt_threads,
 	opt_plugin,
 	opt_json,
@@ -96,10 +92,7 @@ const option options[] = {
     {"sinks", required_argument, nullptr, opt_sinks},
     {"calibration", required_argument, nullptr, opt_calibration},
     {"no-calibration", no_argument, nullptr, opt_no_calibration},
-    {"f16-weights", no_argument, nullptr, opt_f16_weights},
-    {"f32-weights", no_argument, nullptr, opt_f32_weights},
-    {"inject-outliers", no_argument, nullptr, opt_inject_outliers},
-    {"seed", required_argument, nullptr, opt_seed},
+    SKVQ_WEIGHTS_OPTIONS,
     {"threads", required_argument, nullptr, opt_threads},
     {"plugin", required_argument, nullptr, opt_plugin},
     {"json", no_argument, nullptr, opt_json},
@@ -130,8 +123,7 @@ void check(const Args &args)
 {
 	if (args.model.empty() || args.text.empty() || args.profiles.empty())
 		throw UsageError("--model, --text and --profiles are needed");
-	if (args.weights.outliers && args.weights.type == WeightType::f16)
-		throw UsageError("--inject-outliers works on F32 weights, not with --f16-weights");
+	skvq::weights_check(args.weights);
 	if (args.command == Command::measure && args.first_scored + 1 >= args.engine.n_ctx)
 		throw UsageError("--first " + std::to_string(args.first_scored) +
 				 " leaves no position of --ctx " +
@@ -160,6 +152,8 @@ Args args_parse(int argc, char **argv)
 	}
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, "h", options, nullptr)) != -1;) {
+		if (skvq::weights_option(args.weights, c, optarg))
+			continue;
 		switch (c) {
 		case opt_model:
 			args.model = optarg;
@@ -202,18 +196,6 @@ Args args_parse(int argc, char **argv)
 			break;
 		case opt_no_calibration:
 			args.engine.no_calibration = true;
-			break;
-		case opt_f16_weights:
-			args.weights.type = WeightType::f16;
-			break;
-		case opt_f32_weights:
-			args.weights.type = WeightType::f32;
-			break;
-		case opt_inject_outliers:
-			args.weights.outliers = true;
-			break;
-		case opt_seed:
-			args.weights.seed = whole("--seed", optarg, 0, UINT32_MAX);
 			break;
 		case opt_threads:
 			args.engine.n_threads = whole("--threads", optarg, 1, 512);

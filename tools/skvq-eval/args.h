@@ -8,8 +8,9 @@
 #include <string>
 #include <vector>
 
+#include <skvq/weights.hpp>
+
 #include "profile.h"
-#include "weights.h"
 
 enum class Command { measure, needle, agree, shared };
 
@@ -17,7 +18,7 @@ struct Args {
 	Command command = Command::measure;
 	std::string model, text;
 	std::vector<Profile> profiles;
-	Weights weights;
+	skvq::Weights weights;
 	EngineOptions engine; // its n_ctx is the length of a chunk
 	uint32_t n_chunks = 1;
 	uint32_t first_scored = 256;

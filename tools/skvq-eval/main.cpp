@@ -20,7 +20,7 @@ skvq::Model load(const Args &args)
 {
 	const bool for_client = std::any_of(args.profiles.begin(), args.profiles.end(),
 					    [](const Profile &profile) { return profile.ours; });
-	return skvq::Model(weights_copy(args.model, args.weights, args.engine.n_threads),
+	return skvq::Model(skvq::weights_copy(args.model, args.weights, args.engine.n_threads),
 			   for_client);
 }
 

@@ -16,19 +16,10 @@ std::string file_name(const std::string &path)
 	return path.substr(path.rfind('/') + 1);
 }
 
-const char *weights_name(const Weights &weights)
-{
-	if (weights.outliers)
-		return "f32+outliers";
-	return weights.type == WeightType::f16   ? "f16"
-	       : weights.type == WeightType::f32 ? "f32"
-						 : "as-is";
-}
-
 void put_setting(skvq::JsonObject &json, const Args &args)
 {
 	json.text("model", file_name(args.model));
-	json.text("weights", weights_name(args.weights));
+	json.text("weights", skvq::weights_name(args.weights));
 	json.text("text", file_name(args.text));
 	json.whole("ctx", args.engine.n_ctx);
 	json.whole("chunks", args.n_chunks);
@@ -87,7 +78,7 @@ void scores_table(const Args &args, const std::vector<Score> &scores)
 	    "reference: stock llama.cpp, FP16 K/V, perplexity %.4f; KLD in nats, KL(reference || "
 	    "profile)\n\n"
 	    "%-22s %6s %10s %9s %9s %7s %9s %8s %8s %7s\n",
-	    file_name(args.model).c_str(), weights_name(args.weights),
+	    file_name(args.model).c_str(), skvq::weights_name(args.weights),
 	    file_name(args.text).c_str(), args.n_chunks,
 	    args.engine.n_ctx, args.engine.n_piece, args.first_scored,
 	    reference.divergence.count(), reference.perplexity(), "profile", "bits", "KLD", "99 %",
@@ -124,7 +115,7 @@ void report(const Args &args, const std::vector<NeedleScore> &scores)
 	if (!args.json)
 		std::printf("%s (weights %s): %u keys in each of %u x %u tokens\n\n"
 			    "%-22s %8s %8s  found at depth, of %u\n",
-			    file_name(args.model).c_str(), weights_name(args.weights), args.n_keys,
+			    file_name(args.model).c_str(), skvq::weights_name(args.weights), args.n_keys,
 			    args.n_chunks, args.engine.n_ctx, "profile", "recall", "as ref.",
 			    args.n_chunks);
 	for (const NeedleScore &score : scores) {
@@ -157,7 +148,7 @@ void report(const Args &args, const std::vector<AgreeScore> &scores)
 	if (!args.json)
 		std::printf("%s (weights %s): greedy, %u prompts of %u tokens, at most %u more\n\n"
 			    "%-22s %16s %10s\n",
-			    file_name(args.model).c_str(), weights_name(args.weights), args.n_chunks,
+			    file_name(args.model).c_str(), skvq::weights_name(args.weights), args.n_chunks,
 			    args.engine.n_ctx - args.n_predict, args.n_predict, "profile",
 			    "tokens the same", "all");
 	for (size_t i = args.json ? 1 : 0; i < scores.size(); ++i) {
@@ -187,7 +178,7 @@ void report(const Args &args, const std::vector<SharedScore> &scores)
 	if (!args.json)
 		std::printf("%s (weights %s): pages taken from skvqd against the same computed "
 			    "cold\n\n%-22s %8s %8s %10s %8s %8s %18s\n",
-			    file_name(args.model).c_str(), weights_name(args.weights), "profile",
+			    file_name(args.model).c_str(), skvq::weights_name(args.weights), "profile",
 			    "tokens", "matched", "KLD", "max", "top-1", "KLD in refilling");
 	for (const SharedScore &score : scores) {
 		if (args.json) {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <skvq/llama_tools.hpp>
+#include <skvq/weights.hpp>
 
 #include "calibration.h"
 
@@ -43,6 +44,8 @@ const char usage[] =
     "  --no-sensitivity    matrices and groups only: a minute instead of some; no tables\n"
     "  --bits AVERAGE      one more table, profile auto-AVERAGE: at most so many stored bits a\n"
     "                      number, scales included; e.g. 2.6. May be given again\n"
+    "  --f16-weights, --f32-weights, --inject-outliers, --seed N   for the copy of the model that\n"
+    "                      skvq-eval measures with the same options\n"
     "  --threads N         default: one per processor\n"
     "  --plugin FILE       libskvq_plugin.so\n"
     "  --json              what was made as one flat JSON object\n"
@@ -51,6 +54,7 @@ const char usage[] =
 
 struct Args {
 	std::string model, output, plugin;
+	Weights weights;
 	std::vector<std::string> texts, bits;
 	uint32_t n_tokens = default_tokens, n_positions = 0;
 	uint32_t n_threads = std::max(1u, std::thread::hardware_concurrency());
@@ -67,6 +71,7 @@ Args parse(int argc, char **argv)
 	    {"output", required_argument, nullptr, 'o'},
 	    {"no-sensitivity", no_argument, nullptr, 'S'},
 	    {"bits", required_argument, nullptr, 'b'},
+	    SKVQ_WEIGHTS_OPTIONS,
 	    {"threads", required_argument, nullptr, 'T'},
 	    {"plugin", required_argument, nullptr, 'P'},
 	    {"json", no_argument, nullptr, 'j'},
@@ -78,6 +83,8 @@ Args parse(int argc, char **argv)
 	Args args;
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, "h", options, nullptr)) != -1;) {
+		if (weights_option(args.weights, c, optarg))
+			continue;
 		switch (c) {
 		case 'm':
 			args.model = optarg;
@@ -128,6 +135,7 @@ Args parse(int argc, char **argv)
 		throw UsageError(std::string("what is '") + argv[optind] + "'?");
 	if (args.model.empty())
 		throw UsageError("--model is missing");
+	weights_check(args.weights);
 	if (!args.sensitivity && !args.bits.empty())
 		throw UsageError("--bits needs sensitivities, --no-sensitivity measures none");
 	return args;
@@ -254,9 +262,9 @@ void run(const Args &args)
 {
 	llama_setup(args.verbose);
 	const double start = seconds_now();
-	const Model model(args.model, true);
+	const Model model(weights_copy(args.model, args.weights, args.n_threads), true);
 	const std::string output =
-	    args.output.empty() ? calibration_path(digest_file(args.model)) : args.output;
+	    args.output.empty() ? calibration_path(digest_file(model.path())) : args.output;
 	if (output.empty())
 		throw std::runtime_error("there is neither XDG_DATA_HOME nor HOME: name an --output");
 	Bar bar(args.quiet);
@@ -278,12 +286,12 @@ void run(const Args &args)
 	const auto targets = make_targets(
 	    args, static_cast<uint32_t>(llama_model_n_embd(model.get()) /
 					std::max(1, llama_model_n_head(model.get()))));
-	CalibrationBytes file = calibrate(model.get(), args.model, options);
+	CalibrationBytes file = calibrate(model.get(), model.path(), options);
 	if (args.sensitivity) {
 		std::vector<skvq_calibrate_target> list;
 		for (const Target &target : targets)
 			list.push_back({target.name.c_str(), target.code_bits});
-		file = calibrate_tables(model.get(), args.model, options, file, list);
+		file = calibrate_tables(model.get(), model.path(), options, file, list);
 	}
 	(void)calibration_write(output, file, true);
 	skvq_calibration opened;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "weights.h"
+#include <skvq/weights.hpp>
 
 #include <cerrno>
 #include <cstdio>
@@ -16,7 +16,12 @@
 #include <gguf.h>
 #include <llama.h>
 
+#include <skvq/llama_tools.hpp>
+
 namespace fs = std::filesystem;
+
+namespace skvq
+{
 
 namespace
 {
@@ -222,3 +227,40 @@ std::string weights_copy(const std::string &path, const Weights &weights, uint32
 		inject_outliers(larger, to, weights.seed);
 	});
 }
+
+bool weights_option(Weights &weights, int option, const char *value)
+{
+	switch (option) {
+	case weights_f16:
+		weights.type = WeightType::f16;
+		return true;
+	case weights_f32:
+		weights.type = WeightType::f32;
+		return true;
+	case weights_outliers:
+		weights.outliers = true;
+		return true;
+	case weights_seed:
+		weights.seed = whole("--seed", value, 0, UINT32_MAX);
+		return true;
+	default:
+		return false;
+	}
+}
+
+void weights_check(const Weights &weights)
+{
+	if (weights.outliers && weights.type == WeightType::f16)
+		throw UsageError("--inject-outliers works on F32 weights, not with --f16-weights");
+}
+
+const char *weights_name(const Weights &weights)
+{
+	if (weights.outliers)
+		return "f32+outliers";
+	return weights.type == WeightType::f16   ? "f16"
+	       : weights.type == WeightType::f32 ? "f32"
+						 : "as-is";
+}
+
+} // namespace skvq
