@@ -25,7 +25,8 @@ static int usage_error(const struct why *why)
 static void print_capabilities(void)
 {
 	(void)printf("{\"version\": \"%s\", \"protocol_major\": 1, \"protocol_minor\": 0, "
-		     "\"features\": [\"calibrations\", \"error_list\", \"prefetch\", \"unrefine\"], \"page_version\": %u}\n",
+		     "\"features\": [\"calibrations\", \"error_list\", \"prefetch\", \"unrefine\", "
+		     "\"calibration_replace\"], \"page_version\": %u}\n",
 		     SKVQ_VERSION, SKVQ_PAGE_VERSION);
 }
 

@@ -276,7 +276,7 @@ int skvq_client_calibration_get(struct skvq_client *c, const uint8_t *weights_di
 	return 0;
 }
 
-int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes)
+int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes, bool replace)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__CalibrationPut put = SKVQ__WIRE__CALIBRATION_PUT__INIT;
@@ -284,13 +284,16 @@ int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes)
 
 	if (!(c->hello.features & SKVQ_CLIENT_HAS_CALIBRATIONS))
 		return client_fail(c, SKVQ_ENOTSUP, "this daemon keeps no calibrations");
+	if (replace && !(c->hello.features & FEATURE_CALIBRATION_REPLACE))
+		return client_fail(c, SKVQ_ENOTSUP, "this daemon is too old to replace a calibration");
 	put.bytes = bytes;
+	put.replace = replace;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT;
 	req.calibration_put = &put;
 	int r = client_call(c, &req, fd, SKVQ__WIRE__REPLY__BODY_CALIBRATION_PUT, &reply, NULL);
 	if (r < 0)
 		return r;
-	r = reply->calibration_put->stored;
+	r = !reply->calibration_put->stored ? 0 : reply->calibration_put->replaced ? 2 : 1;
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return r;
 }

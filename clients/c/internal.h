@@ -17,8 +17,9 @@
 #define FEATURE_ERROR_LIST UINT64_C(2)
 #define FEATURE_PREFETCH UINT64_C(4)
 #define FEATURE_UNREFINE UINT64_C(8)
+#define FEATURE_CALIBRATION_REPLACE UINT64_C(16)
 #define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
-                  FEATURE_UNREFINE)
+                  FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE)
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
 struct inflight {

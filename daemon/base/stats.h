@@ -54,6 +54,7 @@
 	X(namespaces_dropped, "namespaces dropped to make room for another")                       \
 	X(index_collisions, "pages with an equal hash that were not the page looked for")          \
 	X(calibrations_stored, "calibration files taken in")                                      \
+	X(calibrations_replaced, "of these, in place of another")                                  \
 	X(calibrations_given, "calibration files handed to clients")                               \
 	X(holes_punched, "ranges given back that readers had faulted in")                          \
 	X(punch_failures, "ranges the kernel did not take back at once")

@@ -15,7 +15,8 @@
 
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
-#define WIRE_FEATURES      UINT64_C(15) /* bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine */
+/* Bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine, 4: calibration_replace. */
+#define WIRE_FEATURES      UINT64_C(31)
 #define WIRE_UNREFINE      UINT64_C(8)
 #define WIRE_PING_MAX      65536u
 #define WIRE_PAGE_LIST_MAX 4096u

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * calibration_get and calibration_put: engines of a tenant that run the same model agree on one
- * calibration. The first good one stays as long as this process, in a memfd like an arena's. A
- * worker copies it and checks the copy; what clients do to their memfd meanwhile is their loss.
+ * calibration. The first good one stays as long as this process, or until somebody replaces it on
+ * purpose, in a memfd like an arena's. A worker copies it and checks the copy; what clients do to
+ * their memfd meanwhile is their loss. Who was given one that is replaced has its own descriptor,
+ * and pages know by their identity which they were made with.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -97,6 +99,7 @@ struct put {
 	uint64_t session; /* by id: it may be gone when the worker is done */
 	uint64_t id;      /* of the request */
 	int fd;
+	bool replace;
 	struct calibration *c;
 	int error;
 	struct why why;
@@ -141,40 +144,88 @@ static void put_run(struct job *job)
 	put->error = copy_in(put);
 }
 
-static void send_put(struct session *session, uint64_t id, const struct calibration *c, bool stored)
+struct outcome {
+	const struct calibration *kept;
+	bool stored, replaced;
+};
+
+static void send_put(struct session *session, uint64_t id, const struct outcome *o)
 {
 	Skvq__Wire__CalibrationReply body = SKVQ__WIRE__CALIBRATION_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 
-	body.bytes = c->bytes;
-	body.stored = stored;
+	body.bytes = o->kept->bytes;
+	body.stored = o->stored;
+	body.replaced = o->replaced;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_CALIBRATION_PUT;
 	reply.calibration_put = &body;
 	reply_send(session, id, &reply, -1);
 }
 
-/* Keeps what the worker found good, if it is the first of its model. Returns the one that is kept. */
-static struct calibration *keep(struct put *put, bool *ret_stored)
+/* Beside all others, or all but one that goes. */
+static int check_fits(const struct control *control, uint64_t bytes, const struct calibration *gone,
+		      struct why *why)
+{
+	uint64_t max = control->config.calibration_max;
+	uint64_t others = control->calibration_bytes - (gone ? gone->bytes : 0);
+
+	if (bytes > max || others > max - bytes)
+		return why_fail(why, SKVQ_ELIMIT,
+				"calibrations take %llu bytes, %llu more are above %llu "
+				"(calibration_max)",
+				(unsigned long long)others, (unsigned long long)bytes,
+				(unsigned long long)max);
+	if (!gone && control->n_calibrations >= CALIBRATIONS_MAX)
+		return why_fail(why, SKVQ_ELIMIT, "calibrations of %u models are kept, at most %u",
+				control->n_calibrations, CALIBRATIONS_MAX);
+	return 0;
+}
+
+/* What is in both changes places; the list stays as it is. */
+static void swap(struct calibration *a, struct calibration *b)
+{
+	struct calibration old = *a;
+
+	*a = *b;
+	a->next = old.next;
+	old.next = b->next;
+	*b = old;
+}
+
+/* Keeps what the worker found good, if it is the first of its model or to take the place of that. */
+static int keep(struct put *put, struct outcome *ret)
 {
 	struct control *control = put->control;
 	const skvq_calibration_header *h = &put->c->header;
 	const struct skvq_calibration_key key = {h->weights,	h->n_layer,    h->n_q_heads,
 						 h->n_kv_heads, h->head_dim_k, h->head_dim_v};
 	struct calibration *c = find(control, &key);
+	int err;
 
-	*ret_stored = !c;
-	if (c)
-		return c;
-	c = put->c;
-	put->c = NULL;
-	c->next = control->calibrations;
-	control->calibrations = c;
+	*ret = (struct outcome){
+	    .kept = c, .stored = !c || put->replace, .replaced = c && put->replace};
+	if (!ret->stored)
+		return 0;
+	err = check_fits(control, put->c->bytes, c, &put->why);
+	if (err < 0)
+		return err;
+	if (c) {
+		control->calibration_bytes -= c->bytes;
+		swap(c, put->c);
+		control->stats->n[STAT_calibrations_replaced]++;
+	} else {
+		c = put->c;
+		put->c = NULL;
+		c->next = control->calibrations;
+		control->calibrations = c;
+		control->n_calibrations++;
+	}
 	control->calibration_bytes += c->bytes;
-	control->n_calibrations++;
 	control->stats->n[STAT_calibrations_stored]++;
-	log_event(LOG_INFO, "calibration_stored", LOG_U64("bytes", c->bytes),
-		  LOG_U64("connection", put->session));
-	return c;
+	ret->kept = c;
+	log_event(LOG_INFO, ret->replaced ? "calibration_replaced" : "calibration_stored",
+		  LOG_U64("bytes", c->bytes), LOG_U64("connection", put->session));
+	return 0;
 }
 
 static void put_done(struct job *job)
@@ -182,18 +233,18 @@ static void put_done(struct job *job)
 	struct put *put = container_of(job, struct put, job);
 	struct control *control = put->control;
 	struct session *session = control->sessions;
-	struct calibration *kept;
-	bool stored;
+	struct outcome outcome;
 
 	control->calibration_busy = false;
 	while (session && session->id != put->session)
 		session = session->next;
-	if (!job->cancelled && !control->closed && put->error == 0) {
-		kept = keep(put, &stored);
-		if (session)
-			send_put(session, put->id, kept, stored);
-	} else if (session && !job->cancelled) {
-		reply_error(session, put->id, put->error, put->why.text);
+	if (!job->cancelled && !control->closed) {
+		if (put->error == 0)
+			put->error = keep(put, &outcome);
+		if (session && put->error == 0)
+			send_put(session, put->id, &outcome);
+		else if (session)
+			reply_error(session, put->id, put->error, put->why.text);
 	}
 	if (put->c)
 		calibration_free(put->c);
@@ -201,44 +252,38 @@ static void put_done(struct job *job)
 	free(put);
 }
 
-static int check_room(const struct control *control, uint64_t bytes, struct why *why)
+/* Which one would go is known once the file has been read, so then it is checked again; until then
+ * both take memory. */
+static int check_room(const struct control *control, const Skvq__Wire__CalibrationPut *m,
+		      struct why *why)
 {
-	uint64_t max = control->config.calibration_max;
+	const struct calibration all = {.bytes = control->calibration_bytes};
 
-	if (bytes < sizeof(skvq_calibration_header) || bytes > SKVQ_CALIBRATION_BYTES_MAX)
+	if (m->bytes < sizeof(skvq_calibration_header) || m->bytes > SKVQ_CALIBRATION_BYTES_MAX)
 		return why_fail(why, SKVQ_EINVAL, "a calibration of %llu bytes, at most %llu",
-				(unsigned long long)bytes,
+				(unsigned long long)m->bytes,
 				(unsigned long long)SKVQ_CALIBRATION_BYTES_MAX);
-	if (bytes > max || control->calibration_bytes > max - bytes)
-		return why_fail(why, SKVQ_ELIMIT,
-				"calibrations take %llu bytes, %llu more are above %llu "
-				"(calibration_max)",
-				(unsigned long long)control->calibration_bytes,
-				(unsigned long long)bytes, (unsigned long long)max);
-	if (control->n_calibrations >= CALIBRATIONS_MAX)
-		return why_fail(why, SKVQ_ELIMIT, "calibrations of %u models are kept, at most %u",
-				control->n_calibrations, CALIBRATIONS_MAX);
 	if (control->calibration_busy)
 		return why_fail(why, SKVQ_EBUSY, "another calibration is being checked");
-	return 0;
+	return check_fits(control, m->bytes, m->replace ? &all : NULL, why);
 }
 
 int op_calibration_put(const struct request *rq, struct why *why)
 {
 	struct control *control = rq->session->control;
-	uint64_t bytes = rq->msg->calibration_put->bytes;
+	const Skvq__Wire__CalibrationPut *m = rq->msg->calibration_put;
 	int *fd = &rq->frame->fds[0];
 	struct stat st;
 	struct put *put;
 	int err = check_memfd(*fd, why);
 
 	if (!err)
-		err = check_room(control, bytes, why);
+		err = check_room(control, m, why);
 	if (err < 0)
 		return err;
-	if (fstat(*fd, &st) < 0 || (uint64_t)st.st_size < bytes)
+	if (fstat(*fd, &st) < 0 || (uint64_t)st.st_size < m->bytes)
 		return why_fail(why, SKVQ_ESHORT, "the calibration's memfd has %lld bytes, not %llu",
-				(long long)st.st_size, (unsigned long long)bytes);
+				(long long)st.st_size, (unsigned long long)m->bytes);
 	put = calloc(1, sizeof(*put));
 	if (put)
 		put->c = calloc(1, sizeof(*put->c));
@@ -252,7 +297,8 @@ int op_calibration_put(const struct request *rq, struct why *why)
 	put->session = rq->session->id;
 	put->id = rq->id;
 	put->fd = *fd;
-	put->c->bytes = bytes;
+	put->replace = m->replace;
+	put->c->bytes = m->bytes;
 	put->c->arena = (struct arena){.fd = -1, .fd_ro = -1};
 	err = worker_submit(control->cache->worker, &put->job);
 	if (err < 0) {

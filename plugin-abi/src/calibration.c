@@ -109,7 +109,7 @@ static int32_t calibration_put(skvq_session *s, const void *bytes, uint64_t n_by
 		r = set_error(s, SKVQ_ESYS, "sealing a calibration: %s", strerror(errno));
 		goto out;
 	}
-	r = skvq_client_calibration_put(s->client, fd, n_bytes);
+	r = skvq_client_calibration_put(s->client, fd, n_bytes, false);
 	if (r < 0)
 		r = failed(s, r);
 out:

@@ -12,7 +12,8 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "ls", "pins", "errors", "ping"]
+VERBS = ["status", "ls", "pins", "errors", "calibration", "ping"]
+ARGUMENTS = {"calibration": [__file__]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -28,6 +29,7 @@ ERROR_KEYS = {"ns", "model_name", "profile", "layers"}
 SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}
 PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "rtt_min_us",
              "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
+CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 
 def ctl(*args, env=None):
@@ -43,7 +45,7 @@ class WithoutDaemon(unittest.TestCase):
             path = os.path.join(folder, "nobody.sock")
             for verb in VERBS:
                 with self.subTest(verb=verb):
-                    result = ctl("--socket", path, verb)
+                    result = ctl("--socket", path, verb, *ARGUMENTS.get(verb, []))
                     self.assertEqual((result.returncode, result.stdout), (1, ""))
                     self.assertIn(path, result.stderr)
                     self.assertIn("skvqd --socket", result.stderr)
@@ -73,7 +75,8 @@ class WithoutDaemon(unittest.TestCase):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
                      ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"], ["errors", "-n", "x"],
-                     ["errors", "1"]):
+                     ["errors", "1"], ["calibration"], ["calibration", "--replace"],
+                     ["calibration", "a", "b"]):
             with self.subTest(args=args):
                 result = ctl(*args)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
@@ -82,7 +85,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "ping": PING_KEYS}
+                "calibration": CALIBRATION_KEYS, "ping": PING_KEYS}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:
             result = ctl(verb, "--help")
@@ -204,6 +207,15 @@ class WithDaemon(unittest.TestCase):
         result = ctl("--socket", self.socket, "errors", "-n", "4000000000")
         self.assertEqual((result.returncode, result.stdout), (1, ""))
         self.assertIn("4000000000", result.stderr)
+
+    def test_calibration_that_is_none(self):
+        """One that is: tests/llama/test_llama_calibration.py."""
+        for args, sentence in ((["/nonexistent"], "No such file"), (["/tmp"], "not a calibration file"),
+                               (["/dev/null"], "not a calibration file"),
+                               (["--replace", __file__], "magic at offset 0")):
+            result = ctl("--socket", self.socket, "calibration", *args)
+            self.assertEqual((result.returncode, result.stdout), (1, ""))
+            self.assertIn(sentence, result.stderr)
 
     def test_pins_and_a_hostile_name(self):
         name = b"bad\x1b[31m\nname"

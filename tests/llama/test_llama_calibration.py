@@ -53,8 +53,9 @@ class Calibration(unittest.TestCase):
         return cls.run_tool("skvq-calibrate", *args, code=code)
 
     def generate(self, *args, data, code=0):
-        done = self.run_tool("skvq-llama", "--prompt", "The lighthouse keeper", "-n", "2", "--json",
-                             "-", *args, data=data, code=code)
+        prompt = [] if "--prompt-file" in args else ["--prompt", "The lighthouse keeper"]
+        done = self.run_tool("skvq-llama", *prompt, "-n", "2", "--json", "-", *args, data=data,
+                             code=code)
         return (json.loads(done.stdout) if not code else {}), done.stderr
 
     def test_what_was_made(self):
@@ -127,10 +128,43 @@ class Calibration(unittest.TestCase):
             got, said = self.generate("--socket", socket, data="third")
             self.assertEqual(got["calibration"], "daemon")
             self.assertNotIn("calibrat", said)
+            self.replace(socket)
         finally:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(timeout=20)
             daemon.stderr.close()
+
+    def replace(self, socket):
+        """By a person, on purpose: newcomers get the new one, and pages of the two never meet."""
+        def matched():
+            got, said = self.generate("--prompt-file", prompt, "--socket", socket, data="third")
+            self.assertEqual(got["calibration"], "daemon", said)
+            return got["matched_tokens"]
+
+        def put(*args, code=0):
+            done = subprocess.run([path_of("skvqctl"), "--socket", socket, "--json", "calibration",
+                                   *args], capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, code, done.stderr)
+            return json.loads(done.stdout), done.stderr
+
+        prompt = os.path.join(self.folder, "prompt.txt")
+        with open(TEXT, encoding="utf-8") as text, open(prompt, "w", encoding="utf-8") as f:
+            f.write(text.read()[:3000])
+        other = os.path.join(self.folder, "other.skvqcal")
+        self.calibrate("--text", EVAL_TEXT, "--tokens", "1024", "--no-sensitivity", "--output", other)
+        self.assertEqual(matched(), 0)
+        before = matched()
+        self.assertGreater(before, 400)
+        got, said = put(other, code=1)
+        self.assertEqual((got["stored"], got["replaced"]), (False, False))
+        self.assertIn("--replace", said)
+        self.assertEqual(matched(), before)
+        got, said = put("--replace", other)
+        self.assertEqual(got, {"bytes": os.path.getsize(other), "stored": True, "replaced": True})
+        self.assertEqual(matched(), 0)
+        self.assertEqual(matched(), before)
+        put("--replace", self.file)
+        self.assertEqual(matched(), before)  # pages of the first one are still its own
 
     def test_refusals(self):
         for code, sentence, args in (

@@ -18,6 +18,7 @@
 #include "cmocka_all.h"
 #include "seeded.h"
 
+#include <skvq/calibration.h>
 #include <skvq/error.h>
 
 #include "support/daemon.h"
@@ -460,7 +461,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 15); /* masked: what both know */
+	assert_int_equal(reply->hello->features, 31); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);
@@ -925,15 +926,21 @@ static void boot_id_tells_a_new_daemon(void **state)
 	close(sock);
 }
 
-static raw_reply *calibration_put(int sock, uint64_t bytes, int fd)
+static raw_reply *calibration_offer(int sock, uint64_t bytes, int fd, bool replace)
 {
 	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__CalibrationPut put = SKVQ__WIRE__CALIBRATION_PUT__INIT;
 
 	put.bytes = bytes;
+	put.replace = replace;
 	rq.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT;
 	rq.calibration_put = &put;
 	return raw_call(sock, &rq, fd, NULL);
+}
+
+static raw_reply *calibration_put(int sock, uint64_t bytes, int fd)
+{
+	return calibration_offer(sock, bytes, fd, false);
 }
 
 /* Whatever is offered as a calibration, the daemon keeps what is one, and lives. */
@@ -982,11 +989,131 @@ static void calibrations_are_checked(void **state)
 	close(sock);
 }
 
+/* Of a model with one small head, whose matrices are one; a memfd. */
+static int small_calibration(uint8_t weights, const char *text, uint64_t *ret_bytes)
+{
+	skvq_calibration_header h = {.magic = SKVQ_CALIBRATION_MAGIC,
+				     .version = SKVQ_CALIBRATION_VERSION,
+				     .header_bytes = sizeof(h),
+				     .n_layer = 1,
+				     .n_q_heads = 1,
+				     .n_kv_heads = 1,
+				     .head_dim_k = 16,
+				     .head_dim_v = 16};
+	struct skvq_calibration plan;
+	uint8_t file[8192] = {0};
+	int fd = memfd_create("calibration", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	memset(h.weights, weights, sizeof(h.weights));
+	snprintf(h.text, sizeof(h.text), "%s", text);
+	snprintf(h.tool, sizeof(h.tool), "test");
+	assert_int_equal(skvq_calibration_plan(&h, &plan), 0);
+	assert_true(h.file_bytes <= sizeof(file));
+	memcpy(file, &h, sizeof(h));
+	for (int m = 0; m < 2; m++)
+		for (int i = 0; i < 16; i++) {
+			const float one = 1;
+
+			memcpy(file + plan.matrices_offset + (m * 256 + i * 17) * sizeof(one), &one,
+			       sizeof(one));
+		}
+	skvq_calibration_seal(file, h.file_bytes);
+	assert_int_equal(write(fd, file, h.file_bytes), (ssize_t)h.file_bytes);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+	*ret_bytes = h.file_bytes;
+	return fd;
+}
+
+static void offered(raw_reply *reply, bool stored, bool replaced)
+{
+	assert_non_null(reply);
+	if (reply->error)
+		fail_msg("error %u: %s", reply->error, reply->detail);
+	assert_int_equal(reply->calibration_put->stored, stored);
+	assert_int_equal(reply->calibration_put->replaced, replaced);
+	raw_free(reply);
+}
+
+static void reads(int fd, const char *text)
+{
+	skvq_calibration_header h;
+
+	assert_int_equal(pread(fd, &h, sizeof(h), 0), sizeof(h));
+	assert_string_equal(h.text, text);
+}
+
+/* What a newcomer is given. */
+static int calibration_get(int sock, uint8_t weights)
+{
+	uint8_t digest[32];
+	Skvq__Wire__CalibrationGet get = SKVQ__WIRE__CALIBRATION_GET__INIT;
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	int fd = -1;
+
+	memset(digest, weights, sizeof(digest));
+	get.weights_digest.data = digest;
+	get.weights_digest.len = sizeof(digest);
+	get.n_layer = get.n_q_heads = get.n_kv_heads = 1;
+	get.head_dim_k = get.head_dim_v = 16;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET;
+	rq.calibration_get = &get;
+	raw_free(raw_call(sock, &rq, -1, &fd));
+	return fd;
+}
+
+/* On purpose alone; who has the old one keeps it; a bad one takes nobody's place. There is room for
+ * two: one that goes does not count. */
+static void calibrations_are_replaced(void **state)
+{
+	static const char *const args[] = {"--calibration-max", "5000", NULL};
+	uint64_t bytes;
+	int first, second, other, third, bad = maker_memfd(8192, SEALS), old, sock, fds;
+
+	(void)state;
+	first = small_calibration(1, "first", &bytes);
+	second = small_calibration(1, "second", &bytes);
+	other = small_calibration(2, "other", &bytes);
+	third = small_calibration(3, "third", &bytes);
+	assert_true(2 * bytes <= 5000 && 3 * bytes > 5000);
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+	sock = connect_hello("tester");
+	offered(calibration_offer(sock, bytes, first, true), true, false);
+	offered(calibration_put(sock, bytes, second), false, false);
+	offered(calibration_put(sock, bytes, other), true, false);
+	old = calibration_get(sock, 1);
+	reads(old, "first");
+	refused(calibration_offer(sock, 4096, bad, true), SKVQ_ECORRUPT, "magic at offset 0");
+	refused(calibration_offer(sock, 5001, bad, true), SKVQ_ELIMIT, "calibration_max");
+	fds = test_daemon_fds(&daemon_);
+	for (int i = 0; i < 50; i++)
+		offered(calibration_offer(sock, bytes, i % 2 ? first : second, true), true, true);
+	offered(calibration_offer(sock, bytes, second, true), true, true);
+	assert_true(fds_fall_to(fds));
+	reads(old, "first");
+	close(old);
+	old = calibration_get(sock, 1);
+	reads(old, "second");
+	close(old);
+	old = calibration_get(sock, 2);
+	reads(old, "other");
+	close(old);
+	/* One of a model that has none would be one more. */
+	refused(calibration_offer(sock, bytes, third, true), SKVQ_ELIMIT, "calibration_max");
+	close(first);
+	close(second);
+	close(other);
+	close(third);
+	close(bad);
+	close(sock);
+}
+
 int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    T(calibrations_are_checked),
+	    T(calibrations_are_replaced),
 	    T(a_page_is_shared),
 	    T(status_adds_up),
 	    T(lists),

@@ -15,6 +15,7 @@ static const struct ctl_verb verbs[] = {
     {"ls", "namespaces, or the pages of one", cmd_ls},
     {"pins", "who holds pages", cmd_pins},
     {"errors", "what the codes of pages lose, layer by layer", cmd_errors},
+    {"calibration", "give engines that start later another calibration", cmd_calibration},
     {"ping", "measure the round trip of a small request", cmd_ping},
 };
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))
@@ -23,7 +24,7 @@ static void help(FILE *to)
 {
 	fputs("usage: skvqctl [--socket PATH] [--json] VERB [options]\n\n", to);
 	for (size_t i = 0; i < N_VERBS; i++)
-		fprintf(to, "  %-8s %s\n", verbs[i].name, verbs[i].summary);
+		fprintf(to, "  %-11s %s\n", verbs[i].name, verbs[i].summary);
 	fputs("\n"
 	      "  -s, --socket PATH  the daemon's socket; default $SKVQD_SOCKET, else\n"
 	      "                     " DEFAULT_SOCKET "\n"

@@ -76,6 +76,7 @@ struct ctl_verb {
 	int (*run)(struct ctl *ctl, int argc, char **argv); /* argv[0] is the verb */
 };
 
+int cmd_calibration(struct ctl *ctl, int argc, char **argv);
 int cmd_errors(struct ctl *ctl, int argc, char **argv);
 int cmd_ls(struct ctl *ctl, int argc, char **argv);
 int cmd_pins(struct ctl *ctl, int argc, char **argv);

@@ -120,9 +120,11 @@ int skvq_client_calibration_get(struct skvq_client *c, const uint8_t *weights_di
                                 uint32_t n_layer, uint32_t n_q_heads, uint32_t n_kv_heads,
                                 uint32_t head_dim_k, uint32_t head_dim_v, uint64_t *ret_bytes,
                                 int *ret_fd);
-/* Offers the first bytes of a memfd sealed GROW and SHRINK. 1 if it is now the tenant's, 0 if there
- * was one already: get that. */
-int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes);
+/* Offers the first bytes of a memfd sealed GROW and SHRINK. 1 if it is now the tenant's, 2 if it is in
+ * place of another, 0 if there was one already, which stays unless replace is set: get that. replace is
+ * for people: running engines keep the one they have, and share no pages with those that come.
+ * -SKVQ_ENOTSUP if the daemon keeps none, or is too old to replace one. */
+int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes, bool replace);
 int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes);
 
 /* Not blocking. -SKVQ_EAGAIN when too many requests are in flight: poll, then try again. */
