@@ -5,7 +5,7 @@ set(skvq_tests_dir ${CMAKE_CURRENT_LIST_DIR}/..)
 function(skvq_daemon_unit name)
   list(TRANSFORM ARGN PREPEND ${skvq_tests_dir}/)
   skvq_unit(test_daemon_${name} ${skvq_tests_dir}/unit/test_daemon_${name}.c ${ARGN}
-    LIBS skvq_daemon)
+    LIBS skvq_faults)
   target_include_directories(test_daemon_${name} PRIVATE ${skvq_tests_dir} ${skvq_tests_dir}/unit)
 endfunction()
 
@@ -17,8 +17,7 @@ skvq_daemon_unit(identity)
 skvq_daemon_unit(index)
 skvq_daemon_unit(cache support/cache_rig.c support/page_maker.c)
 skvq_daemon_unit(publish support/cache_rig.c support/page_maker.c)
-skvq_daemon_unit(tier support/cache_rig.c support/page_maker.c support/spill_rig.c support/spill_disk.c
-  support/spill_faults.c)
+skvq_daemon_unit(tier support/cache_rig.c support/page_maker.c support/spill_rig.c support/spill_disk.c)
 skvq_daemon_unit(shed support/cache_rig.c support/page_maker.c support/spill_rig.c support/spill_disk.c)
 skvq_daemon_unit(config)
 skvq_daemon_unit(listen)
@@ -28,10 +27,9 @@ target_compile_definitions(test_daemon_live PRIVATE SKVQD_PATH="$<TARGET_FILE:sk
 add_dependencies(test_daemon_live skvqd)
 
 # The store below memory, on a disk in memory.
-set(skvq_spill_support ${skvq_tests_dir}/support/spill_rig.c ${skvq_tests_dir}/support/spill_disk.c
-  ${skvq_tests_dir}/support/spill_faults.c)
+set(skvq_spill_support ${skvq_tests_dir}/support/spill_rig.c ${skvq_tests_dir}/support/spill_disk.c)
 foreach(name format store press)
   skvq_unit(test_spill_${name} ${skvq_tests_dir}/unit/test_spill_${name}.c ${skvq_spill_support}
-    LIBS skvq_daemon)
+    LIBS skvq_faults)
   target_include_directories(test_spill_${name} PRIVATE ${skvq_tests_dir} ${skvq_tests_dir}/unit)
 endforeach()

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "support/cache_rig.h"
 #include "support/spill_disk.h"
-#include "support/spill_faults.h"
+#include "spill/faults.h"
 #include "support/spill_rig.h"
 
 #define PAGES   8u

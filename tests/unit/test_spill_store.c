@@ -5,7 +5,7 @@
 
 #include "cmocka_all.h"
 #include "support/spill_disk.h"
-#include "support/spill_faults.h"
+#include "spill/faults.h"
 #include "support/spill_rig.h"
 
 #include <skvq/error.h>

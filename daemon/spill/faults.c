@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "support/spill_faults.h"
+#include "spill/faults.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
-#include "unit/seeded.h"
+#include "spill/format.h"
 
 #define OUT_MAX  1024
 #define BLOCK    4096u
@@ -21,9 +23,11 @@ struct held {
 struct spill_faults {
 	struct spill_io io;
 	struct spill_io *below;
-	struct seeded rng;
+	uint64_t rng;
 	struct spill_fault_rates rates;
-	struct spill_fault_counts counts;
+	struct spill_fault_counts own, *counts;
+	enum spill_crash crash;
+	uint64_t crash_in; /* this many times the point is still to be reached */
 	struct held held[OUT_MAX];
 };
 
@@ -32,18 +36,59 @@ static struct spill_faults *faults_of(struct spill_io *io)
 	return container_of(io, struct spill_faults, io);
 }
 
+/* SplitMix64 (Steele, Lea, Flood 2014). */
+static uint64_t random_u64(struct spill_faults *f)
+{
+	uint64_t z = f->rng += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return z ^ (z >> 31);
+}
+
+/* 0..n-1 */
+static uint32_t draw(struct spill_faults *f, uint32_t n)
+{
+	return (uint32_t)(((random_u64(f) >> 32) * n) >> 32);
+}
+
 static bool hit(struct spill_faults *f, uint32_t rate)
 {
-	return rate && seeded_below(&f->rng, 10000) < rate;
+	return rate && draw(f, 10000) < rate;
+}
+
+static void reached(struct spill_faults *f, enum spill_crash point)
+{
+	if (f->crash == point && --f->crash_in == 0)
+		_exit(SPILL_CRASH_STATUS);
+}
+
+/* The points behind an answer from below. */
+static void reached_behind(struct spill_faults *f, const struct spill_req *req)
+{
+	uint64_t magic = 0;
+
+	if (f->crash == SPILL_CRASH_NONE || req->result < 0)
+		return;
+	if (req->buf && req->bytes >= sizeof(magic))
+		memcpy(&magic, req->buf, sizeof(magic));
+	if (req->op == SPILL_WRITE && magic == SPILL_MAGIC_RECORD)
+		reached(f, SPILL_CRASH_AFTER_PUT);
+	else if (req->op == SPILL_WRITE && magic == SPILL_MAGIC_TABLE)
+		reached(f, SPILL_CRASH_MID_SEAL);
+	else if (req->op == SPILL_READ && magic == SPILL_MAGIC_RECORD)
+		reached(f, SPILL_CRASH_IN_RESTORE);
+	else if (req->op == SPILL_CREATE)
+		reached(f, SPILL_CRASH_AFTER_CREATE);
 }
 
 static void flip(struct spill_faults *f, struct spill_req *req)
 {
 	if (!req->bytes || !req->buf)
 		return;
-	((uint8_t *)req->buf)[seeded_below(&f->rng, (uint32_t)req->bytes)] ^=
-	    (uint8_t)(1u << seeded_below(&f->rng, 8));
-	f->counts.flips++;
+	((uint8_t *)req->buf)[draw(f, (uint32_t)req->bytes)] ^=
+	    (uint8_t)(1u << draw(f, 8));
+	f->counts->flips++;
 }
 
 static struct held *slot_of(struct spill_faults *f, const struct spill_req *req)
@@ -84,13 +129,17 @@ static int f_submit(struct spill_io *io, struct spill_req *req)
 
 	if (!h || hit(f, f->rates.submit_eagain))
 		return -EAGAIN;
+	if (req->op == SPILL_SYNC)
+		reached(f, SPILL_CRASH_BEFORE_SYNC);
+	else if (req->op == SPILL_UNLINK)
+		reached(f, SPILL_CRASH_BEFORE_UNLINK);
 	*h = (struct held){.req = req};
 	if (req->op == SPILL_WRITE && hit(f, f->rates.flip))
 		flip(f, req);
 	if (moves && bytes > BLOCK && hit(f, f->rates.torn)) {
 		h->said = bytes;
-		req->bytes = (1 + seeded_below(&f->rng, (uint32_t)(bytes / BLOCK) - 1)) * BLOCK;
-		f->counts.torn++;
+		req->bytes = (1 + draw(f, (uint32_t)(bytes / BLOCK) - 1)) * BLOCK;
+		f->counts->torn++;
 	}
 	r = f->below->ops->submit(f->below, req);
 	if (r < 0) {
@@ -117,16 +166,16 @@ static void spoil(struct spill_faults *f, struct held *h)
 		req->bytes = h->said;
 	if (hit(f, f->rates.eio)) {
 		req->result = -EIO;
-		f->counts.errors++;
+		f->counts->errors++;
 	} else if (req->op != SPILL_READ && req->op != SPILL_UNLINK && hit(f, f->rates.enospc)) {
 		req->result = -ENOSPC;
-		f->counts.errors++;
+		f->counts->errors++;
 	} else if (moves && hit(f, f->rates.eagain)) {
-		req->result = seeded_below(&f->rng, 2) ? -EAGAIN : -EINTR;
-		f->counts.again++;
+		req->result = draw(f, 2) ? -EAGAIN : -EINTR;
+		f->counts->again++;
 	} else if (moves && req->result > 1 && hit(f, f->rates.cut_short)) {
-		req->result = 1 + seeded_below(&f->rng, (uint32_t)req->result - 1);
-		f->counts.shorts++;
+		req->result = 1 + draw(f, (uint32_t)req->result - 1);
+		f->counts->shorts++;
 	} else if (req->op == SPILL_READ && hit(f, f->rates.flip)) {
 		flip(f, req);
 	}
@@ -148,13 +197,14 @@ static struct spill_req *f_reap(struct spill_io *io)
 	while ((req = f->below->ops->reap(f->below)) != NULL) {
 		struct held *h = slot_of(f, req);
 
+		reached_behind(f, req);
 		spoil(f, h);
 		if (hit(f, f->rates.lost)) {
 			h->ready_ms = NEVER_MS;
-			f->counts.lost++;
+			f->counts->lost++;
 		} else if (hit(f, f->rates.delay)) {
-			h->ready_ms = now + 1 + seeded_below(&f->rng, f->rates.delay_ms);
-			f->counts.delays++;
+			h->ready_ms = now + 1 + draw(f, f->rates.delay_ms);
+			f->counts->delays++;
 		} else {
 			h->req = NULL;
 			return req;
@@ -216,11 +266,14 @@ struct spill_io *spill_faults_new(struct spill_io *below, uint64_t seed,
 {
 	struct spill_faults *f = calloc(1, sizeof(*f));
 
+	if (!f)
+		return NULL;
 	f->io = *below;
 	f->io.ops = &faults_ops;
 	f->below = below;
-	f->rng.state = seed;
+	f->rng = seed;
 	f->rates = *rates;
+	f->counts = &f->own;
 	return &f->io;
 }
 
@@ -240,5 +293,28 @@ void spill_faults_release(struct spill_io *io)
 
 struct spill_fault_counts spill_faults_counts(struct spill_io *io)
 {
-	return faults_of(io)->counts;
+	return *faults_of(io)->counts;
+}
+
+void spill_faults_count_in(struct spill_io *io, struct spill_fault_counts *counts)
+{
+	faults_of(io)->counts = counts;
+}
+
+void spill_faults_crash_at(struct spill_io *io, enum spill_crash point, uint64_t n)
+{
+	faults_of(io)->crash = point;
+	faults_of(io)->crash_in = n;
+}
+
+enum spill_crash spill_crash_parse(const char *name)
+{
+#define NAME(point, text) text,
+	static const char *const names[] = {"", SPILL_CRASH_POINTS(NAME)};
+#undef NAME
+
+	for (int i = 1; i < SPILL_CRASH_COUNT; i++)
+		if (!strcmp(name, names[i]))
+			return (enum spill_crash)i;
+	return SPILL_CRASH_NONE;
 }
