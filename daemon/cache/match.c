@@ -28,8 +28,9 @@ static const int32_t *tokens_at(const struct match *m, uint32_t i)
 
 struct plan {
 	uint32_t want;    /* pages the caller can take */
-	uint32_t n;       /* of these, in the table; all readable but for a tail on its way */
-	uint32_t n_ready; /* readable */
+	uint32_t n;       /* of these, in the table */
+	uint32_t n_ready; /* of these, the first that are readable; behind them some are on their
+			   * way, in any order: a page may be here before its parent */
 	uint32_t n_cold;  /* behind these, in the tier */
 	bool cut;         /* by pins_max */
 	uint8_t *digests; /* [n_cold][IDENTITY_DIGEST] */
@@ -51,7 +52,7 @@ static void plan_table(struct match *m, uint32_t pins_left, struct plan *plan)
 			plan->cut = true;
 			return;
 		}
-		plan->n_ready += page_readable(next);
+		plan->n_ready += plan->n_ready == plan->n && page_readable(next);
 		m->refs[plan->n++] = page_ref(next);
 		page = next;
 	}

@@ -371,6 +371,59 @@ static void two_questions_join_one_read(void **state)
 	bed_fini(&b);
 }
 
+static bool is_here(const struct bed *b, const struct match *m, uint32_t i)
+{
+	return page_readable(page_table_get(&b->rig.ns->table, m->refs[i]));
+}
+
+/* Two cold pages are on their way, and the second has come first; false: it has not. */
+static bool reads_out_of_order(struct bed *b, struct rig_match *rm, const int32_t *tokens)
+{
+	struct why why;
+
+	make_cold(b);
+	ask(b, rm, tokens, 2);
+	rm->m.done = count_done;
+	n_done = 0;
+	assert_int_equal(cache_match(&b->rig.cache, &rm->m, &why), 0);
+	while (!n_done && (is_here(b, &rm->m, 0) || !is_here(b, &rm->m, 1)))
+		rig_step(&b->rig);
+	if (n_done)
+		(void)cache_unpin_all(&b->rig.cache, &b->rig.pins);
+	return !n_done;
+}
+
+static void a_page_that_came_before_its_parent_waits_for_it(void **state)
+{
+	struct spill_fault_rates slow = {.delay = 10000, .delay_ms = 300};
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	struct rig_match first, second;
+	struct why why;
+	struct bed b;
+	int tries = 0;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	rig_tokens(1, PAGES, tokens);
+	spill_faults_set(b.faults, &slow);
+	while (!reads_out_of_order(&b, &first, tokens))
+		assert_true(++tries < 40);
+	ask(&b, &second, tokens, 2);
+	second.m.done = count_done;
+	assert_int_equal(cache_match(&b.rig.cache, &second.m, &why), 0);
+	assert_false(is_here(&b, &second.m, 0));
+	while (n_done < 2)
+		rig_step(&b.rig);
+	assert_int_equal(second.m.n, 2);
+	for (uint32_t i = 0; i < 2; i++) {
+		const struct page *page = page_table_get(&b.rig.ns->table, second.refs[i]);
+
+		assert_true(page_readable(page));
+		assert_memory_equal(bytes_of(&b, page), b.copy[i], page->bytes);
+	}
+	bed_fini(&b);
+}
+
 static void a_slow_disk_is_a_miss_in_time(void **state)
 {
 	struct spill_fault_rates slow = {.lost = 10000};
@@ -587,6 +640,7 @@ int main(void)
 	    cmocka_unit_test(a_flipped_page_ends_the_chain),
 	    cmocka_unit_test(a_page_that_was_bad_when_written_is_a_miss),
 	    cmocka_unit_test(two_questions_join_one_read),
+	    cmocka_unit_test(a_page_that_came_before_its_parent_waits_for_it),
 	    cmocka_unit_test(a_slow_disk_is_a_miss_in_time),
 	    cmocka_unit_test(cheaper_to_compute_is_a_miss),
 	    cmocka_unit_test(restores_are_bounded),
