@@ -29,8 +29,7 @@ static const int32_t *tokens_at(const struct match *m, uint32_t i)
 struct plan {
 	uint32_t want;    /* pages the caller can take */
 	uint32_t n;       /* of these, in the table */
-	uint32_t n_ready; /* of these, the first that are readable; behind them some are on their
-			   * way, in any order: a page may be here before its parent */
+	uint32_t n_ready; /* of these, the first that are readable; the rest is on its way */
 	uint32_t n_cold;  /* behind these, in the tier */
 	bool cut;         /* by pins_max */
 	uint8_t *digests; /* [n_cold][IDENTITY_DIGEST] */

@@ -20,7 +20,10 @@ struct restore {
 	struct cache *cache;
 	struct ns *ns;
 	struct page *page;
+	bool given; /* the tier had it, and its record's checksum held */
 	int result;
+	struct restore *parked; /* good pages that follow this one and came before it */
+	struct restore *next;   /* of those of the parent */
 	struct fill_task task; /* the worker's while the job runs */
 };
 
@@ -85,10 +88,10 @@ static void failed(struct restore *r, int err)
 	struct tier_key key;
 
 	cache->stats->n[STAT_restores_failed]++;
-	if (err != -SKVQ_ECORRUPT)
+	if (err != -SKVQ_ECORRUPT || !r->given)
 		return;
-	/* The record's own checksum held, or the tier would not have given it: what went in was
-	 * wrong already, or belongs to another page. */
+	/* The record's own checksum held: what went in was wrong already, or belongs to another
+	 * page. */
 	cache->stats->n[STAT_restore_check_failures]++;
 	log_event(LOG_WARNING, "restore_corrupt", LOG_U64("ns", r->ns->id),
 		  LOG_U64("position", r->page->position), LOG_STR("detail", r->task.why.text));
@@ -96,12 +99,12 @@ static void failed(struct restore *r, int err)
 	cache->tier->ops->drop(cache->tier, &key);
 }
 
-static void finish(struct restore *r, int err)
+/* The page is good or not, and its parent has been judged. */
+static void settle_one(struct restore *r, int err)
 {
 	struct cache *cache = r->cache;
 	struct page *page = r->page, *parent = page_parent(page);
 
-	count_back(&cache->restores, page->bytes, !err);
 	page->restore = NULL;
 	r->ns->fills--;
 	if (err < 0)
@@ -122,6 +125,40 @@ static void finish(struct restore *r, int err)
 		cache_unlist(cache, page);
 	else
 		cache_settle(cache, page);
+}
+
+/* With those that wait for it; each lives on until they have been settled, being their parent. */
+static void settle(struct restore *r, int err)
+{
+	struct restore *todo = r, *next;
+
+	r->result = err;
+	r->next = NULL;
+	while ((r = todo) != NULL) {
+		todo = r->next;
+		for (struct restore *p = r->parked; p; p = next) {
+			next = p->next;
+			p->result = r->result < 0 ? -SKVQ_ESTALE : 0;
+			p->next = todo;
+			todo = p;
+		}
+		settle_one(r, r->result);
+	}
+}
+
+/* Pages come back in any order, and are seen in the order of the chain. */
+static void finish(struct restore *r, int err)
+{
+	struct page *parent = page_parent(r->page);
+	struct cache *cache = r->cache;
+
+	count_back(&cache->restores, r->page->bytes, !err);
+	if (!err && parent && parent->restore) {
+		r->next = parent->restore->parked;
+		parent->restore->parked = r;
+		return;
+	}
+	settle(r, err);
 	cache_matches_wake(cache);
 }
 
@@ -173,6 +210,7 @@ static void got(void *ctx, int status, const struct tier_page *from)
 {
 	struct restore *r = ctx;
 
+	r->given = !status;
 	if (!status)
 		status = take_in(r, from);
 	if (status < 0) {
