@@ -105,6 +105,7 @@ int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
 					    .files_max = store_files_max(&config->store),
 					    .depth = store_io_depth(&config->store),
 					    .threads = IO_THREADS,
+					    .work_threads = (uint32_t)config->threads,
 					    .no_uring = !config->io_uring,
 					    .no_direct = !config->direct};
 	struct spill_io *io;

@@ -62,7 +62,7 @@ static void rescue_read(struct xfer *x, int status)
 	    store_place(s, entry.record_blocks, &x->seg)) {
 		spill_record_move(x->buf, &s->segs.at[x->seg].life, s->segs.at[x->seg].tail,
 				  &entry);
-		if (store_write(s, x, &entry, rescue_written) == 0)
+		if (store_write(s, x, &entry, store_io_deadline(s), rescue_written) == 0)
 			return;
 	}
 	let_go(s, x->from);

@@ -35,7 +35,8 @@ bool store_place(struct store *s, uint32_t blocks, uint32_t *ret_seg)
 	return true;
 }
 
-int store_write(struct store *s, struct xfer *x, const struct spill_entry *entry, xfer_fn done)
+int store_write(struct store *s, struct xfer *x, const struct spill_entry *entry,
+		uint64_t deadline_ms, xfer_fn done)
 {
 	struct segment *seg = &s->segs.at[x->seg];
 	int r = segment_add(seg, entry, MARK_WRITING, &x->entry);
@@ -46,7 +47,7 @@ int store_write(struct store *s, struct xfer *x, const struct spill_entry *entry
 	seg->writes++;
 	x->owner = s;
 	xfer_start(&s->xfers, x, SPILL_WRITE, x->seg, (uint64_t)entry->block * SPILL_BLOCK,
-		   (uint64_t)entry->record_blocks * SPILL_BLOCK, store_io_deadline(s), done);
+		   (uint64_t)entry->record_blocks * SPILL_BLOCK, deadline_ms, done);
 	return 0;
 }
 
@@ -110,7 +111,7 @@ static int write_out(struct store *s, struct xfer *x)
 	struct spill_entry entry;
 
 	spill_record_move(x->buf, &seg->life, seg->tail, &entry);
-	return store_write(s, x, &entry, put_done);
+	return store_write(s, x, &entry, x->put_deadline_ms, put_done);
 }
 
 static void pack_on_thread(struct spill_req *req)
@@ -152,9 +153,10 @@ static void pack(struct store *s, struct xfer *x, uint32_t blocks)
 	x->blocks = blocks;
 	x->work = (struct pack_work){.packs = s->packs};
 	x->req.run = pack_on_thread;
-	/* The file says nothing here, but for one whose removal would wait for this. */
+	/* Half of the put's time, so that the write has the other half at least. The file says
+	 * nothing here, but for one whose removal would wait for this. */
 	xfer_start(&s->xfers, x, SPILL_RUN, s->active != SEG_NO ? s->active : s->spare, 0,
-		   s->xfers.buf_bytes, store_io_deadline(s), put_packed);
+		   s->xfers.buf_bytes, store_now(s) + (s->opt.io_timeout_ms + 1) / 2, put_packed);
 }
 
 /* For so many blocks beside those that are being compressed, should none of them shrink. */
@@ -236,6 +238,7 @@ int store_put(struct tier *tier, const struct tier_page *page, uint32_t flags, t
 	x->key = page->key;
 	x->put_fn = fn;
 	x->put_ctx = ctx;
+	x->put_deadline_ms = store_io_deadline(s);
 	if (s->opt.compression) {
 		pack(s, x, blocks);
 	} else {

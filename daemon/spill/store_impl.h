@@ -95,7 +95,8 @@ int store_put(struct tier *tier, const struct tier_page *page, uint32_t flags, t
 bool store_place(struct store *s, uint32_t blocks, uint32_t *ret_seg);
 /* The record in x->buf, placed by entry in x->seg, goes out; done calls store_written first.
  * -SKVQ_ENOMEM. */
-int store_write(struct store *s, struct xfer *x, const struct spill_entry *entry, xfer_fn done);
+int store_write(struct store *s, struct xfer *x, const struct spill_entry *entry,
+		uint64_t deadline_ms, xfer_fn done);
 /* Accounts the write. 0 if the record is in the index now. */
 int store_written(struct store *s, struct xfer *x, int status);
 /* What a record costs the budget, its share of the table included. */

@@ -43,8 +43,9 @@ struct xfer {
 	tier_put_fn put_fn;
 	void *put_ctx;
 	struct tier_key key; /* of a put */
-	bool dropped;        /* while it was compressed */
-	uint32_t blocks;     /* and what it takes at most */
+	uint64_t put_deadline_ms;
+	bool dropped;    /* while it was compressed */
+	uint32_t blocks; /* and what it takes at most */
 	struct pack_work work;
 };
 

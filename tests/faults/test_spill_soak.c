@@ -176,9 +176,6 @@ static void one(struct op *op)
 	op->busy = true;
 	op->until_ms = now_ms() + t.options.io_timeout_ms + 100 + (t.disk ? 0 : GRACE_MS);
 	if (what < 40) {
-		/* It may be compressed first; each step has the time of a transfer. */
-		if (t.options.compression)
-			op->until_ms += t.options.io_timeout_ms;
 		r = tier->ops->put(tier, &page, what & 1 ? TIER_PUT_HOT : 0, on_put, op);
 	} else if (what < 96) {
 		r = tier->ops->get(tier, &page.key, timeout, on_get, op);
