@@ -336,8 +336,16 @@ static void some_step(struct small_cache *c, struct seeded *rng)
 	} else if (what < 8) {
 		page->pins = !page->pins;
 		settle(c, page);
-	} else if (may_go(page) && what < 9) {
-		drop(c, page);
+	} else if (what < 9) {
+		if (may_go(page))
+			drop(c, page);
+	} else {
+		/* A refinement goes or comes back. */
+		uint64_t bytes = PAGE_BYTES * (1 + seeded_below(rng, 4));
+		uint64_t delta = bytes - page->bytes;
+
+		page->bytes = bytes;
+		policy_resized(&c->policy, page, delta);
 	}
 }
 
