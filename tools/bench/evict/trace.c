@@ -25,13 +25,6 @@ struct trace_maker {
 	uint32_t requests_room, last;
 };
 
-static uint64_t mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
 static struct place *find(struct place *places, uint64_t n, uint32_t before, uint64_t key)
 {
 	uint64_t at = mix(key + mix(before)) & (n - 1);

@@ -33,6 +33,14 @@ void trace_free(struct trace *trace);
 
 /* ---- for those who make one ---- */
 
+/* Spreads a number over 64 bits (the finalizer of SplitMix64). */
+static inline uint64_t mix(uint64_t z)
+{
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return z ^ (z >> 31);
+}
+
 struct trace_maker;
 
 struct trace_maker *trace_maker_new(struct trace *trace); /* NULL: no memory */

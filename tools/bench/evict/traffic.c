@@ -24,13 +24,6 @@ struct rng {
 	uint64_t state;
 };
 
-static uint64_t mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
 static double unit(struct rng *r)
 {
 	r->state += UINT64_C(0x9e3779b97f4a7c15);
