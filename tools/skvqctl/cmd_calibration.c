@@ -13,7 +13,7 @@
 #define FILE_MAX (INT64_C(512) << 20) /* of a calibration; what is in it the daemon checks */
 
 static const char help[] =
-    "usage: skvqctl calibration [--replace] FILE [--socket PATH] [--json]\n\n"
+    "usage: skvqctl calibration [--replace] [--socket PATH] [--json] FILE\n\n"
     "Gives the daemon a file of skvq-calibrate, for engines that start from now on. One that is "
     "there\n"
     "for these weights stays, unless:\n\n"
