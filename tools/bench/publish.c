@@ -19,6 +19,8 @@
 #include <skvq/client.h>
 #include <skvq/layout.h>
 
+#include "made_up.h"
+
 #define CHAINS_MAX 64u
 #define TIMEOUT_MS 10000u
 
@@ -66,45 +68,11 @@ static double now_us(void)
 	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
 }
 
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t x = *state;
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	return *state = x;
-}
-
-static void fill(uint8_t *to, size_t bytes, uint32_t below, uint64_t *random)
-{
-	for (size_t i = 0; i < bytes; i++)
-		to[i] = (uint8_t)(next_random(random) % below);
-}
-
-/* Codes and parameters that any profile accepts: bytes below 243 are good ternary, parameters
- * below 64 are good E4M3; what a tile leaves unused stays zero. */
-static void fill_page(const struct skvq_layout *l, uint8_t *page, uint64_t *random)
-{
-	for (uint32_t layer = 0; layer < l->geo.n_layer; layer++) {
-		const struct skvq_layer_layout *ll = &l->layers[layer];
-		for (uint32_t head = 0; head < l->geo.n_kv_heads; head++) {
-			fill(page + skvq_layout_k_codes(l, layer, head), ll->k.head_bytes, 243,
-			     random);
-			fill(page + skvq_layout_v_codes(l, layer, head), ll->v.head_bytes, 243,
-			     random);
-			fill(page + skvq_layout_k_params(l, layer, head),
-			     (size_t)ll->k.n_rows * SKVQ_PAGE_TOKENS, 64, random);
-			fill(page + skvq_layout_v_params(l, layer, head),
-			     (size_t)ll->v.n_rows * SKVQ_PAGE_TOKENS, 64, random);
-		}
-	}
-}
-
 static int open_namespace(struct bench *b, const char *profile)
 {
 	uint8_t digest[32], bits[SKVQ_LAYERS_MAX][2];
 	for (size_t i = 0; i < sizeof(digest); i++)
-		digest[i] = (uint8_t)next_random(&b->random);
+		digest[i] = (uint8_t)made_up_random(&b->random);
 	for (uint32_t i = 0; i < b->layout.geo.n_layer; i++) {
 		bits[i][0] = b->layout.layers[i].k.bits;
 		bits[i][1] = b->layout.layers[i].v.bits;
@@ -152,7 +120,8 @@ static int open_staging(struct bench *b)
 		if (!c->tokens)
 			return -SKVQ_ENOMEM;
 		for (uint32_t p = 0; p < b->run; p++)
-			fill_page(&b->layout, c->staging + p * b->layout.slot_bytes, &b->random);
+			made_up_fill(&b->layout, SKVQ_PAGE_TOKENS, made_up_random(&b->random),
+				     c->staging + p * b->layout.slot_bytes);
 	}
 	int r = skvq_client_staging_add(b->client, fd, &b->staging);
 	close(fd);
@@ -166,7 +135,7 @@ static int send_run(struct bench *b, struct chain *c)
 	uint64_t left = b->pages - b->sent;
 	uint32_t n = left < b->run ? (uint32_t)left : b->run;
 	for (uint32_t i = 0; i < n * SKVQ_PAGE_TOKENS; i++)
-		c->tokens[i] = (int32_t)(next_random(&b->random) % 49152);
+		c->tokens[i] = (int32_t)(made_up_random(&b->random) % 49152);
 	for (uint32_t p = 0; p < n; p++) {
 		uint8_t *page = c->staging + p * b->layout.slot_bytes;
 		skvq_page_init(&b->layout, c->position + p * SKVQ_PAGE_TOKENS, page);
