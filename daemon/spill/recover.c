@@ -49,10 +49,11 @@ static int run(struct recovery *r, struct xfer *x, enum spill_op op, uint32_t fi
 	x->owner = &w;
 	xfer_start(&s->xfers, x, op, file, offset, bytes, deadline, on_done);
 	while (!w.done) {
-		uint64_t now = store_now(s);
+		uint64_t now = store_now(s), left = now < deadline ? deadline - now : 0;
 
 		s->io->ops->kick(s->io);
-		s->io->ops->wait(s->io, now < deadline ? (uint32_t)(deadline - now) : 0);
+		/* One that the io would not take is not out: nothing would end the wait. */
+		s->io->ops->wait(s->io, x->queued && left ? 1 : (uint32_t)left);
 		xfers_pump(&s->xfers);
 	}
 	if (w.status == -SKVQ_ETIMEOUT)

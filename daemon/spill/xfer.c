@@ -201,10 +201,10 @@ void xfers_pump(struct xfers *p)
 	for (uint32_t i = 0; i < p->n; i++) {
 		struct xfer *x = &p->all[i];
 
-		if (x->state == XFER_OUT && x->queued)
-			submit(p, x);
 		if (x->state == XFER_OUT && now >= x->deadline_ms)
 			give_up(p, x);
+		else if (x->state == XFER_OUT && x->queued)
+			submit(p, x);
 	}
 }
 

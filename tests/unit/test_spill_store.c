@@ -525,6 +525,20 @@ static void a_record_longer_than_the_buffers_is_a_miss(void **state)
 	}
 }
 
+static void an_io_that_has_no_room_delays_a_start_and_no_more(void **state)
+{
+	static const struct spill_fault_rates full = {.submit_eagain = 7000};
+	struct store *store = open_ready(spill_disk_io(disk));
+
+	(void)state;
+	put_all(store, 0, 12);
+	store_close(store);
+	store = rig_open(&options, spill_faults_new(spill_disk_io(disk), 1, &full));
+	assert_int_equal(present(store, 0, 12), 12);
+	assert_int_equal(store_stat(store, STORE_STAT_timeouts), 0);
+	store_close(store);
+}
+
 static void options_have_bounds(void **state)
 {
 	struct store_options o;
@@ -580,6 +594,7 @@ int main(void)
 	    TEST(one_dropped_while_compressed_does_not_come_up),
 	    TEST(the_write_budget_holds_with_compression),
 	    TEST(a_record_longer_than_the_buffers_is_a_miss),
+	    TEST(an_io_that_has_no_room_delays_a_start_and_no_more),
 	    cmocka_unit_test(options_have_bounds),
 	};
 
