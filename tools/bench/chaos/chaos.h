@@ -55,7 +55,7 @@ void path_draw(struct path *ret, uint32_t client, uint64_t *random);
 /* The i-th page as an engine would publish it. */
 void path_page(const struct path *path, uint32_t i, void *at);
 /* Bytes of a shared page that are not what they must be. parent: the shared page before it. */
-uint64_t path_wrong(const struct path *path, uint32_t i, const uint8_t *identity,
+uint64_t path_wrong(const struct path *path, uint32_t i, bool base_only, const uint8_t *identity,
 		    const uint8_t *parent, const uint8_t *page);
 
 /* ---- client.c ---- */

@@ -27,6 +27,7 @@ struct held {
 	uint32_t checked; /* of these, looked at once */
 	bool publishing;
 	struct skvq_page_ref ref[DEPTH_MAX];
+	bool base_only[DEPTH_MAX]; /* held without its refinement */
 };
 
 struct pending {
@@ -128,7 +129,8 @@ static void check_page(struct client *cl, const struct held *h, uint32_t i, cons
 
 	begin(cl, OP_CHECK);
 	wrong = page && (parent || !i)
-		    ? path_wrong(&h->path, i, cl->ns[h->path.model].identity_digest, parent, page)
+		    ? path_wrong(&h->path, i, h->base_only[i],
+				 cl->ns[h->path.model].identity_digest, parent, page)
 		    : bytes;
 	cl->slot->bytes_checked += bytes;
 	if (wrong) {
@@ -190,8 +192,10 @@ static void on_published(void *user, uint64_t id, int err, const char *detail,
 			continue;
 		cl->pending[i].id = 0;
 		h->publishing = false;
-		for (size_t p = 0; p < n_pages && h->n < h->path.n; p++)
+		for (size_t p = 0; p < n_pages && h->n < h->path.n; p++) {
+			h->base_only[h->n] = false;
 			h->ref[h->n++] = pages[p];
+		}
 		cl->slot->pages_published += n_pages;
 		return;
 	}
@@ -295,7 +299,7 @@ static void begin_path(struct client *cl)
 	begin(cl, OP_MATCH);
 	r = skvq_client_match(cl->c, cl->ns[h->path.model].ns, h->path.tokens,
 			      h->path.n * SKVQ_PAGE_TOKENS, h->path.n * SKVQ_PAGE_TOKENS,
-			      recompute_us, h->ref, h->path.n);
+			      recompute_us, h->ref, h->base_only, h->path.n);
 	end(cl);
 	answered(cl, "match", r, skvq_client_why(cl->c));
 	if (r < 0) {
@@ -364,6 +368,27 @@ static void unpin(struct client *cl, struct held *h)
 	}
 	h->n = h->checked = keep;
 	h->used = keep > 0;
+}
+
+/* Lets go of the refinements of the first pages, as an engine does with old ones. */
+static void unrefine(struct client *cl, struct held *h)
+{
+	uint32_t end_at = draw_below(&cl->random, h->n + 1), n = 0;
+	struct skvq_page_ref refs[DEPTH_MAX];
+	int r;
+
+	if (!models[h->path.model].layout.refine_bytes)
+		return;
+	for (uint32_t i = 0; i < end_at; i++) {
+		/* Once only: a page may be held twice, and the other time whole. */
+		if (!h->base_only[i])
+			refs[n++] = h->ref[i];
+		h->base_only[i] = true;
+	}
+	begin(cl, OP_UNPIN);
+	r = skvq_client_unrefine(cl->c, cl->ns[h->path.model].ns, refs, n);
+	end(cl);
+	answered(cl, "unrefine", r, skvq_client_why(cl->c));
 }
 
 static void prefetch(struct client *cl)
@@ -440,6 +465,8 @@ static void one(struct client *cl)
 		publish(cl, h);
 	else if (what < 600)
 		check_held(cl, h, 0, "while held");
+	else if (what < 650)
+		unrefine(cl, h);
 	else if (what < 940)
 		unpin(cl, h);
 	else if (what < 970)

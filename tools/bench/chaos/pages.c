@@ -152,11 +152,12 @@ static uint64_t header_wrong(const skvq_page_header *have, skvq_page_header *wan
 	return differ(have, want, sizeof(*have)) + !memcmp(have->digest, none, sizeof(none));
 }
 
-uint64_t path_wrong(const struct path *p, uint32_t i, const uint8_t *identity,
+uint64_t path_wrong(const struct path *p, uint32_t i, bool base_only, const uint8_t *identity,
 		    const uint8_t *parent, const uint8_t *page)
 {
+	const struct skvq_layout *l = &models[p->model].layout;
 	static _Alignas(64) uint8_t buf[64 << 10];
-	size_t bytes = skvq_layout_page_bytes(&models[p->model].layout, i * SKVQ_PAGE_TOKENS);
+	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS), at = l->base_bytes;
 	skvq_page_header have, want;
 
 	if (bytes > sizeof(buf))
@@ -164,6 +165,10 @@ uint64_t path_wrong(const struct path *p, uint32_t i, const uint8_t *identity,
 	path_page(p, i, buf);
 	memcpy(&have, page, sizeof(have));
 	memcpy(&want, buf, sizeof(want));
+	/* A refinement that we do not hold may go while we look. */
+	if (base_only)
+		at += l->refine_bytes;
 	return header_wrong(&have, &want, identity, parent) +
-	       differ(page + sizeof(have), buf + sizeof(have), bytes - sizeof(have));
+	       differ(page + sizeof(have), buf + sizeof(have), l->base_bytes - sizeof(have)) +
+	       differ(page + at, buf + at, bytes - at);
 }
