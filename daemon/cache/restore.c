@@ -198,9 +198,8 @@ static int take_in(struct restore *r, const struct tier_page *from)
 	for (int i = 0; i < TIER_SECTIONS; at += want[i++]) {
 		if (!from->section[i].bytes)
 			continue;
-		if (arena_commit(r->task.arena, at, want[i]) < 0)
+		if (arena_write(r->task.arena, at, from->section[i].data, want[i]) < 0)
 			return -SKVQ_ENOMEM;
-		memcpy(r->task.arena->base + at, from->section[i].data, want[i]);
 	}
 	r->task.shed = shed;
 	return 0;

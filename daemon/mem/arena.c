@@ -107,6 +107,25 @@ int arena_commit(const struct arena *arena, uint64_t offset, uint64_t bytes)
 	return allocate(arena, FALLOC_FL_KEEP_SIZE, offset, bytes) < 0 ? -SKVQ_ENOMEM : 0;
 }
 
+int arena_write(const struct arena *arena, uint64_t offset, const void *data, uint64_t bytes)
+{
+	const uint8_t *from = data;
+
+	check_range(arena, offset, bytes);
+	while (bytes) {
+		ssize_t n = pwrite(arena->fd, from, (size_t)bytes, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -SKVQ_ENOMEM;
+		from += n;
+		offset += (uint64_t)n;
+		bytes -= (uint64_t)n;
+	}
+	return 0;
+}
+
 int arena_punch(const struct arena *arena, uint64_t offset, uint64_t bytes)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;

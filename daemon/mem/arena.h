@@ -33,6 +33,9 @@ void arena_fini(struct arena *arena);
 /* Backs a range with memory, so that writing it through base cannot fault (SIGBUS). Whatever was
  * there stays, the rest reads as zero. -SKVQ_ENOMEM if the kernel has none. Any thread. */
 int arena_commit(const struct arena *arena, uint64_t offset, uint64_t bytes);
+/* Backs a range and writes it, without a page fault for each page as through base. -SKVQ_ENOMEM;
+ * part of it may be backed then. Any thread. */
+int arena_write(const struct arena *arena, uint64_t offset, const void *data, uint64_t bytes);
 /* Gives a range back; it reads as zero in every mapping. -SKVQ_ESYS (errno). Any thread. */
 int arena_punch(const struct arena *arena, uint64_t offset, uint64_t bytes);
 /* What the kernel holds for this arena (st_blocks). -SKVQ_ESYS (errno). */
