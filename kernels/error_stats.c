@@ -81,11 +81,54 @@ uint32_t skvq_error_bucket(float error)
 	return i;
 }
 
-float skvq_error_gaussian(const struct skvq_codec *c)
+/* The n-th smallest of x[0..len-1], by Hoare's selection; x is shuffled. */
+static double nth_smallest(double *x, uint32_t len, uint32_t n)
 {
-	if (c->kind != SKVQ_CODEC_SYM || !c->rotate)
-		return 0.0f;
-	switch (c->bits) { /* measured with one scale for 64 to 256 channels; fewer err less */
+	uint32_t from = 0, to = len - 1;
+
+	while (from < to) {
+		double pivot = x[from + (to - from) / 2];
+		uint32_t i = from, j = to;
+
+		for (;;) {
+			while (x[i] < pivot)
+				i++;
+			while (pivot < x[j])
+				j--;
+			if (i >= j)
+				break;
+			double t = x[i];
+			x[i++] = x[j];
+			x[j--] = t;
+		}
+		/* x[from..j] <= pivot <= x[j + 1..to] */
+		if (n <= j)
+			to = j;
+		else
+			from = j + 1;
+	}
+	return x[n];
+}
+
+double skvq_error_of_middle(const struct skvq_error_sum *head, const float *x, uint32_t n_tokens,
+			    uint32_t dim)
+{
+	double energy[SKVQ_HEAD_DIM_MAX] = {0}, middle;
+
+	assert(dim && dim <= SKVQ_HEAD_DIM_MAX);
+	for (uint32_t t = 0; t < n_tokens; t++)
+		for (uint32_t i = 0; i < dim; i++) {
+			double v = x[(size_t)t * dim + i];
+
+			energy[i] += v * v;
+		}
+	middle = nth_smallest(energy, dim, dim / 2);
+	return middle > 0.0 ? tree(head->error) / dim / middle : 0.0;
+}
+
+static float gaussian(uint32_t bits)
+{
+	switch (bits) { /* measured with one scale for 64 to 256 channels; fewer err less */
 	case SKVQ_BITS_8:
 		return 1e-4f; /* twice what was measured: nobody notices as little */
 	case SKVQ_BITS_4:
@@ -99,4 +142,14 @@ float skvq_error_gaussian(const struct skvq_codec *c)
 	default:
 		return 0.0f;
 	}
+}
+
+float skvq_error_gaussian(const struct skvq_codec *c)
+{
+	return c->kind == SKVQ_CODEC_SYM && c->rotate ? gaussian(c->bits) : 0.0f;
+}
+
+float skvq_error_times(const struct skvq_codec *k, double mean_of_middle)
+{
+	return k->bits < SKVQ_BITS_8 ? (float)(mean_of_middle / (double)gaussian(k->bits)) : 0.0f;
 }

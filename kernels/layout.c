@@ -2,6 +2,7 @@
 #include <skvq/layout.h>
 
 #include <assert.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include <skvq/error.h>
@@ -83,6 +84,63 @@ static uint64_t refine_place(struct skvq_layout *l, uint64_t at)
 	return round_up(at, SKVQ_SECTION_ALIGN);
 }
 
+int skvq_profile_has_safe(const struct skvq_profile *profile, int calibrated)
+{
+	return profile->kind == SKVQ_CODEC_SYM && !profile->nested && !profile->bare && !calibrated;
+}
+
+/* K of 8 bits wherever l has fewer, V as in l. False if no K has fewer. */
+static bool safe_bits(const struct skvq_layout *l, uint8_t ret_table[2 * SKVQ_LAYERS_MAX])
+{
+	bool differs = false;
+
+	for (uint32_t i = 0; i < l->geo.n_layer; i++) {
+		uint8_t bits = l->layers[i].k.bits;
+
+		ret_table[2 * i] = bits < SKVQ_BITS_8 ? SKVQ_BITS_8 : bits;
+		ret_table[2 * i + 1] = l->layers[i].v.bits;
+		differs |= bits < SKVQ_BITS_8;
+	}
+	return differs;
+}
+
+/* A slot must hold either kind of page, and does so with a calibration too: address space is all it
+ * takes, and the stride stays a matter of profile and geometry alone. */
+static uint64_t slot_bytes(const struct skvq_layout *l, const struct skvq_profile *profile)
+{
+	uint8_t table[2 * SKVQ_LAYERS_MAX];
+	uint64_t own = (uint64_t)l->base_bytes + l->refine_bytes + l->sidecar_bytes, end;
+	struct skvq_layout safe;
+
+	if (!skvq_profile_has_safe(profile, 0) || !safe_bits(l, table))
+		return own;
+	memset(&safe, 0, sizeof(safe));
+	safe.geo = l->geo;
+	safe.layers_offset = l->layers_offset;
+	if (layers_place(profile, table, &safe, &end) < 0)
+		return own;
+	end = round_up(end, SKVQ_SECTION_ALIGN) + l->sidecar_bytes;
+	return end <= SKVQ_PAGE_BYTES_MAX ? end : own;
+}
+
+int skvq_layout_init_safe(const struct skvq_layout *l, const struct skvq_profile *profile,
+			  struct skvq_layout *ret)
+{
+	uint8_t table[2 * SKVQ_LAYERS_MAX];
+	int r;
+
+	if (!skvq_profile_has_safe(profile, 0))
+		return -SKVQ_EPROFILE;
+	if (!safe_bits(l, table))
+		return -SKVQ_EGEOMETRY;
+	r = skvq_layout_init(&l->geo, profile, table, ret);
+	if (r < 0)
+		return r;
+	ret->safe = 1;
+	ret->slot_bytes = l->slot_bytes;
+	return 0;
+}
+
 int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile *profile,
 		     const uint8_t *bit_table, struct skvq_layout *ret)
 {
@@ -111,7 +169,7 @@ int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile 
 	l.base_bytes = (uint32_t)end;
 	l.refine_bytes = (uint32_t)(refine_end - end);
 	l.sidecar_bytes = (uint32_t)sidecar;
-	l.slot_bytes = refine_end + sidecar;
+	l.slot_bytes = slot_bytes(&l, profile);
 	l.layer_sidecar_bytes = (uint32_t)layer_sidecar;
 	*ret = l;
 	return 0;

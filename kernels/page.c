@@ -25,7 +25,8 @@ static void expect_header(const struct skvq_layout *l, uint32_t position, skvq_p
 	    .version = SKVQ_PAGE_VERSION,
 	    .header_bytes = sizeof(skvq_page_header),
 	    .flags = (sidecar ? SKVQ_PAGE_HAS_SIDECAR : 0) |
-		     (l->refine_bytes ? SKVQ_PAGE_HAS_REFINEMENT : 0),
+		     (l->refine_bytes ? SKVQ_PAGE_HAS_REFINEMENT : 0) |
+		     (l->safe ? SKVQ_PAGE_SAFE : 0),
 	    .position = position,
 	    .page_tokens = SKVQ_PAGE_TOKENS,
 	    .n_layer = (uint16_t)l->geo.n_layer,

@@ -168,6 +168,8 @@ int skvq_profile_parse(const char *name, struct skvq_profile *ret)
 		p.group = 128;
 	else if (p.kind != SKVQ_CODEC_SYM)
 		return -SKVQ_EPROFILE;
+	if (p.kind == SKVQ_CODEC_SYM)
+		p.bare = take(&s, "-bare");
 	if (*s != '\0')
 		return -SKVQ_EPROFILE;
 	*ret = p;

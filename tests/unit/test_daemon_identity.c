@@ -110,7 +110,8 @@ static void wrong_values_are_named(void **state)
 	WITH(clip, 1.5f, SKVQ_EIDENTITY, "clip");
 	WITH(clip, -0.5f, SKVQ_EIDENTITY, "clip");
 	WITH(page_version, 1, SKVQ_ENOTSUP, "page_version 1");
-	WITH(page_version, 3, SKVQ_ENOTSUP, "page_version 3");
+	WITH(page_version, 2, SKVQ_ENOTSUP, "page_version 2");
+	WITH(page_version, 4, SKVQ_ENOTSUP, "page_version 4");
 	WITH(profile[0], 'z', SKVQ_EPROFILE, "z4v4");
 	WITH(engine_numerics[2], '\n', SKVQ_EIDENTITY, "engine_numerics");
 	WITH(rope_scaling[0], '\x80', SKVQ_EIDENTITY, "rope_scaling");

@@ -2,6 +2,7 @@
 /* Page layout over many geometries, and the check that has to refuse every page that differs. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ static const uint8_t all_bits[] = {SKVQ_BITS_FP16, SKVQ_BITS_8, SKVQ_BITS_4,
 				   SKVQ_BITS_3,    SKVQ_BITS_2, SKVQ_BITS_TERNARY};
 
 static struct seeded rng;
-static struct skvq_layout layout; /* large: not on the stack */
+static struct skvq_layout layout, safe; /* large: not on the stack */
 
 static struct skvq_profile profile_of(const char *name)
 {
@@ -103,6 +104,41 @@ static void check_planes(const struct skvq_layout *l)
 	free(map);
 }
 
+/* The pages that go with `layout` and keep keys in 8 bits, if there are any, fill a slot. */
+static void check_safe(const struct skvq_profile *p)
+{
+	bool fewer = false;
+	int r;
+
+	for (uint32_t i = 0; i < layout.geo.n_layer; i++)
+		fewer |= layout.layers[i].k.bits < SKVQ_BITS_8;
+	memset(&safe, 0xa5, sizeof(safe));
+	r = skvq_layout_init_safe(&layout, p, &safe);
+	if (!skvq_profile_has_safe(p, 0) || !fewer) {
+		assert_int_equal(r, skvq_profile_has_safe(p, 0) ? -SKVQ_EGEOMETRY : -SKVQ_EPROFILE);
+		assert_int_equal(safe.layers_offset, 0xa5a5a5a5);
+		assert_int_equal(layout.slot_bytes, skvq_layout_page_bytes(&layout, 0));
+		return;
+	}
+	assert_int_equal(r, 0);
+	assert_int_equal(safe.safe, 1);
+	assert_int_equal(safe.slot_bytes, layout.slot_bytes);
+	assert_int_equal(safe.slot_bytes, skvq_layout_page_bytes(&safe, 0));
+	assert_true(skvq_layout_page_bytes(&layout, 0) <= layout.slot_bytes);
+	assert_int_equal(safe.layers_offset, layout.layers_offset);
+	assert_int_equal(safe.tokens_offset, layout.tokens_offset);
+	assert_int_equal(safe.sidecar_bytes, layout.sidecar_bytes);
+	for (uint32_t i = 0; i < layout.geo.n_layer; i++) {
+		const struct skvq_layer_layout *s = &safe.layers[i], *l = &layout.layers[i];
+
+		assert_int_equal(s->k.bits, l->k.bits < SKVQ_BITS_8 ? SKVQ_BITS_8 : l->k.bits);
+		assert_int_equal(s->k.rotate, l->k.rotate); /* one query serves both */
+		assert_int_equal(s->k.group, l->k.group);
+		assert_memory_equal(&s->v, &l->v, sizeof(l->v));
+	}
+	check_planes(&safe);
+}
+
 static void check_layout(const struct skvq_geometry *g, const struct skvq_profile *p,
 			 const uint8_t *table)
 {
@@ -112,20 +148,22 @@ static void check_layout(const struct skvq_geometry *g, const struct skvq_profil
 	assert_int_equal(layout.sidecar_bytes % SKVQ_SECTION_ALIGN, 0);
 	assert_int_equal(layout.refine_bytes == 0, !p->nested);
 	assert_int_equal(layout.refine_bytes % SKVQ_SECTION_ALIGN, 0);
-	assert_int_equal(layout.slot_bytes, (uint64_t)layout.base_bytes + layout.refine_bytes +
-						layout.sidecar_bytes);
 	assert_int_equal(layout.sidecar_bytes == 0, g->n_sinks == 0);
-	assert_int_equal(skvq_layout_page_bytes(&layout, 0), layout.slot_bytes);
+	assert_int_equal(skvq_layout_page_bytes(&layout, 0), (uint64_t)layout.base_bytes +
+								 layout.refine_bytes +
+								 layout.sidecar_bytes);
 	assert_int_equal(skvq_layout_page_bytes(&layout, 80),
 			 layout.base_bytes + layout.refine_bytes);
+	assert_int_equal(layout.safe, 0);
 	check_planes(&layout);
+	check_safe(p);
 }
 
 static void grid(void **state)
 {
 	static const char *const profiles[] = {
 	    "k2v1.5", "k8v4-g32", "k3v3-g64", "affine-k2v1.5-g32", "plain-k4v2-g128", "fp16",
-	    "skvq-k2v1.5-g64", "skvq-post-k4v3-g128", "e2.1"};
+	    "skvq-k2v1.5-g64", "skvq-post-k4v3-g128", "e2.1", "k4v2-bare"};
 
 	(void)state;
 	for (size_t p = 0; p < sizeof(profiles) / sizeof(profiles[0]); p++) {
@@ -224,6 +262,37 @@ static void bad_geometry(void **state)
 				 .kind = SKVQ_CODEC_SYM, .k_bits = 40, .v_bits = 40, .clip = 1.0f},
 			     NULL, &layout),
 	    0);
+}
+
+static void who_has_safe_pages(void **state)
+{
+	static const struct {
+		const char *name;
+		int has;
+	} rows[] = {{"k4v2", 1},          {"k2v1.5-g64", 1}, {"plain-k3v3", 1},
+		    {"k8v8", 1},          {"auto-2.4", 1},   {"fp16", 0},
+		    {"e2.1", 0},          {"e2.4-nall", 0},  {"affine-k4v4-g64", 0},
+		    {"skvq-k4v4-g64", 0}, {"k4v2-bare", 0},  {"plain-k3v3-bare", 0}};
+	struct skvq_geometry g = {140, 32, 128, 128, 5}, small = {3, 2, 64, 64, 5};
+	struct skvq_profile p;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		p = profile_of(rows[i].name);
+		assert_int_equal(skvq_profile_has_safe(&p, 0), rows[i].has);
+		assert_int_equal(skvq_profile_has_safe(&p, 1), 0);
+	}
+	/* 8 bits are as safe as it gets. */
+	p = profile_of("k8v2");
+	assert_int_equal(skvq_layout_init(&small, &p, NULL, &layout), 0);
+	assert_int_equal(skvq_layout_init_safe(&layout, &p, &safe), -SKVQ_EGEOMETRY);
+	/* A page that just fits has no other. */
+	p = profile_of("k8v4");
+	assert_int_equal(skvq_layout_init(&g, &p, NULL, &layout), -SKVQ_EGEOMETRY);
+	p = profile_of("k4v4");
+	assert_int_equal(skvq_layout_init(&g, &p, NULL, &layout), 0);
+	assert_int_equal(skvq_layout_init_safe(&layout, &p, &safe), -SKVQ_EGEOMETRY);
+	assert_int_equal(layout.slot_bytes, skvq_layout_page_bytes(&layout, 0));
 }
 
 /* --- skvq_page_check ------------------------------------------------------------------------- */
@@ -445,6 +514,48 @@ static void check_planes_bytes(void **state)
 	free(p.bytes);
 }
 
+/* A safe page is none of the profile's own, nor the other way round, and each says what it is. */
+static void check_safe_pages(void **state)
+{
+	static struct skvq_layout own;
+	struct skvq_profile profile = profile_of("k2v1.5");
+	struct page p;
+	char why[160];
+	uint32_t flags;
+
+	(void)state;
+	layout_small("k2v1.5", 64, 5);
+	own = layout;
+	assert_int_equal(skvq_layout_init_safe(&own, &profile, &safe), 0);
+	for (uint32_t position = 0; position < 160; position += 80) {
+		layout = safe;
+		p = page_make(position);
+		assert_int_equal(page_ok(&p, why, sizeof(why)), 0);
+		memcpy(&flags, p.bytes + offsetof(skvq_page_header, flags), sizeof(flags));
+		assert_int_equal(flags, SKVQ_PAGE_SAFE | (position ? 0 : SKVQ_PAGE_HAS_SIDECAR));
+		/* The flag lies, with as many bytes as it should have and with as many as it has. */
+		refuse_byte(&p, offsetof(skvq_page_header, flags), position ? 0 : 1,
+			    "header flags");
+		assert_int_equal(skvq_page_check(&own, position, p.tokens, p.bytes, p.n, why,
+						 sizeof(why)),
+				 -SKVQ_ECORRUPT);
+		assert_int_equal(skvq_page_check(&own, position, p.tokens, p.bytes,
+						 skvq_layout_page_bytes(&own, position), why,
+						 sizeof(why)),
+				 -SKVQ_ECORRUPT);
+		assert_non_null(strstr(why, "header flags at offset 12"));
+		for (size_t at = 0; at < 256; at++)
+			for (int bit = 0; bit < 8; bit++)
+				refuse_byte(&p, at, (uint8_t)(p.bytes[at] ^ 1 << bit), "header");
+		free(p.bytes);
+		layout = own;
+		p = page_make(position);
+		refuse_byte(&p, offsetof(skvq_page_header, flags), position ? 4 : 5,
+			    "header flags");
+		free(p.bytes);
+	}
+}
+
 static void check_length_and_position(void **state)
 {
 	struct page p;
@@ -490,6 +601,8 @@ int main(void)
 	    cmocka_unit_test(check_names_the_field),
 	    cmocka_unit_test(check_layer_errors),
 	    cmocka_unit_test(check_planes_bytes),
+	    cmocka_unit_test(who_has_safe_pages),
+	    cmocka_unit_test(check_safe_pages),
 	    cmocka_unit_test(check_length_and_position),
 	};
 

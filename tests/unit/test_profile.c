@@ -151,6 +151,15 @@ static void bad_names(void **state)
 	    "k2v2-g64\n",
 	    "k2v2%s",
 	    "kk2v2",
+	    "fp16-bare",
+	    "k4v2-bare-g32",
+	    "k4v2-bare-bare",
+	    "k4v2bare",
+	    "k4v2-bar",
+	    "e2.1-bare",
+	    "auto-3-bare",
+	    "affine-k4v2-g64-bare",
+	    "skvq-k4v2-g64-bare",
 	    "k-2v2",
 	    "\xff\xfe",
 	};
@@ -168,6 +177,29 @@ static void bad_names(void **state)
 		refused(bad[i], SKVQ_EPROFILE);
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		refused(later[i], SKVQ_ENOTSUP);
+}
+
+static void bare(void **state)
+{
+	static const struct {
+		const char *name;
+		int rotate, group, bare;
+	} good[] = {{"k4v2-bare", 1, 0, 1},
+		    {"k4v2", 1, 0, 0},
+		    {"k2v1.5-g64-bare", 1, 64, 1},
+		    {"plain-k3v3-bare", 0, 0, 1},
+		    {"plain-k3v3-g32-bare", 0, 32, 1},
+		    {"affine-k4v2-g64", 0, 64, 0}};
+	struct skvq_profile p;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		assert_int_equal(skvq_profile_parse(good[i].name, &p), 0);
+		assert_int_equal(p.rotate_k, good[i].rotate);
+		assert_int_equal(p.group, good[i].group);
+		assert_int_equal(p.bare, good[i].bare);
+		assert_string_equal(p.name, good[i].name);
+	}
 }
 
 static void elastic(void **state)
@@ -336,7 +368,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(good_names),  cmocka_unit_test(bad_names),  cmocka_unit_test(elastic),
 	    cmocka_unit_test(faithful),    cmocka_unit_test(automatic),
-	    cmocka_unit_test(codecs),
+	    cmocka_unit_test(codecs),      cmocka_unit_test(bare),
 	    cmocka_unit_test(codec_sizes), cmocka_unit_test(bad_codecs),
 	};
 

@@ -43,4 +43,19 @@ uint32_t skvq_error_bucket(float error);
  * is nothing to expect: FP16, and codecs without rotation, whose error is a matter of the model. */
 float skvq_error_gaussian(const struct skvq_codec *c);
 
+/* The error of one head's tokens against its middle channel: the mean over channels of
+ * sum (x - x')^2 over the median over channels of sum x^2; 0 if that is 0. Rounding errors reach
+ * all channels of a head alike, so a few channels much larger than the rest leave nothing of the
+ * rest. The relative error does not see it: they are most of its energy. x: [n_tokens][dim] as the
+ * engine has them, finite; head: the sum over the same tokens, in stored space. */
+double skvq_error_of_middle(const struct skvq_error_sum *head, const float *x, uint32_t n_tokens,
+			    uint32_t dim);
+
+/* A layer's keys are drowned if the mean of the above over its heads is more than so many times
+ * what a rotated Gaussian vector loses at these bits: docs/measurements.md says what models have.
+ */
+#define SKVQ_ERROR_DROWNED 7.0f
+/* How many times it is; never drowned are keys of 8 bits and more: 0. */
+float skvq_error_times(const struct skvq_codec *k, double mean_of_middle);
+
 #endif /* SKVQ_ERROR_STATS_H */

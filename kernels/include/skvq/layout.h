@@ -39,7 +39,9 @@ struct skvq_layout {
 	uint32_t base_bytes;
 	uint32_t refine_bytes;  /* 0 unless some layer's K is nested                      */
 	uint32_t sidecar_bytes; /* of a first page; 0 if there are no sinks               */
-	uint64_t slot_bytes;    /* base + refine + sidecar: the stride of arena and staging */
+	uint64_t slot_bytes;    /* the stride of arena and staging: base + refine + sidecar, or
+				 * more where safe pages are larger                       */
+	uint8_t safe;           /* these are the safe pages of a model                    */
 	uint32_t layer_sidecar_bytes;
 	struct skvq_layer_layout layers[SKVQ_LAYERS_MAX];
 };
@@ -49,6 +51,15 @@ struct skvq_layout {
  * stacks. */
 int skvq_layout_init(const struct skvq_geometry *geo, const struct skvq_profile *profile,
                      const uint8_t *bit_table, struct skvq_layout *ret);
+
+/* Whether pages of the profile may be safe ones: it is symmetric and not elastic, and there is no
+ * calibration, which would make a large channel as large as any other. */
+int skvq_profile_has_safe(const struct skvq_profile *profile, int calibrated);
+/* The layout of the safe pages that go with l, which is of this profile: K of 8 bits where l has
+ * fewer, the same slots. -SKVQ_EGEOMETRY if there are none: no layer's K has fewer, or they
+ * would be larger than pages may be. -SKVQ_EPROFILE if the profile has none. */
+int skvq_layout_init_safe(const struct skvq_layout *l, const struct skvq_profile *profile,
+                          struct skvq_layout *ret);
 
 /* Offsets from the start of the page. Arguments must be in range (asserted). */
 size_t skvq_layout_k_codes(const struct skvq_layout *l, uint32_t layer, uint32_t head);

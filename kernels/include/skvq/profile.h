@@ -37,6 +37,7 @@ struct skvq_profile {
 	uint8_t nested;   /* elastic: 2-bit keys with a refinement (kernels/nested.h), which  */
 	uint32_t young;   /* is read for so many tokens past the window; UINT32_MAX: for all  */
 	uint8_t pre_rope; /* faithful only: keys are stored as they are before RoPE           */
+	uint8_t bare;     /* 1: never a safe page (skvq/layout.h), for measurements           */
 	float clip;       /* affine, faithful: lo, hi are the group's min, max times clip     */
 };
 
@@ -67,7 +68,7 @@ struct skvq_codec {
  * "e2.1[-n<tokens>|-nall]" (k2v2, keys nested, refinement read for so many tokens past the window);
  * "auto-<average>": as "k<b>v<b>", with bits by layer that only a table can tell: k_bits and v_bits
  * are 0, and a layout needs the table. "e2.4[-n...]": with the table of "auto-2.4", and keys nested
- * where it gives them two bits.
+ * where it gives them two bits. "-bare" behind a "k.." or "plain-k..": never a safe page.
  * -SKVQ_EPROFILE for anything else; -SKVQ_ENOTSUP for names reserved for later ("skvq"). ret
  * is untouched on failure. */
 int skvq_profile_parse(const char *name, struct skvq_profile *ret);

@@ -56,7 +56,7 @@ extern "C" {
 #define SKVQ_SECTION_ALIGN 4096u
 
 #define SKVQ_PAGE_MAGIC UINT64_C(0x4547415051564b53) /* "SKVQPAGE" */
-#define SKVQ_PAGE_VERSION 2u
+#define SKVQ_PAGE_VERSION 3u
 
 /* Bounds on geometry; anything larger is -SKVQ_EGEOMETRY. */
 #define SKVQ_LAYERS_MAX 256u
@@ -78,6 +78,7 @@ extern "C" {
 /* Page flags. */
 #define SKVQ_PAGE_HAS_SIDECAR UINT32_C(1)    /* first page of a sequence: FP16 sinks follow */
 #define SKVQ_PAGE_HAS_REFINEMENT UINT32_C(2) /* elastic profiles: second planes of K         */
+#define SKVQ_PAGE_SAFE UINT32_C(4) /* keys have 8 bits wherever the profile says fewer */
 
 /* Start of every page. crc_header covers bytes [0, 256) with crc_header itself as zero; crc_base
  * covers [256, base_bytes); the others their whole section. CRC-32C (Castagnoli). An engine leaves
@@ -86,7 +87,7 @@ typedef struct skvq_page_header {
 	uint64_t magic;        /* SKVQ_PAGE_MAGIC; zero means not initialised            */
 	uint16_t version;      /* SKVQ_PAGE_VERSION                                      */
 	uint16_t header_bytes; /* sizeof(skvq_page_header)                               */
-	uint32_t flags;        /* SKVQ_PAGE_HAS_*                                        */
+	uint32_t flags;        /* SKVQ_PAGE_*                                            */
 	uint32_t position;     /* of the first token in its sequence; multiple of 80     */
 	uint16_t page_tokens;  /* SKVQ_PAGE_TOKENS                                       */
 	uint16_t n_layer;
