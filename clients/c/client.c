@@ -371,7 +371,7 @@ int skvq_client_prefetch(struct skvq_client *c, uint32_t ns, const int32_t *toke
 
 int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref parent,
                         uint32_t position, const int32_t *tokens, uint32_t n_pages,
-                        uint32_t staging, uint64_t offset, uint64_t *ret_id)
+                        const uint8_t *safe, uint32_t staging, uint64_t offset, uint64_t *ret_id)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__Publish pub = SKVQ__WIRE__PUBLISH__INIT;
@@ -392,6 +392,8 @@ int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref
 	pub.staging = staging;
 	pub.offset = offset;
 	pub.n_pages = n_pages;
+	pub.safe.len = safe ? n_pages : 0;
+	pub.safe.data = (uint8_t *)(uintptr_t)safe;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_PUBLISH;
 	req.publish = &pub;
 	return client_post(c, &req, true, ret_id);

@@ -107,6 +107,7 @@ int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **r
 		o->tokens_matched = n->tokens_matched;
 		o->page_hits = n->page_hits;
 		o->evictions = n->evictions;
+		o->pages_safe = n->pages_safe;
 	}
 	*ret = out;
 	*ret_n = b->n_namespaces;

@@ -25,6 +25,7 @@
 	X(publishes_existed, "of these, an equal page was there")                                  \
 	X(publishes_joined, "of these, an equal page was just being copied")                       \
 	X(bytes_copied, "bytes copied out of staging into pages")                                  \
+	X(pages_safe, "copied pages whose keys are kept in 8 bits: see skvqctl errors")            \
 	X(page_check_failures, "copied pages that failed their check")                             \
 	X(evictions, "pages dropped to make room")                                                 \
 	X(bytes_evicted, "bytes of these pages")                                                   \

@@ -135,9 +135,9 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 		  LOG_STR("model", ns->model_name), LOG_STR("profile", ns->identity.profile),
 		  LOG_STR("engine", ns->identity.engine_numerics),
 		  LOG_U64("page_bytes", ns->layout.base_bytes));
-	if (cache->tier && ns->layout.slot_bytes > cache->tier->page_bytes_max)
+	if (cache->tier && skvq_layout_page_bytes(&ns->layout, 0) > cache->tier->page_bytes_max)
 		log_event(LOG_WARNING, "namespace_not_stored", LOG_U64("ns", ns->id),
-			  LOG_U64("page_bytes", ns->layout.slot_bytes),
+			  LOG_U64("page_bytes", skvq_layout_page_bytes(&ns->layout, 0)),
 			  LOG_U64("store_page_bytes_max", cache->tier->page_bytes_max),
 			  LOG_STR("detail", "its first pages do not fit a record: raise "
 					    "store.record_bytes"));

@@ -156,7 +156,8 @@ struct publish {
 	struct page_ref parent; /* pinned by the caller */
 	uint32_t position;
 	int32_t tokens[SKVQ_PAGE_TOKENS];
-	int fd; /* staging memfd: checked, sealed against shrinking */
+	bool safe; /* it says it is a safe page; the check of the copy proves it */
+	int fd;    /* staging memfd: checked, sealed against shrinking */
 	uint64_t offset;
 	/* Loop thread. error 0: page is set, and pinned if there still is a client. Otherwise a
 	 * negative code and a sentence. */
@@ -169,7 +170,7 @@ struct publish {
 
 /* 1: done at once, p->page is pinned, done() is not called. 0: done() will be called.
  * -SKVQ_EINVAL, -SKVQ_ESTALE, -SKVQ_EPINS, -SKVQ_ENOSPC, -SKVQ_EBUSY, -SKVQ_ESHORT, -SKVQ_ENOMEM.
- */
+ * An equal page that is being copied in the other layout is -SKVQ_EBUSY as well. */
 int cache_publish(struct cache *cache, struct publish *p, struct why *why);
 /* The client of a publish in flight is gone: the page stays, without a pin. */
 void cache_publish_orphan(struct publish *p);

@@ -24,7 +24,8 @@ void errors_count(struct layer_errors *errors, const struct skvq_layout *layout,
 		skvq_page_layer layer;
 
 		memcpy(&layer, at, sizeof(layer));
-		count(&errors[2 * i], layer.k_error);
+		if (!layout->safe)
+			count(&errors[2 * i], layer.k_error);
 		count(&errors[2 * i + 1], layer.v_error);
 	}
 }

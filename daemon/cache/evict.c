@@ -44,7 +44,7 @@ void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 	struct ns *ns = ns_of(page);
 
 	page->position = parent ? parent->position + SKVQ_PAGE_TOKENS : 0;
-	page->bytes = skvq_layout_page_bytes(&ns->layout, page->position);
+	page->bytes = ns_page_span(ns, page);
 	memcpy(page->tokens, tokens, sizeof(page->tokens));
 	page->born_ms = page->used_ms = clock_ms();
 	if (parent) {

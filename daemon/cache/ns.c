@@ -22,6 +22,16 @@ static int tier_name(struct ns *ns)
 	return identity_digest(text, IDENTITY_DIGEST + (uint32_t)n, ns->tier_name);
 }
 
+/* As the plugin finds it: by the identity alone. */
+static bool has_safe(const struct ns_params *params, struct skvq_layout *ret)
+{
+	struct skvq_profile profile;
+
+	return skvq_profile_parse(params->identity->profile, &profile) == 0 &&
+	       skvq_profile_has_safe(&profile, params->identity->has_calibration) &&
+	       skvq_layout_init_safe(params->layout, &profile, ret) == 0;
+}
+
 int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 {
 	const struct skvq_layout *layout = params->layout;
@@ -51,6 +61,7 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 	(void)snprintf(ns->model_name, sizeof(ns->model_name), "%s", params->model_name);
 	ns->identity = *params->identity;
 	ns->layout = *layout;
+	ns->has_safe = has_safe(params, &ns->safe);
 	ns->canon_bytes = identity_encode(&ns->identity, ns->canon);
 	err = identity_digest(ns->canon, ns->canon_bytes, ns->digest);
 	if (!err)

@@ -35,6 +35,8 @@ struct ns {
 	uint8_t digest[IDENTITY_DIGEST];
 	uint8_t tier_name[IDENTITY_DIGEST]; /* of tenant and digest: this namespace in the tier */
 	struct skvq_layout layout;
+	bool has_safe;
+	struct skvq_layout safe; /* of safe pages, if there may be any */
 	struct arena arena;
 	struct page_table table;
 	struct index index;
@@ -46,6 +48,7 @@ struct ns {
 	uint32_t trim_slot;    /* where cache/evict.c goes on looking for faulted-in holes */
 	uint64_t pins;
 	uint64_t tokens_asked, tokens_matched, page_hits, evictions;
+	uint64_t pages_safe;         /* copied in */
 	struct layer_errors *errors; /* [n_layer][2], K and V */
 };
 
@@ -72,10 +75,16 @@ static inline struct ns *ns_of(const struct page *page)
 	return container_of(page->table, struct ns, table);
 }
 
+/* Of a page that says it is safe, or not; NULL if there are no such pages here. */
+static inline const struct skvq_layout *ns_layout(const struct ns *ns, bool safe)
+{
+	return !safe ? &ns->layout : ns->has_safe ? &ns->safe : NULL;
+}
+
 /* From its first byte to its last, with a refinement that may be shed. */
 static inline uint64_t ns_page_span(const struct ns *ns, const struct page *page)
 {
-	return skvq_layout_page_bytes(&ns->layout, page->position);
+	return skvq_layout_page_bytes(ns_layout(ns, page->safe), page->position);
 }
 
 static inline uint64_t ns_page_offset(const struct ns *ns, const struct page *page)

@@ -102,7 +102,9 @@ static void arrived(struct fill *fill)
 	cache->stats->n[STAT_pages_returned] += policy_born(&cache->policy, page);
 	spill_want(cache, page);
 	cache->stats->n[STAT_bytes_copied] += page->bytes;
-	errors_count(fill->ns->errors, &fill->ns->layout,
+	cache->stats->n[STAT_pages_safe] += page->safe;
+	fill->ns->pages_safe += page->safe;
+	errors_count(fill->ns->errors, fill->task.layout,
 		     fill->ns->arena.base + fill->task.slot_offset);
 }
 
@@ -195,7 +197,7 @@ static int fill_begin(struct fill *fill, struct publish *p, uint64_t bytes,
 
 	fill->page->fill = fill;
 	fill->task.arena = &ns->arena;
-	fill->task.layout = &ns->layout;
+	fill->task.layout = ns_layout(ns, fill->page->safe);
 	fill->task.slot_offset = ns_page_offset(ns, fill->page);
 	fill->task.page_bytes = bytes;
 	fill->task.position = p->position;
@@ -233,6 +235,7 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
 				ns->table.slots, ns->id);
 	}
+	fill->page->safe = p->safe;
 	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */
 	cache_enlist(cache, fill->page, parent, p->tokens);
 	return fill_begin(fill, p, bytes, parent, why);
@@ -319,7 +322,9 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 	if (p->position % SKVQ_PAGE_TOKENS || p->position > INT32_MAX - SKVQ_PAGE_TOKENS)
 		return why_fail(why, SKVQ_EINVAL, "position %u is not a multiple of %u in range",
 				p->position, SKVQ_PAGE_TOKENS);
-	bytes = skvq_layout_page_bytes(&ns->layout, p->position);
+	if (!ns_layout(ns, p->safe))
+		return why_fail(why, SKVQ_EINVAL, "namespace %u has no safe pages", ns->id);
+	bytes = skvq_layout_page_bytes(ns_layout(ns, p->safe), p->position);
 	err = check_parent(cache, p, &parent, why);
 	if (!err)
 		err = check_staging(p, bytes, why);
@@ -329,6 +334,12 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 		return err;
 	page = index_find(&ns->index, &ns->table, parent, p->tokens);
 	if (page && page->fill) {
+		/* Should its copy turn out bad, this one would take its place. */
+		if (page->fill->task.layout != ns_layout(ns, p->safe)) {
+			pins_unreserve(p->pins, 1);
+			return why_fail(why, SKVQ_EBUSY,
+					"an equal page in another layout is just being copied");
+		}
 		append(page->fill, p);
 		return 0;
 	}

@@ -21,6 +21,7 @@ struct restore {
 	struct ns *ns;
 	struct page *page;
 	bool given; /* the tier had it, and its record's checksum held */
+	uint64_t bytes; /* counted out */
 	int result;
 	struct restore *parked; /* good pages that follow this one and came before it */
 	struct restore *next;   /* of those of the parent */
@@ -56,15 +57,15 @@ static void count_out(struct restores *r, uint64_t bytes)
 	r->bytes += bytes;
 }
 
-/* A read that failed tells nothing of the rate. */
-static void count_back(struct restores *r, uint64_t bytes, bool good)
+/* A read that failed tells nothing of the rate; one may be of fewer bytes than were counted out. */
+static void count_back(struct restores *r, uint64_t bytes, uint64_t read, bool good)
 {
 	uint64_t ms = clock_ms() - r->since_ms, rate;
 
 	r->n--;
 	r->bytes -= bytes;
 	if (good)
-		r->done_bytes += bytes;
+		r->done_bytes += read;
 	if (ms < SAMPLE_MS || !r->done_bytes)
 		return;
 	rate = (3 * r->bytes_per_ms + r->done_bytes / ms) / 4;
@@ -152,7 +153,7 @@ static void finish(struct restore *r, int err)
 	struct page *parent = page_parent(r->page);
 	struct cache *cache = r->cache;
 
-	count_back(&cache->restores, r->page->bytes, !err);
+	count_back(&cache->restores, r->bytes, r->page->bytes, !err);
 	if (!err && parent && parent->restore) {
 		r->next = parent->restore->parked;
 		parent->restore->parked = r;
@@ -176,10 +177,35 @@ static void verify_done(struct job *job)
 	finish(r, job->cancelled ? -SKVQ_EAGAIN : r->result);
 }
 
+/* Which kind of page a record holds shows when it comes: until then it has the room of the larger.
+ * What its header says here is proved with all the rest. */
+static int settle_kind(struct restore *r, const struct tier_page *from)
+{
+	struct page *page = r->page;
+	skvq_page_header h = {0};
+	uint64_t spare = page->bytes;
+
+	if (from->section[TIER_BASE].bytes >= sizeof(h))
+		memcpy(&h, from->section[TIER_BASE].data, sizeof(h));
+	page->safe = h.flags & SKVQ_PAGE_SAFE;
+	r->task.layout = ns_layout(r->ns, page->safe);
+	if (!r->task.layout) {
+		page->safe = false;
+		r->task.layout = &r->ns->layout;
+		return why_fail(&r->task.why, SKVQ_ECORRUPT,
+				"a safe page in a namespace that has none");
+	}
+	page->bytes = r->task.page_bytes = ns_page_span(r->ns, page);
+	spare -= page->bytes;
+	r->ns->bytes -= spare;
+	r->cache->bytes -= spare;
+	return 0;
+}
+
 /* The sections, one behind the other as they were. */
 static int take_in(struct restore *r, const struct tier_page *from)
 {
-	const struct skvq_layout *l = &r->ns->layout;
+	const struct skvq_layout *l = r->task.layout;
 	uint64_t at = r->task.slot_offset;
 	bool shed = l->refine_bytes && !from->section[TIER_REFINEMENT].bytes;
 	uint32_t want[TIER_SECTIONS] = {l->base_bytes, l->refine_bytes,
@@ -211,6 +237,8 @@ static void got(void *ctx, int status, const struct tier_page *from)
 
 	r->given = !status;
 	if (!status)
+		status = settle_kind(r, from);
+	if (!status)
 		status = take_in(r, from);
 	if (status < 0) {
 		finish(r, status);
@@ -230,6 +258,7 @@ static struct page *take_page(struct cache *cache, struct ns *ns, struct page *p
 	if (!page)
 		return NULL;
 	memcpy(page->digest, digest, sizeof(page->digest));
+	page->safe = ns->has_safe;
 	cache_enlist(cache, page, parent, tokens);
 	return page;
 }
@@ -239,7 +268,7 @@ static void fill_in_task(struct fill_task *task, const struct ns *ns, const stru
 	const struct page *parent = page_parent(page);
 
 	task->arena = &ns->arena;
-	task->layout = &ns->layout;
+	task->layout = ns_layout(ns, page->safe);
 	task->slot_offset = ns_page_offset(ns, page);
 	task->page_bytes = page->bytes;
 	task->position = page->position;
@@ -259,7 +288,8 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	struct tier_key key;
 	int err;
 
-	err = cache_make_room(cache, skvq_layout_page_bytes(&ns->layout, position), why);
+	err = cache_make_room(
+	    cache, skvq_layout_page_bytes(ns_layout(ns, ns->has_safe), position), why);
 	if (err < 0)
 		return err;
 	r = calloc(1, sizeof(*r));
@@ -284,7 +314,8 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	}
 	r->page->restore = r;
 	ns->fills++;
-	count_out(&cache->restores, r->page->bytes);
+	r->bytes = r->page->bytes;
+	count_out(&cache->restores, r->bytes);
 	*ret_page = r->page;
 	return 0;
 }

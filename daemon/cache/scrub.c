@@ -16,6 +16,7 @@ struct check {
 	struct cache *cache;
 	struct ns *ns;
 	struct page_ref ref;
+	const struct skvq_layout *layout; /* of the page */
 	const uint8_t *data;
 	uint64_t bytes;
 	uint8_t digest[IDENTITY_DIGEST];
@@ -29,7 +30,7 @@ static void check_work(struct job *job)
 {
 	struct check *c = container_of(job, struct check, job);
 
-	c->good = page_sound(&c->ns->layout, c->data, c->bytes, c->shed, c->digest);
+	c->good = page_sound(c->layout, c->data, c->bytes, c->shed, c->digest);
 }
 
 static void bad(struct cache *cache, struct ns *ns, struct page *page)
@@ -100,6 +101,7 @@ static void next(struct cache *cache)
 			    .cache = cache,
 			    .ns = ns_of(page),
 			    .ref = page_ref(page),
+			    .layout = ns_layout(ns_of(page), page->safe),
 			    .bytes = ns_page_span(ns_of(page), page),
 			    .shed = page->shed};
 	c->data = c->ns->arena.base + ns_page_offset(c->ns, page);

@@ -97,7 +97,7 @@ static void put_done(void *ctx, int status)
 static int put(struct cache *cache, struct page *page, bool hot)
 {
 	struct ns *ns = ns_of(page);
-	const struct skvq_layout *l = &ns->layout;
+	const struct skvq_layout *l = ns_layout(ns, page->safe);
 	const struct page *parent = page_parent(page);
 	const uint8_t *data = ns->arena.base + ns_page_offset(ns, page);
 	struct tier_page tp = {.position = page->position};

@@ -180,6 +180,7 @@ struct run {
 	uint32_t n_pages, n_done, n_existed;
 	struct page_ref *refs; /* [n_pages], behind the struct */
 	int32_t *tokens;       /* [n_pages * SKVQ_PAGE_TOKENS], behind refs */
+	uint8_t *safe;         /* [n_pages], behind tokens */
 };
 
 static void run_orphan(struct inflight *inflight)
@@ -190,7 +191,7 @@ static void run_orphan(struct inflight *inflight)
 static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n)
 {
 	struct run *run = calloc(1, sizeof(*run) + n * sizeof(*run->refs) +
-					(size_t)n * SKVQ_PAGE_TOKENS * sizeof(*run->tokens));
+					(size_t)n * SKVQ_PAGE_TOKENS * sizeof(*run->tokens) + n);
 
 	if (!run)
 		return NULL;
@@ -202,6 +203,9 @@ static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n
 	run->refs = (struct page_ref *)(run + 1);
 	run->tokens = (int32_t *)(run->refs + n);
 	memcpy(run->tokens, m->tokens, m->n_tokens * sizeof(*run->tokens));
+	run->safe = (uint8_t *)(run->tokens + (size_t)n * SKVQ_PAGE_TOKENS);
+	if (m->safe.len)
+		memcpy(run->safe, m->safe.data, n);
 	return run;
 }
 
@@ -264,6 +268,7 @@ static int run_advance(struct cache *cache, struct run *run, struct why *why)
 			p->parent = run->refs[i - 1];
 		}
 		p->position = run->position + i * SKVQ_PAGE_TOKENS;
+		p->safe = run->safe[i];
 		p->offset = run->offset + i * p->ns->layout.slot_bytes;
 		memcpy(p->tokens, run->tokens + (size_t)i * SKVQ_PAGE_TOKENS, sizeof(p->tokens));
 		p->page = NULL;
@@ -303,6 +308,14 @@ static int check_run(const Skvq__Wire__Publish *m, uint32_t n, const struct ns *
 	if (m->n_tokens != (size_t)n * SKVQ_PAGE_TOKENS)
 		return why_fail(why, SKVQ_EINVAL, "publish names %zu tokens, %u pages have %u each",
 				m->n_tokens, n, SKVQ_PAGE_TOKENS);
+	if (m->safe.len && m->safe.len != n)
+		return why_fail(why, SKVQ_EINVAL,
+				"publish says of %zu pages if they are safe, not of %u",
+				m->safe.len, n);
+	for (size_t i = 0; i < m->safe.len; i++)
+		if (m->safe.data[i] > 1)
+			return why_fail(why, SKVQ_EINVAL, "publish says %u of page %zu, not 0 or 1",
+					m->safe.data[i], i);
 	/* So that no sum below can wrap. */
 	if (m->offset > UINT64_MAX - n * ns->layout.slot_bytes ||
 	    m->position > INT32_MAX - (n + 1) * SKVQ_PAGE_TOKENS)

@@ -106,6 +106,7 @@ static void fill_namespace(const struct ns *ns, Skvq__Wire__NamespaceInfo *m)
 	m->tokens_matched = ns->tokens_matched;
 	m->page_hits = ns->page_hits;
 	m->evictions = ns->evictions;
+	m->pages_safe = ns->pages_safe;
 }
 
 int op_namespace_list(const struct request *rq, struct why *why)

@@ -51,6 +51,7 @@ struct page {
 	bool in_spill; /* waits to be offered to the tier below */
 	bool in_shed;  /* its refinement may go */
 	bool shed;     /* it has gone: the base alone is here */
+	bool safe;     /* which of the namespace's layouts it has; set before cache_enlist */
 	bool refused;  /* the tier did not want it so far */
 	bool spilling; /* the tier has taken it and not answered yet */
 	bool unlisted; /* not in the index: proved bad, goes when nobody has it any more */

@@ -119,8 +119,8 @@ void publish_begin(struct skvq_seq *q)
 		parent = q->pages[first - 1].ref;
 	uint64_t id;
 	int r = skvq_client_publish(s->client, m->ns, parent, first * SKVQ_PAGE_TOKENS,
-	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n, q->staging_id,
-	                            (uint64_t)first * m->layout.slot_bytes, &id);
+	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n, NULL,
+	                            q->staging_id, (uint64_t)first * m->layout.slot_bytes, &id);
 	if (r < 0) {
 		if (r != -SKVQ_EAGAIN)
 			log_event(s, SKVQ_LOG_WARNING, "publish not sent: %s",

@@ -25,7 +25,7 @@ NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_n
 PAGE_KEYS = {"slot", "generation", "parent_slot", "parent_generation", "position", "state",
              "pins", "children", "bytes", "hits", "age_ms", "idle_ms", "shed"}
 PIN_KEYS = {"connection", "pid", "uid", "gid", "name", "pins", "pages", "bytes", "age_ms"}
-ERROR_KEYS = {"ns", "model_name", "profile", "layers"}
+ERROR_KEYS = {"ns", "model_name", "profile", "layers", "pages_safe"}
 SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}
 PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "rtt_min_us",
              "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
@@ -179,6 +179,7 @@ class WithDaemon(unittest.TestCase):
         self.assertEqual([e["bucket_from"][i] for i in (0, 4, 12)], [0, 2**-9, 2**-3])
         self.assertEqual([n["ns"] for n in e["namespaces"]], [ns["ns"]])
         self.assertEqual(set(e["namespaces"][0]), ERROR_KEYS)
+        self.assertEqual(e["namespaces"][0]["pages_safe"], 0)
         layers = e["namespaces"][0]["layers"]
         self.assertEqual([layer["layer"] for layer in layers], list(range(ns["n_layer"])))
         for layer in layers:

@@ -552,6 +552,25 @@ static void a_descriptor_nobody_asked_for(void **state)
 	close(sock);
 }
 
+/* Slot 0 as one first page, about which n bytes of a value are said. */
+static raw_reply *publish_safe(struct client *c, int32_t *tokens, size_t n, uint8_t value)
+{
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Publish m = SKVQ__WIRE__PUBLISH__INIT;
+	uint8_t safe[2] = {value, value};
+
+	maker_page(&layout, 0, tokens, 1, c->map);
+	m.ns = c->ns;
+	m.tokens = tokens;
+	m.n_tokens = SKVQ_PAGE_TOKENS;
+	m.staging = c->staging;
+	m.safe.data = safe;
+	m.safe.len = n;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_PUBLISH;
+	rq.publish = &m;
+	return raw_call(c->sock, &rq, -1, NULL);
+}
+
 static void publish_refusals(void **state)
 {
 	struct client a = client_open(0), b = client_open(0);
@@ -573,8 +592,13 @@ static void publish_refusals(void **state)
 		SKVQ_ESHORT, "does not fit");
 	/* The slot still holds the page meant for position 80. */
 	refused(raw_publish(a.sock, a.ns, NULL, 0, tokens, a.staging, 0), SKVQ_ECORRUPT, "header");
+	refused(publish_safe(&a, tokens, 2, 1), SKVQ_EINVAL,
+		"of 2 pages if they are safe, not of 1");
+	refused(publish_safe(&a, tokens, 1, 2), SKVQ_EINVAL, "says 2 of page 0");
+	refused(publish_safe(&a, tokens, 1, 1), SKVQ_ECORRUPT, "header flags");
 	reply = raw_status(a.sock);
-	assert_int_equal(raw_counter(reply, "page_check_failures"), 1);
+	assert_int_equal(raw_counter(reply, "page_check_failures"), 2);
+	assert_int_equal(raw_counter(reply, "pages_safe"), 0);
 	assert_int_equal(raw_counter(reply, "refused_estale"), 2);
 	assert_int_equal(reply->status->pages, 2);
 	raw_free(reply);

@@ -84,6 +84,155 @@ static void say_errors(struct rig *rig, const struct rig_publish *rp, uint16_t k
 	}
 }
 
+/* Makes of the page that rig_prepare wrote a safe one. */
+static void make_safe(struct rig *rig, struct rig_publish *rp, uint32_t seed)
+{
+	uint8_t *at = rig->staging_map + rp->p.offset;
+
+	memset(at, 0, (size_t)rig->layout.slot_bytes);
+	maker_page(&rig->ns->safe, rp->p.position, rp->p.tokens, seed, at);
+	rp->p.safe = true;
+}
+
+/* Pages of both kinds in one chain: each has its own bytes, and they are given back. */
+static void safe_pages_are_pages(void **state)
+{
+	struct rig_publish rp[3];
+	struct rig rig;
+	struct page *parent = NULL;
+	uint64_t bytes = 0;
+
+	(void)state;
+	rig_init(&rig, 16, 100, NULL);
+	assert_true(rig.ns->has_safe);
+	assert_int_equal(rig.ns->safe.slot_bytes, rig.ns->layout.slot_bytes);
+	for (uint32_t i = 0; i < 3; i++) {
+		const struct skvq_layout *l = i % 2 ? &rig.layout : &rig.ns->safe;
+		skvq_page_header h;
+		const uint8_t *at;
+		uint32_t crc;
+
+		rig_prepare(&rig, &rp[i], &rig.pins, parent, 1, i);
+		if (i % 2 == 0)
+			make_safe(&rig, &rp[i], 1);
+		say_errors(&rig, &rp[i], 0x3000, 0x3400);
+		assert_int_equal(publish(&rig, &rp[i]), 0);
+		parent = rp[i].p.page;
+		assert_int_equal(parent->bytes, skvq_layout_page_bytes(l, 80 * i));
+		bytes += parent->bytes;
+		assert_int_equal(rig.ns->bytes, bytes);
+		assert_int_equal(rig.cache.bytes, bytes);
+		at = rig.ns->arena.base + ns_page_offset(rig.ns, parent);
+		memcpy(&h, at, sizeof(h));
+		assert_int_equal(!!(h.flags & SKVQ_PAGE_SAFE), i % 2 == 0);
+		assert_int_equal(h.base_bytes, l->base_bytes);
+		assert_int_equal(h.crc_base, crc32c(at + 256, h.base_bytes - 256));
+		if (h.sidecar_bytes)
+			assert_int_equal(h.crc_sidecar, crc32c(at + h.base_bytes, h.sidecar_bytes));
+		crc = h.crc_header;
+		h.crc_header = 0;
+		assert_int_equal(crc, crc32c(&h, sizeof(h)));
+	}
+	assert_true(cache_kernel_bytes(&rig.cache) >= bytes);
+	assert_int_equal(rig.stats.n[STAT_pages_safe], 2);
+	assert_int_equal(rig.ns->pages_safe, 2);
+	/* K of a safe page has other bits than the layer: only V counts. */
+	assert_int_equal(rig.ns->errors[0].pages, 1);
+	assert_int_equal(rig.ns->errors[1].pages, 3);
+	(void)cache_unpin_all(&rig.cache, &rig.pins);
+	while (lru_oldest(&rig.cache.lru))
+		cache_drop(&rig.cache, lru_oldest(&rig.cache.lru));
+	assert_int_equal(rig.cache.bytes, 0);
+	assert_int_equal(cache_kernel_bytes(&rig.cache), 0);
+	rig_fini(&rig);
+}
+
+/* What a publisher says of a page is what its header must say. */
+static void a_lie_about_safety_is_refused(void **state)
+{
+	struct rig_publish rp;
+	struct rig rig;
+	uint8_t *at;
+
+	(void)state;
+	rig_init(&rig, 16, 100, NULL);
+	for (uint32_t i = 0; i < 4; i++) {
+		rig_prepare(&rig, &rp, &rig.pins, NULL, 1, 0);
+		at = rig.staging_map + rp.p.offset;
+		switch (i) {
+		case 0: /* a safe page that is said to be none */
+			make_safe(&rig, &rp, 1);
+			rp.p.safe = false;
+			break;
+		case 1: /* the reverse */
+			rp.p.safe = true;
+			break;
+		case 2: /* the flag alone */
+			at[offsetof(skvq_page_header, flags)] |= SKVQ_PAGE_SAFE;
+			break;
+		default: /* and its absence */
+			make_safe(&rig, &rp, 1);
+			at[offsetof(skvq_page_header, flags)] &= (uint8_t)~SKVQ_PAGE_SAFE;
+		}
+		assert_int_equal(publish(&rig, &rp), -SKVQ_ECORRUPT);
+		assert_non_null(strstr(rp.why.text, "header flags at offset 12"));
+		assert_int_equal(rig.cache.bytes, 0);
+		assert_int_equal(rig.cache.pages, 0);
+		assert_int_equal(rig.stats.n[STAT_page_check_failures], i + 1);
+	}
+	assert_int_equal(rig.stats.n[STAT_pages_safe], 0);
+	rig_fini(&rig);
+}
+
+static void calibrated_namespaces_have_no_safe_pages(void **state)
+{
+	struct rig_publish rp;
+	struct identity id;
+	struct rig rig;
+	struct ns *own;
+	struct why why;
+
+	(void)state;
+	rig_init(&rig, 16, 100, NULL);
+	own = rig.ns;
+	rig_identity(0, &id);
+	id.has_calibration = true;
+	assert_int_equal(cache_ns_open(&rig.cache, "default", &id, "tiny", &rig.ns, &why), 0);
+	assert_ptr_not_equal(rig.ns, own);
+	assert_int_equal(rig.ns->layout.slot_bytes, own->layout.slot_bytes);
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 1, 0);
+	rp.p.safe = true;
+	assert_int_equal(publish(&rig, &rp), -SKVQ_EINVAL);
+	assert_non_null(strstr(rp.why.text, "no safe pages"));
+	assert_int_equal(rig.pins.total, 0);
+	rp.p.safe = false;
+	assert_int_equal(publish(&rig, &rp), 0);
+	(void)cache_unpin_all(&rig.cache, &rig.pins);
+	cache_ns_close(&rig.cache, rig.ns);
+	rig.ns = own;
+	rig_fini(&rig);
+}
+
+/* One that says otherwise cannot wait behind a copy; when that is done it is answered with it. */
+static void equal_pages_of_two_kinds_do_not_join(void **state)
+{
+	struct rig_publish first, second;
+	struct rig rig;
+
+	(void)state;
+	rig_init(&rig, 16, 100, NULL);
+	rig_prepare(&rig, &first, &rig.pins, NULL, 1, 0);
+	rig_prepare(&rig, &second, &rig.pins, NULL, 1, 1);
+	make_safe(&rig, &second, 1);
+	assert_int_equal(cache_publish(&rig.cache, &first.p, &first.why), 0);
+	assert_int_equal(cache_publish(&rig.cache, &second.p, &second.why), -SKVQ_EBUSY);
+	assert_int_equal(rig_wait(&rig, &first), 0);
+	assert_int_equal(cache_publish(&rig.cache, &second.p, &second.why), 1);
+	assert_ptr_equal(second.p.page, first.p.page);
+	assert_int_equal(rig.stats.n[STAT_pages_safe], 0);
+	rig_fini(&rig);
+}
+
 /* 0x3000 is 1/8, 0x3400 is 1/4; 0x7c00, infinity, is no error at all. */
 static void errors_are_counted_once_a_page(void **state)
 {
@@ -366,6 +515,10 @@ int main(void)
 	    cmocka_unit_test(a_page_is_complete),
 	    cmocka_unit_test(an_equal_page_is_returned),
 	    cmocka_unit_test(errors_are_counted_once_a_page),
+	    cmocka_unit_test(safe_pages_are_pages),
+	    cmocka_unit_test(a_lie_about_safety_is_refused),
+	    cmocka_unit_test(calibrated_namespaces_have_no_safe_pages),
+	    cmocka_unit_test(equal_pages_of_two_kinds_do_not_join),
 	    cmocka_unit_test(two_at_once_are_one_copy),
 	    cmocka_unit_test(bad_bytes_fail_their_sender_only),
 	    cmocka_unit_test(a_bad_page_leaves_nothing),

@@ -126,7 +126,7 @@ static int publish_run(struct bench *b, uint32_t staging, uint8_t *map, uint32_t
 		       SKVQ_PAGE_TOKENS * sizeof(*tokens));
 	}
 	r = skvq_client_publish(b->client, b->ns.ns, b->last, first * SKVQ_PAGE_TOKENS, tokens, n,
-				staging, 0, &b->request);
+				NULL, staging, 0, &b->request);
 	while (r >= 0 && b->request)
 		r = skvq_client_poll(b->client, TIMEOUT_MS);
 	return r < 0 ? r : b->error;

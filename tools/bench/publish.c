@@ -143,7 +143,7 @@ static int send_run(struct bench *b, struct chain *c)
 		       SKVQ_PAGE_TOKENS * sizeof(int32_t));
 	}
 	c->sent_us = now_us();
-	int r = skvq_client_publish(b->client, b->ns.ns, c->last, c->position, c->tokens, n,
+	int r = skvq_client_publish(b->client, b->ns.ns, c->last, c->position, c->tokens, n, NULL,
 				    b->staging, c->offset, &c->request);
 	if (r < 0)
 		return r;

@@ -19,9 +19,12 @@ static const char help[] =
     "  -w, --worst         layers with the largest mean first\n\n"
     "The histogram has 16 columns from 2^-12 to 1, each 0.75 octaves wide (1.7 times), the outer\n"
     "ones open: '.' for no page, 1 to 9 for up to so many tenths of the pages (9: all as well).\n\n"
+    "Pages whose keys keep 8 bits, because without a calibration the profile would lose them, are\n"
+    "said beside; their K does not count in the table.\n\n"
     "JSON: bucket_from, the lower edges of the histogram's columns; namespaces, an array of ns,\n"
-    "model_name, profile and layers, an array of layer, k and v, each of bits, pages (measured),\n"
-    "mean, max (null if pages is 0), histogram.\n";
+    "model_name, profile, pages_safe (with keys of 8 bits) and layers, an array of layer, k and "
+    "v,\n"
+    "each of bits, pages (measured), mean, max (null if pages is 0), histogram.\n";
 
 struct layer {
 	struct skvq_client_error_info k, v;
@@ -92,9 +95,9 @@ static json_t *namespace_json(const struct skvq_client_ns_info *ns, const struct
 							(json_int_t)l->layers[i].k.layer, "k",
 							side_json(&l->layers[i].k), "v",
 							side_json(&l->layers[i].v)));
-	return json_pack("{s:I, s:o, s:o, s:o}", "ns", (json_int_t)ns->ns, "model_name",
+	return json_pack("{s:I, s:o, s:o, s:I, s:o}", "ns", (json_int_t)ns->ns, "model_name",
 			 ctl_json_text(ns->model_name), "profile", ctl_json_text(ns->profile),
-			 "layers", layers);
+			 "pages_safe", (json_int_t)ns->pages_safe, "layers", layers);
 }
 
 /* Cells of one side: bits, mean, max, histogram. */
@@ -121,6 +124,11 @@ static void namespace_text(const struct skvq_client_ns_info *ns, const struct li
 	memcpy(model, ns->model_name, sizeof(model));
 	memcpy(profile, ns->profile, sizeof(profile));
 	printf("namespace %" PRIu32 ": %s, %s\n", ns->ns, ctl_clean(model), ctl_clean(profile));
+	if (ns->pages_safe)
+		printf("  %" PRIu64
+		       " pages came with keys of 8 bits: a few channels of some layer would "
+		       "drown the rest; calibrate\n",
+		       ns->pages_safe);
 	if (!l->known) {
 		puts("  nothing is known: no page has come in that says what it lost; FP16 loses "
 		     "nothing");

@@ -240,7 +240,7 @@ static void publish(struct store *st, uint32_t ns, uint32_t staging)
 			       SKVQ_PAGE_TOKENS * sizeof *st->tokens);
 		}
 		int r = skvq_client_publish(st->client, ns, st->last, position,
-					    st->tokens + position, n, staging, 0, &id);
+					    st->tokens + position, n, NULL, staging, 0, &id);
 		while (r >= 0 && (r = skvq_client_poll(st->client, TIMEOUT_MS)) > 0)
 			;
 		if (r < 0 || st->failed)

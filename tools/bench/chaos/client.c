@@ -337,8 +337,8 @@ static void publish(struct client *cl, struct held *h)
 	begin(cl, OP_PUBLISH);
 	r = skvq_client_publish(cl->c, cl->ns[h->path.model].ns, h->n ? h->ref[h->n - 1] : none,
 				h->n * SKVQ_PAGE_TOKENS,
-				h->path.tokens + (size_t)h->n * SKVQ_PAGE_TOKENS, n, cl->staging_id,
-				at * run_bytes(), &p->id);
+				h->path.tokens + (size_t)h->n * SKVQ_PAGE_TOKENS, n, NULL,
+				cl->staging_id, at * run_bytes(), &p->id);
 	end(cl);
 	answered(cl, "publish", r, skvq_client_why(cl->c));
 	if (r < 0) {

@@ -127,10 +127,11 @@ int skvq_client_calibration_get(struct skvq_client *c, const uint8_t *weights_di
 int skvq_client_calibration_put(struct skvq_client *c, int fd, uint64_t bytes, bool replace);
 int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes);
 
-/* Not blocking. -SKVQ_EAGAIN when too many requests are in flight: poll, then try again. */
+/* Not blocking. -SKVQ_EAGAIN when too many requests are in flight: poll, then try again.
+ * safe: of each page whether it is a safe one, 1 or 0; NULL if none is. */
 int skvq_client_publish(struct skvq_client *c, uint32_t ns, struct skvq_page_ref parent,
                         uint32_t position, const int32_t *tokens, uint32_t n_pages,
-                        uint32_t staging, uint64_t offset, uint64_t *ret_id);
+                        const uint8_t *safe, uint32_t staging, uint64_t offset, uint64_t *ret_id);
 /* Sent without waiting for the answer; queued if the socket is full. */
 int skvq_client_unpin(struct skvq_client *c, uint32_t ns, const struct skvq_page_ref *pages,
                       uint32_t n_pages);
@@ -168,6 +169,7 @@ struct skvq_client_ns_info {
 	char engine_numerics[128];
 	uint32_t n_layer, n_kv_heads, head_dim_k, head_dim_v, page_bytes;
 	uint64_t pages, bytes, pins, tokens_asked, tokens_matched, page_hits, evictions;
+	uint64_t pages_safe; /* copied in since the namespace was made */
 };
 struct skvq_client_page_info {
 	struct skvq_page_ref page, parent; /* parent.generation 0: first page */
