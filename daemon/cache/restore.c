@@ -57,7 +57,7 @@ static void count_out(struct restores *r, uint64_t bytes)
 	r->bytes += bytes;
 }
 
-/* A read that failed tells nothing of the rate; one may be of fewer bytes than were counted out. */
+/* A read that failed tells nothing of the rate; a safe page is of more bytes than were counted out. */
 static void count_back(struct restores *r, uint64_t bytes, uint64_t read, bool good)
 {
 	uint64_t ms = clock_ms() - r->since_ms, rate;
@@ -177,28 +177,32 @@ static void verify_done(struct job *job)
 	finish(r, job->cancelled ? -SKVQ_EAGAIN : r->result);
 }
 
-/* Which kind of page a record holds shows when it comes: until then it has the room of the larger.
- * What its header says here is proved with all the rest. */
+/* Which kind of page a record holds shows when it comes: a safe one needs more room than it has so
+ * far. What the header says here is proved with all the rest. */
 static int settle_kind(struct restore *r, const struct tier_page *from)
 {
 	struct page *page = r->page;
 	skvq_page_header h = {0};
-	uint64_t spare = page->bytes;
+	uint64_t more = 0 - page->bytes;
+	int err;
 
 	if (from->section[TIER_BASE].bytes >= sizeof(h))
 		memcpy(&h, from->section[TIER_BASE].data, sizeof(h));
-	page->safe = h.flags & SKVQ_PAGE_SAFE;
-	r->task.layout = ns_layout(r->ns, page->safe);
-	if (!r->task.layout) {
-		page->safe = false;
-		r->task.layout = &r->ns->layout;
+	if (!(h.flags & SKVQ_PAGE_SAFE))
+		return 0;
+	if (!r->ns->has_safe)
 		return why_fail(&r->task.why, SKVQ_ECORRUPT,
 				"a safe page in a namespace that has none");
-	}
-	page->bytes = r->task.page_bytes = ns_page_span(r->ns, page);
-	spare -= page->bytes;
-	r->ns->bytes -= spare;
-	r->cache->bytes -= spare;
+	more += skvq_layout_page_bytes(&r->ns->safe, page->position);
+	err = cache_make_room(r->cache, more, &r->task.why);
+	if (err < 0)
+		return err;
+	page->safe = true;
+	r->task.layout = &r->ns->safe;
+	page->bytes += more;
+	r->ns->bytes += more;
+	r->cache->bytes += more;
+	r->task.page_bytes = page->bytes;
 	return 0;
 }
 
@@ -258,7 +262,6 @@ static struct page *take_page(struct cache *cache, struct ns *ns, struct page *p
 	if (!page)
 		return NULL;
 	memcpy(page->digest, digest, sizeof(page->digest));
-	page->safe = ns->has_safe;
 	cache_enlist(cache, page, parent, tokens);
 	return page;
 }
@@ -268,7 +271,7 @@ static void fill_in_task(struct fill_task *task, const struct ns *ns, const stru
 	const struct page *parent = page_parent(page);
 
 	task->arena = &ns->arena;
-	task->layout = ns_layout(ns, page->safe);
+	task->layout = &ns->layout;
 	task->slot_offset = ns_page_offset(ns, page);
 	task->page_bytes = page->bytes;
 	task->position = page->position;
@@ -288,8 +291,7 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	struct tier_key key;
 	int err;
 
-	err = cache_make_room(
-	    cache, skvq_layout_page_bytes(ns_layout(ns, ns->has_safe), position), why);
+	err = cache_make_room(cache, skvq_layout_page_bytes(&ns->layout, position), why);
 	if (err < 0)
 		return err;
 	r = calloc(1, sizeof(*r));

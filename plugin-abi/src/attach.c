@@ -87,26 +87,30 @@ int model_attach(struct skvq_model *m)
 }
 
 bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t position,
-                const int32_t *tokens)
+                const int32_t *tokens, bool *ret_safe)
 {
-	const struct skvq_layout *l = &m->layout;
 	skvq_page_header h;
 
 	memcpy(&h, page, sizeof h);
+	bool safe = h.flags & SKVQ_PAGE_SAFE;
+	if (safe && !m->safe)
+		return false;
+	const struct skvq_layout *l = layout_of(m, safe);
+	*ret_safe = safe;
 	return h.magic == SKVQ_PAGE_MAGIC && h.version == SKVQ_PAGE_VERSION &&
 	       h.position == position && h.base_bytes == l->base_bytes &&
 	       h.tokens_offset == l->tokens_offset &&
 	       memcmp(page + l->tokens_offset, tokens, SKVQ_PAGE_TOKENS * sizeof *tokens) == 0 &&
-	       layer_table_equal(m, page);
+	       layer_table_equal(m, safe, page);
 }
 
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
-                          const int32_t *tokens)
+                          const int32_t *tokens, bool *ret_safe)
 {
 	const struct arena_map *a = m->arena;
 
 	if (!ref.generation || ref.slot >= a->bytes / a->slot_bytes)
 		return NULL;
 	const uint8_t *page = a->base + ref.slot * a->slot_bytes;
-	return page_holds(m, page, position, tokens) ? page : NULL;
+	return page_holds(m, page, position, tokens, ret_safe) ? page : NULL;
 }

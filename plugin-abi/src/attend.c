@@ -256,11 +256,11 @@ struct seen {
 	uint32_t layer, head, n_heads, lo, last, position;
 };
 
-/* One head's planes of n pages from `from` on; returns what follows them. */
+/* One head's planes of n pages of one layout from `from` on; returns what follows them. */
 static struct skvq_page_planes *planes_of(const skvq_seq *q, const struct seen *s, uint32_t head,
                                           uint32_t from, uint32_t n, struct skvq_page_planes *ret)
 {
-	const struct skvq_layout *l = &q->model->layout;
+	const struct skvq_layout *l = page_layout(q, from);
 	size_t k_codes = skvq_layout_k_codes(l, s->layer, head);
 	size_t k_params = skvq_layout_k_params(l, s->layer, head);
 	size_t v_codes = skvq_layout_v_codes(l, s->layer, head);
@@ -276,12 +276,13 @@ static struct skvq_page_planes *planes_of(const skvq_seq *q, const struct seen *
 	return ret;
 }
 
-/* Pages from..to-1. What each call of the kernel asks the memory for is what the next one reads. */
+/* Pages from..to-1, of one layout. What each call of the kernel asks the memory for is what the next
+ * one reads. */
 static void attend_pages(struct skvq_attn_state *st, const skvq_seq *q, const struct seen *s,
                          uint32_t from, uint32_t to)
 {
 	const struct skvq_model *m = q->model;
-	const struct skvq_layer_layout *ll = &m->layout.layers[s->layer];
+	const struct skvq_layer_layout *ll = &page_layout(q, from)->layers[s->layer];
 
 	while (from < to) {
 		struct skvq_page_planes planes[(HEADS_MAX + 1) * RUN_PAGES], *end = planes;
@@ -290,7 +291,8 @@ static void attend_pages(struct skvq_attn_state *st, const skvq_seq *q, const st
 
 		for (uint32_t h = 0; h < s->n_heads; h++)
 			end = planes_of(q, s, s->head + h, from, n, end);
-		end = planes_of(q, s, s->head, from + n, left < n ? left : n, end);
+		if (left)
+			end = planes_of(q, s, s->head, from + n, left < n ? left : n, end);
 		if (tokens > n * SKVQ_PAGE_TOKENS)
 			tokens = n * SKVQ_PAGE_TOKENS;
 		for (uint32_t h = 0; h < s->n_heads; h++) {
@@ -314,8 +316,14 @@ static void attend_seen(struct skvq_attn_state *st, const skvq_seq *q, const str
 	from = from > first ? from : first;
 	to = to < end ? to : end;
 	if (!q->model->faithful) {
-		if (from < to)
-			attend_pages(st, q, s, from, to);
+		while (from < to) {
+			uint32_t alike = from + 1;
+
+			while (alike < to && q->pages[alike].safe == q->pages[from].safe)
+				alike++;
+			attend_pages(st, q, s, from, alike);
+			from = alike;
+		}
 		return;
 	}
 	for (uint32_t h = 0; h < s->n_heads; h++)

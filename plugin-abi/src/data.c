@@ -107,7 +107,7 @@ static void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32
 {
 	const struct skvq_model *m = q->model;
 	const struct skvq_kernels *kn = m->session->kernels;
-	const struct skvq_layout *l = &m->layout;
+	const struct skvq_layout *l = page_layout(q, position / SKVQ_PAGE_TOKENS);
 	const struct skvq_codec *c = is_v ? &l->layers[layer].v : &l->layers[layer].k;
 	const uint8_t *page = q->pages[position / SKVQ_PAGE_TOKENS].data;
 

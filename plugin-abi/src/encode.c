@@ -49,9 +49,8 @@ uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 	return q->sinks + at / sizeof(uint16_t) + (size_t)position * q->model->dim_v;
 }
 
-int staging_take(const struct skvq_seq *q, uint32_t i)
+int staging_take(const struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 {
-	const struct skvq_layout *l = &q->model->layout;
 	int r;
 
 	do
@@ -61,19 +60,19 @@ int staging_take(const struct skvq_seq *q, uint32_t i)
 	return r < 0 ? -SKVQ_ENOMEM : 0;
 }
 
-/* Starts page i in staging. Its memory is taken here, so that writing codes cannot fail later. */
-static int page_open(struct skvq_seq *q, uint32_t i)
+/* Starts page i in staging, whose slot is all zeros. Its memory is taken here, so that writing codes
+ * cannot fail later. */
+static int page_open(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 {
 	struct skvq_model *m = q->model;
-	const struct skvq_layout *l = &m->layout;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 	uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
 
-	if (staging_take(q, i) < 0)
+	if (staging_take(q, i, l) < 0)
 		return set_error(m->session, SKVQ_ENOMEM, "no memory for page %u (%zu bytes): %s", i,
 		                 bytes, strerror(errno));
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, page);
-	q->pages[i] = (struct seq_page){.data = page, .state = PAGE_LOCAL};
+	q->pages[i] = (struct seq_page){.data = page, .safe = l->safe, .state = PAGE_LOCAL};
 	return 0;
 }
 
@@ -190,44 +189,77 @@ void shed_refinements(struct skvq_seq *q)
 		shed_shared(q);
 }
 
-int encode_tiles(struct skvq_seq *q)
+/* The next tile into its page, which is open. */
+static void encode_tile(struct skvq_seq *q)
 {
 	struct skvq_model *m = q->model;
-	const struct skvq_layout *l = &m->layout;
+	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
+	const struct skvq_layout *l = page_layout(q, i);
+	uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
+
+	if (i == 0 && m->sinks) /* with a short window some sinks come after the first tile */
+		memcpy(page + l->base_bytes + l->refine_bytes, q->sinks, q->sinks_bytes);
+	memcpy(page + l->tokens_offset + position % SKVQ_PAGE_TOKENS * sizeof(int32_t),
+	       q->tokens + position, SKVQ_TILE_TOKENS * sizeof(int32_t));
+	for (uint32_t layer = 0; layer < m->n_layer; layer++) {
+		const struct skvq_layer_layout *ll = &l->layers[layer];
+
+		if (ll->k.kind == SKVQ_CODEC_FAITHFUL)
+			faithful_encode(q, layer, 0, position, page);
+		if (ll->v.kind == SKVQ_CODEC_FAITHFUL)
+			faithful_encode(q, layer, 1, position, page);
+		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
+			encode_rows(q, &ll->k, ring_k, layer, h, position,
+			            page + skvq_layout_k_codes(l, layer, h),
+			            page + skvq_layout_k_params(l, layer, h),
+			            ll->k.nested ? page + skvq_layout_k_refine(l, layer, h) : NULL);
+			encode_rows(q, &ll->v, ring_v, layer, h, position,
+			            page + skvq_layout_v_codes(l, layer, h),
+			            page + skvq_layout_v_params(l, layer, h), NULL);
+		}
+	}
+}
+
+/* A page's first tile decides how the whole page is laid out. If there is no memory for it, the tile
+ * is still in the ring, and its slot holds nothing again. */
+static int encode_first_tile(struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
+	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
+	uint64_t at = i * m->layout.slot_bytes;
+	int r = page_open(q, i, &m->layout);
+
+	if (r < 0)
+		return r;
+	encode_tile(q);
+	if (!page_errors(q, position))
+		return 0;
+	memset(q->staging + at, 0, skvq_layout_page_bytes(&m->layout, position));
+	r = page_open(q, i, m->safe);
+	if (r < 0) {
+		(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+		                (off_t)m->layout.slot_bytes);
+		q->pages[i] = (struct seq_page){0};
+		return r;
+	}
+	encode_tile(q);
+	(void)page_errors(q, position);
+	q->model->session->stats.pages_safe++;
+	return 0;
+}
+
+int encode_tiles(struct skvq_seq *q)
+{
+	const struct skvq_model *m = q->model;
 
 	while ((uint64_t)q->n_encoded + SKVQ_TILE_TOKENS + m->window <= q->n_tokens) {
-		uint32_t position = q->n_encoded;
-		uint32_t i = position / SKVQ_PAGE_TOKENS;
-
-		if (position % SKVQ_PAGE_TOKENS == 0) {
-			int r = page_open(q, i);
+		if (q->n_encoded % SKVQ_PAGE_TOKENS == 0) {
+			int r = encode_first_tile(q);
 			if (r < 0)
 				return r;
+		} else {
+			encode_tile(q);
 		}
-		uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
-		if (i == 0 && m->sinks) /* with a short window some sinks come after the first tile */
-			memcpy(page + l->base_bytes + l->refine_bytes, q->sinks, q->sinks_bytes);
-		memcpy(page + l->tokens_offset + position % SKVQ_PAGE_TOKENS * sizeof(int32_t),
-		       q->tokens + position, SKVQ_TILE_TOKENS * sizeof(int32_t));
-		for (uint32_t layer = 0; layer < m->n_layer; layer++) {
-			const struct skvq_layer_layout *ll = &l->layers[layer];
-
-			if (ll->k.kind == SKVQ_CODEC_FAITHFUL)
-				faithful_encode(q, layer, 0, position, page);
-			if (ll->v.kind == SKVQ_CODEC_FAITHFUL)
-				faithful_encode(q, layer, 1, position, page);
-			for (uint32_t h = 0; h < m->n_kv_heads; h++) {
-				encode_rows(q, &ll->k, ring_k, layer, h, position,
-				            page + skvq_layout_k_codes(l, layer, h),
-				            page + skvq_layout_k_params(l, layer, h),
-				            ll->k.nested ? page + skvq_layout_k_refine(l, layer, h) : NULL);
-				encode_rows(q, &ll->v, ring_v, layer, h, position,
-				            page + skvq_layout_v_codes(l, layer, h),
-				            page + skvq_layout_v_params(l, layer, h), NULL);
-			}
-		}
-		if (position % SKVQ_PAGE_TOKENS == 0)
-			page_errors(q, position);
 		q->n_encoded += SKVQ_TILE_TOKENS;
 	}
 	shed_refinements(q);

@@ -100,6 +100,8 @@ struct skvq_model {
 	struct skvq_model *next;
 	struct skvq_seq *seqs;
 	struct skvq_layout layout;
+	struct skvq_layout *safe; /* of pages whose keys the profile would drown; NULL: none are */
+	bool warned_safe;
 	uint32_t n_q_heads, n_kv_heads, dim_k, dim_v, n_layer;
 	uint32_t window, sinks;
 	uint32_t young; /* elastic: tokens past the window whose refinement is read */
@@ -112,7 +114,8 @@ struct skvq_model {
 	uint64_t *calibration;   /* the file's bytes, where the transforms point into; or NULL */
 	float *query_transforms; /* what the file does not hold: transposes, one allocation    */
 	uint8_t calibration_id[SKVQ_CALIBRATION_DIGEST];
-	uint8_t *header;   /* base section's first bytes as any page must have them, position 0 */
+	uint8_t *header;      /* a page's bytes up to its first layer, at position 0 */
+	uint8_t *safe_header; /* the same of a safe page, or NULL                    */
 	size_t token_bytes_fp16;
 	/* What the daemon is told; all pointers owned. */
 	struct skvq_client_identity id;
@@ -134,6 +137,7 @@ enum page_state {
 
 struct seq_page {
 	const uint8_t *data; /* (data) */
+	bool safe;           /* (data) which of the model's layouts it has */
 	enum page_state state;
 	uint32_t epoch;
 	struct skvq_page_ref ref;
@@ -189,6 +193,17 @@ struct skvq_seq {
 	} *mail;
 };
 
+static inline const struct skvq_layout *layout_of(const struct skvq_model *m, bool safe)
+{
+	return safe ? m->safe : &m->layout;
+}
+
+/* Of page i, which is there. */
+static inline const struct skvq_layout *page_layout(const struct skvq_seq *q, uint32_t i)
+{
+	return layout_of(q->model, q->pages[i].safe);
+}
+
 /* util.c */
 int set_error(struct skvq_session *s, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -214,12 +229,13 @@ void session_lost(struct skvq_session *s);
  * needs any more. */
 void seq_rescue(struct skvq_seq *q);
 void arena_unref(struct arena_map *a);
-/* Whether the page, a whole one of this layout in memory, holds these 80 tokens at this position. */
+/* Whether the page, a whole one in a slot of memory, holds these 80 tokens at this position, in one
+ * of the model's layouts: which is in *ret_safe. */
 bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t position,
-                const int32_t *tokens);
+                const int32_t *tokens, bool *ret_safe);
 /* The page at ref, or NULL if it does not hold these 80 tokens at this position. */
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
-                          const int32_t *tokens);
+                          const int32_t *tokens, bool *ret_safe);
 
 /* publish.c */
 /* Tells the daemon of the sequence's staging memfd: the one blocking step of publishing. */
@@ -235,8 +251,9 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
 void unpin_orphans(struct skvq_session *s);
 
 /* encode.c */
-/* Takes page i's memory in staging, so that writing to it cannot fail. -SKVQ_ENOMEM. */
-int staging_take(const struct skvq_seq *q, uint32_t i);
+/* Takes the memory of a page i of this layout in staging, so that writing to it cannot fail.
+ * -SKVQ_ENOMEM. */
+int staging_take(const struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
 uint32_t crc32c(const uint8_t *data, size_t bytes);
@@ -266,10 +283,12 @@ void faithful_attend(struct skvq_attn_state *st, const struct skvq_seq *q, uint3
 int page_errors_init(struct skvq_model *m);
 /* A calibration that knows its model says better. 0: nothing is expected. */
 void model_expect_error(struct skvq_model *m, uint32_t layer, int is_v, float error);
-/* Measures the page in staging whose first tile, at this position, has just been encoded. */
-void page_errors(struct skvq_seq *q, uint32_t position);
-/* Whether a page's layer table is this model's; its errors may be any. */
-bool layer_table_equal(const struct skvq_model *m, const uint8_t *page);
+/* Measures the page in staging whose first tile, at this position, has just been encoded. Whether
+ * its keys are drowned and the model has safe pages: then it is to be encoded again as one, and
+ * measured again. */
+bool page_errors(struct skvq_seq *q, uint32_t position);
+/* Whether a page's layer table is this layout's; its errors may be any. */
+bool layer_table_equal(const struct skvq_model *m, bool safe, const uint8_t *page);
 
 /* attend.c */
 /* The refinement of K in page i as attention from `position` on reads it: NULL if the layer has none,

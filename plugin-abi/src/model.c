@@ -96,6 +96,8 @@ static void model_free(struct skvq_model *m)
 	free(m->calibration);
 	free(m->query_transforms);
 	free(m->header);
+	free(m->safe_header);
+	free(m->safe);
 	free(m->bit_table);
 	free(m->layer_window);
 	free(m->texts);
@@ -273,6 +275,26 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 	return page_errors_init(m);
 }
 
+/* The layout of safe pages, where there may be any: as the daemon finds it, by the identity. */
+static int safe_init(struct skvq_model *m, const struct skvq_profile *p)
+{
+	if (!skvq_profile_has_safe(p, m->id.calibration_digest != NULL))
+		return 0;
+	m->safe = malloc(sizeof *m->safe);
+	if (!m->safe)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a second page layout");
+	if (skvq_layout_init_safe(&m->layout, p, m->safe) < 0) {
+		free(m->safe);
+		m->safe = NULL;
+		return 0;
+	}
+	m->safe_header = calloc(1, m->safe->base_bytes);
+	if (!m->safe_header)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a second page layout");
+	skvq_page_init(m->safe, 0, m->safe_header);
+	return 0;
+}
+
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)
 {
 	skvq_model_desc d;
@@ -338,6 +360,8 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 	} else if (r == 0 && d.calibration) {
 		r = use_calibration(m, &calibration);
 	}
+	if (r == 0)
+		r = safe_init(m, &p);
 	if (r < 0)
 		goto fail;
 	session_pump(s, 0);

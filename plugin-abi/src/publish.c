@@ -20,20 +20,22 @@
 /* As the engine once wrote it: without the digests and CRCs that the daemon filled in. */
 int page_repatriate(struct skvq_seq *q, uint32_t i)
 {
-	const struct skvq_layout *l = &q->model->layout;
+	const struct skvq_layout *l = page_layout(q, i);
 	struct seq_page *p = &q->pages[i];
 	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 	skvq_page_layer table[SKVQ_LAYERS_MAX];
 	skvq_page_header h;
+	bool safe;
 
-	if (staging_take(q, i) < 0)
+	if (staging_take(q, i, l) < 0)
 		return -SKVQ_ENOMEM;
 	memcpy(to, p->data, bytes);
 	/* A link that broke should have kept it in place; its header, and the tokens that come last
 	 * to a page's fill, tell whether it did. Zeros and other pages are never attended again. */
-	if (!page_holds(q->model, to, i * SKVQ_PAGE_TOKENS,
-	                q->tokens + (size_t)i * SKVQ_PAGE_TOKENS)) {
+	if (!page_holds(q->model, to, i * SKVQ_PAGE_TOKENS, q->tokens + (size_t)i * SKVQ_PAGE_TOKENS,
+	                &safe) ||
+	    safe != p->safe) {
 		q->lost = true;
 		log_event(q->model->session, SKVQ_LOG_DAEMON_MISBEHAVING,
 		          "page %u was taken away while a sequence read it; the sequence is lost", i);
@@ -92,9 +94,9 @@ void publish_begin(struct skvq_seq *q)
 	uint32_t n = n_full - first;
 	if (n == 0 || s->n_tickets == TICKETS_MAX)
 		return;
-	/* A token takes at most ten bytes in a frame. */
+	/* A token takes at most ten bytes in a frame, and a page one besides. */
 	uint32_t frame = skvq_client_hello(s->client)->frame_bytes_max;
-	uint32_t fits = frame > 256 ? (frame - 256) / (SKVQ_PAGE_TOKENS * 10) : 1;
+	uint32_t fits = frame > 256 ? (frame - 256) / (SKVQ_PAGE_TOKENS * 10 + 1) : 1;
 	if (n > SKVQ_CLIENT_RUN_MAX)
 		n = SKVQ_CLIENT_RUN_MAX;
 	if (n > fits)
@@ -118,9 +120,14 @@ void publish_begin(struct skvq_seq *q)
 	if (first > 0)
 		parent = q->pages[first - 1].ref;
 	uint64_t id;
+	uint8_t safe[SKVQ_CLIENT_RUN_MAX];
+	bool any = false;
+	for (uint32_t i = 0; i < n; i++)
+		any |= safe[i] = q->pages[first + i].safe;
 	int r = skvq_client_publish(s->client, m->ns, parent, first * SKVQ_PAGE_TOKENS,
-	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n, NULL,
-	                            q->staging_id, (uint64_t)first * m->layout.slot_bytes, &id);
+	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n,
+	                            any ? safe : NULL, q->staging_id,
+	                            (uint64_t)first * m->layout.slot_bytes, &id);
 	if (r < 0) {
 		if (r != -SKVQ_EAGAIN)
 			log_event(s, SKVQ_LOG_WARNING, "publish not sent: %s",
@@ -196,12 +203,14 @@ static bool page_adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref)
 	struct skvq_model *m = q->model;
 	const struct skvq_layout *l = &m->layout;
 	struct seq_page *p = &q->pages[i];
+	bool safe;
 	const uint8_t *data = arena_page(m, ref, i * SKVQ_PAGE_TOKENS,
-	                                 q->tokens + (size_t)i * SKVQ_PAGE_TOKENS);
+	                                 q->tokens + (size_t)i * SKVQ_PAGE_TOKENS, &safe);
 
 	if (!data)
 		return false;
 	p->data = data;
+	p->safe = safe;
 	p->state = PAGE_SHARED;
 	p->epoch = q->publish_epoch;
 	p->ref = ref;

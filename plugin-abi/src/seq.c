@@ -136,7 +136,8 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	}
 	for (; n < (uint32_t)got; n++) {
 		uint32_t position = n * SKVQ_PAGE_TOKENS;
-		const uint8_t *data = arena_page(m, refs[n], position, tokens + position);
+		bool safe;
+		const uint8_t *data = arena_page(m, refs[n], position, tokens + position, &safe);
 
 		if (!data) {
 			log_event(s, SKVQ_LOG_DAEMON_MISBEHAVING,
@@ -145,6 +146,7 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 			break;
 		}
 		q->pages[n] = (struct seq_page){.data = data,
+		                                .safe = safe,
 		                                .state = PAGE_SHARED,
 		                                .epoch = s->epoch,
 		                                .ref = refs[n],
@@ -162,9 +164,10 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	free(refs);
 	if (n == 0)
 		return 0;
+	const struct skvq_layout *first = page_layout(q, 0);
 	if (m->sinks)
-		memcpy(q->sinks,
-		       q->pages[0].data + m->layout.base_bytes + m->layout.refine_bytes, q->sinks_bytes);
+		memcpy(q->sinks, q->pages[0].data + first->base_bytes + first->refine_bytes,
+		       q->sinks_bytes);
 	q->n_matched = q->n_encoded = q->n_tokens = q->ring_released = n * SKVQ_PAGE_TOKENS;
 	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
 	for (uint32_t i = 0; i < m->n_layer; i++)
@@ -382,6 +385,22 @@ static uint64_t window_bytes(const struct skvq_seq *q)
 	return (used < q->ring_bytes ? used : q->ring_bytes) + (q->sinks ? q->sinks_bytes : 0);
 }
 
+/* Codes and parameters of a full page. */
+static uint64_t code_bytes(const struct skvq_layout *l)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < l->geo.n_layer; i++) {
+		const struct skvq_codec *k = &l->layers[i].k, *v = &l->layers[i].v;
+		uint32_t own = (uint32_t)(k->n_rows + v->n_rows);
+
+		bytes += (uint64_t)l->geo.n_kv_heads *
+		             (k->head_bytes + v->head_bytes + own * SKVQ_PAGE_TOKENS) +
+		         (uint64_t)(l->layers[i].k_rows + l->layers[i].v_rows) * SKVQ_PAGE_TOKENS;
+	}
+	return bytes;
+}
+
 int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 {
 	if (!q)
@@ -400,18 +419,10 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 	    .bytes_fp16 = (uint64_t)q->n_tokens * m->token_bytes_fp16,
 	    .boot_id = s->client ? skvq_client_hello(s->client)->boot_id : 0,
 	};
-	for (uint32_t i = 0; i < m->n_layer; i++) {
-		const struct skvq_codec *k = &m->layout.layers[i].k, *v = &m->layout.layers[i].v;
-
-		out.page_code_bytes +=
-		    (uint64_t)m->n_kv_heads * (k->head_bytes + v->head_bytes +
-		                               (k->n_rows + v->n_rows) * SKVQ_PAGE_TOKENS) +
-		    (uint64_t)(m->layout.layers[i].k_rows + m->layout.layers[i].v_rows) *
-		        SKVQ_PAGE_TOKENS;
-	}
 	for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++) {
-		size_t bytes = skvq_layout_page_bytes(&m->layout, i * SKVQ_PAGE_TOKENS);
+		size_t bytes = skvq_layout_page_bytes(page_layout(q, i), i * SKVQ_PAGE_TOKENS);
 
+		out.pages_safe += q->pages[i].safe;
 		if (q->pages[i].state == PAGE_SHARED) {
 			out.pages_shared++;
 			out.bytes_shared += bytes;
@@ -430,5 +441,13 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 			out.n_refined -= q->pages[i].base_only ? SKVQ_PAGE_TOKENS : 0;
 	}
 	out.n_base = q->n_encoded - out.n_refined;
+	out.page_code_bytes = code_bytes(&m->layout);
+	if (out.pages_safe) {
+		uint64_t pages = out.pages_shared + out.pages_local;
+
+		out.page_code_bytes = (out.page_code_bytes * (pages - out.pages_safe) +
+		                       code_bytes(m->safe) * out.pages_safe) /
+		                      pages;
+	}
 	return copy_out(info, &out, sizeof out);
 }

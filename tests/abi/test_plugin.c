@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -724,16 +725,19 @@ static void calibration_tames_outliers(void **state)
 	static const uint32_t dims[] = {64, 80, 128};
 
 	for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
-		double plain, free_, calibrated, automatic;
+		double plain, free_, kept, calibrated, automatic;
 		struct toy t = toy_default();
 
 		t.dim = dims[i];
-		t.profile = "k2v2";
+		t.profile = "k2v2-bare";
 		rng = 1;
 		plain = mean_error(&t);
 		t.outlier = 32;
 		rng = 1;
 		free_ = mean_error(&t);
+		t.profile = "k2v2"; /* pages keep keys in 8 bits: values alone lose */
+		rng = 1;
+		kept = mean_error(&t);
 		void *file = toy_calibration(&t, NULL, 1, &t.calibration_bytes);
 		t.calibration = file;
 		rng = 1;
@@ -741,9 +745,11 @@ static void calibration_tames_outliers(void **state)
 		t.profile = "auto-2.4"; /* the last layer, which is measured, has more bits */
 		rng = 1;
 		automatic = mean_error(&t);
-		if (!(free_ > 1.5 * plain && calibrated < 1.1 * plain && automatic < 0.9 * plain))
-			fail_msg("head_dim %u: %g without outliers, %g with, %g calibrated, %g auto-2.4",
-			         t.dim, plain, free_, calibrated, automatic);
+		if (!(free_ > 1.5 * plain && kept < 0.9 * plain && calibrated < 1.1 * plain &&
+		      automatic < 0.9 * plain))
+			fail_msg("head_dim %u: %g without outliers, %g with, %g in safe pages, %g calibrated, "
+			         "%g auto-2.4",
+			         t.dim, plain, free_, kept, calibrated, automatic);
 		/* FP16 pages hold the rows as they are. */
 		t.profile = "fp16";
 		assert_true(mean_error(&t) < 1e-4);
@@ -924,6 +930,11 @@ static void an_engine_with_shorter_structs_works(void **state)
 	assert_int_equal(api->stats(t.session, &st), 0);
 	assert_int_equal(st.reconnects, 0);
 	assert_true(st.pages_off == UINT64_C(0xeeeeeeeeeeeeeeee));
+	memset(&info, 0xee, sizeof info);
+	info.struct_size = offsetof(skvq_seq_info, pages_safe);
+	assert_int_equal(api->seq_info(t.seq, &info), 0);
+	assert_int_equal(info.page_code_bytes, 80 * t.layers * t.kv_heads * 2 * t.dim * 2);
+	assert_int_equal(info.pages_safe, 0xeeeeeeee);
 	toy_close(&t);
 }
 
@@ -992,8 +1003,8 @@ static void errors_beyond_expectation_are_told_once(void **state)
 /* Nothing is expected of these, whatever they lose. */
 static void profiles_without_rotation_warn_of_nothing(void **state)
 {
-	static const char *const profiles[] = {"plain-k2v1.5", "affine-k2v1.5-g32", "skvq-k2v1.5-g32",
-	                                       "fp16"};
+	static const char *const profiles[] = {"plain-k2v1.5-bare", "affine-k2v1.5-g32",
+	                                       "skvq-k2v1.5-g32", "fp16"};
 
 	(void)state;
 	for (size_t p = 0; p < sizeof profiles / sizeof profiles[0]; p++) {
@@ -1013,6 +1024,204 @@ static void profiles_without_rotation_warn_of_nothing(void **state)
 		assert_int_equal(w.n, 0);
 		assert_int_equal(st.pages_off, 0);
 		toy_close(&t);
+	}
+}
+
+/* Four channels of each head's keys in a layer, so many times larger over tokens from..to-1. */
+static void enlarge(struct toy *t, uint32_t layer, uint32_t from, uint32_t to, float times)
+{
+	for (size_t i = kv_at(t, layer, from, 0); i < kv_at(t, layer, to, 0); i++)
+		if (i % (t->dim / 4) == 3)
+			t->k[i] *= times;
+}
+
+/* What pages give back of a layer, in the place of what was appended. */
+static void take_back(const struct toy *t, uint32_t layer, uint32_t n, float *k, float *v)
+{
+	int64_t head = (int64_t)(t->dim * sizeof(float));
+	skvq_export e = {.struct_size = sizeof e,
+	                 .layer = layer,
+	                 .n_tokens = n,
+	                 .type = SKVQ_F32,
+	                 .k = k + kv_at(t, layer, 0, 0),
+	                 .v = v + kv_at(t, layer, 0, 0),
+	                 .k_token_stride = head * t->kv_heads,
+	                 .k_head_stride = head,
+	                 .v_token_stride = head * t->kv_heads,
+	                 .v_head_stride = head};
+
+	assert_int_equal(api->export_kv(t->seq, &e), 0);
+}
+
+static double lost(const struct toy *t, const float *x, const float *back, uint32_t layer,
+                   uint32_t from, uint32_t to)
+{
+	double error = 0, energy = 0;
+
+	for (size_t i = kv_at(t, layer, from, 0); i < kv_at(t, layer, to, 0); i++) {
+		error += pow((double)x[i] - back[i], 2);
+		energy += pow(x[i], 2);
+	}
+	return error / energy;
+}
+
+enum { SAFE_TOKENS = 2912, SAFE_FED = 2896 };
+
+/* A sequence in whose second layer each third page from `first` on has large channels; fed in
+ * pieces of so many tokens. */
+static void mixed_open(struct toy *t, const char *profile, uint32_t first, uint32_t piece,
+                       struct warnings *w)
+{
+	*t = toy_default();
+	t->tokens = SAFE_TOKENS;
+	t->profile = profile;
+	t->log = take_warning;
+	t->log_user = w;
+	rng = 5;
+	toy_open(t);
+	for (uint32_t at = 80 * first; at < t->tokens; at += 240)
+		enlarge(t, 1, at, at + 80 < t->tokens ? at + 80 : t->tokens, 32);
+	for (size_t i = 3; i < q_at(t, t->layers, 0, 0); i += t->dim / 4)
+		t->q[i] /= 32;
+	for (uint32_t at = 0; at < SAFE_FED; at += piece)
+		feed(t, at, at + piece < SAFE_FED ? at + piece : SAFE_FED, NULL);
+}
+
+/* Pages in which a few channels would drown the rest keep keys in 8 bits, others do not, and one
+ * attention over both is that over what they hold. */
+static void drowned_pages_keep_keys(void **state)
+{
+	static const char *const profiles[] = {"k4v2", "k2v1.5", "k3v3-g32", "plain-k4v4"};
+
+	(void)state;
+	for (uint32_t p = 0; p < 4; p++) {
+		struct warnings w = {0};
+		struct toy t, held;
+
+		mixed_open(&t, profiles[p], p % 2, 96, &w);
+		size_t n = kv_at(&t, t.layers, 0, 0);
+		float *back = calloc(2 * n, sizeof *back);
+		float *one = calloc(16 * t.q_heads * t.dim, sizeof *one);
+		float *many = calloc(16 * t.q_heads * t.dim, sizeof *many);
+
+		skvq_seq_info info = {.struct_size = sizeof info};
+		skvq_stats st = {.struct_size = sizeof st};
+		assert_int_equal(api->seq_info(t.seq, &info), 0);
+		assert_int_equal(api->stats(t.session, &st), 0);
+		assert_int_equal(info.pages_local, 36); /* 2,864 of 2,896 tokens */
+		assert_int_equal(info.pages_safe, 12);
+		assert_int_equal(st.pages_safe, 12);
+		assert_int_equal(w.n, 1);
+		assert_non_null(strstr(w.text[0], "layer 1: a few channels drown the rest of K"));
+		assert_non_null(strstr(w.text[0], p % 2 ? "token 80" : "token 0"));
+		assert_non_null(strstr(w.text[0], profiles[p]));
+
+		for (uint32_t layer = 0; layer < t.layers; layer++)
+			take_back(&t, layer, SAFE_FED, back, back + n);
+		for (uint32_t i = 0; i < info.n_paged / 80; i++) {
+			uint32_t from = i ? 80 * i : t.sinks, to = 80 * i + 80;
+			bool safe = i % 3 == p % 2;
+
+			for (uint32_t layer = 0; layer < t.layers; layer++) {
+				double k = lost(&t, t.k, back, layer, from, to);
+				double v = lost(&t, t.v, back + n, layer, from, to);
+
+				if (!(safe ? k < 3e-4 : k > 2e-3) || !(v > 3e-3))
+					fail_msg("%s: page %u, layer %u: K loses %g, V %g", profiles[p],
+					         i, layer, k, v);
+			}
+		}
+
+		held = t;
+		held.k = back;
+		held.v = back + n;
+		for (uint32_t layer = 0; layer < t.layers; layer++) {
+			skvq_kv kv = kv_of(&t, layer, SAFE_FED, 16);
+			assert_int_equal(api->append(t.seq, &kv), 0);
+			memcpy(held.k + kv_at(&t, layer, SAFE_FED, 0), kv.k,
+			       16 * t.kv_heads * t.dim * sizeof(float));
+			memcpy(held.v + kv_at(&t, layer, SAFE_FED, 0), kv.v,
+			       16 * t.kv_heads * t.dim * sizeof(float));
+			/* Few rows and many; the second is split along the sequence. */
+			for (uint32_t rows = 16; rows; rows = rows > 1 ? 1 : 0) {
+				skvq_attn a = attn_of(&t, layer, SAFE_FED + 16 - rows, rows, one);
+				assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+				double e = worst_error(&held, layer, SAFE_FED + 16 - rows, rows, one, 0, 0);
+				if (!(e < 3e-3))
+					fail_msg("%s: layer %u, %u rows: %g off what is held", profiles[p],
+					         layer, rows, e);
+				a.out = many;
+				a.nth = 3;
+				for (a.ith = 0; a.ith < 3; a.ith++)
+					assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+				assert_memory_equal(one, many, rows * t.q_heads * t.dim * sizeof *one);
+			}
+		}
+		free(back);
+		free(one);
+		free(many);
+		toy_close(&t);
+	}
+}
+
+/* However the tokens come; and not where the profile says otherwise. */
+static void drowned_pages_are_the_same_pages(void **state)
+{
+	static const struct {
+		const char *profile;
+		uint32_t piece, safe;
+	} rows[] = {{"k2v2", 96, 12},     {"k2v2", 1, 12}, {"k2v2", 37, 12}, {"k2v2-bare", 96, 0},
+	            {"k8v2", 96, 0},      {"e2.1", 96, 0}, {"affine-k2v2-g64", 96, 0},
+	            {"fp16", 96, 0}};
+	float *first = NULL;
+
+	(void)state;
+	for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+		struct warnings w = {0};
+		struct toy t;
+
+		mixed_open(&t, rows[r].profile, 1, rows[r].piece, &w);
+		size_t n = kv_at(&t, t.layers, 0, 0);
+		float *back = calloc(2 * n, sizeof *back);
+		skvq_seq_info info = {.struct_size = sizeof info};
+
+		assert_int_equal(api->seq_info(t.seq, &info), 0);
+		if (info.pages_safe != rows[r].safe)
+			fail_msg("%s in pieces of %u: %u safe pages", rows[r].profile, rows[r].piece,
+			         info.pages_safe);
+		for (uint32_t layer = 0; layer < t.layers; layer++)
+			take_back(&t, layer, SAFE_FED, back, back + n);
+		if (r == 0)
+			first = back;
+		else if (rows[r].safe)
+			assert_memory_equal(first, back, 2 * n * sizeof *back);
+		if (r > 0)
+			free(back);
+		toy_close(&t);
+	}
+	free(first);
+}
+
+/* A calibration makes a large channel as large as any other: its pages stay as they are. */
+static void calibrated_pages_are_never_safe(void **state)
+{
+	struct toy t = toy_default();
+	skvq_seq_info info = {.struct_size = sizeof info};
+
+	(void)state;
+	t.profile = "k2v2";
+	t.outlier = 64;
+	for (int calibrated = 0; calibrated < 2; calibrated++) {
+		void *file = calibrated ? toy_calibration(&t, NULL, 1, &t.calibration_bytes) : NULL;
+
+		t.calibration = file;
+		toy_open(&t);
+		for (uint32_t at = 0; at < 384; at += 96)
+			feed(&t, at, at + 96, NULL);
+		assert_int_equal(api->seq_info(t.seq, &info), 0);
+		assert_int_equal(info.pages_safe, calibrated ? 0 : info.pages_local);
+		toy_close(&t);
+		free(file);
 	}
 }
 
@@ -1140,6 +1349,9 @@ int main(void)
 	    cmocka_unit_test(an_engine_with_shorter_structs_works),
 	    cmocka_unit_test(errors_beyond_expectation_are_told_once),
 	    cmocka_unit_test(profiles_without_rotation_warn_of_nothing),
+	    cmocka_unit_test(drowned_pages_keep_keys),
+	    cmocka_unit_test(drowned_pages_are_the_same_pages),
+	    cmocka_unit_test(calibrated_pages_are_never_safe),
 	    cmocka_unit_test(opening_refuses),
 	    cmocka_unit_test(layers_in_parallel),
 	};

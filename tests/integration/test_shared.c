@@ -36,6 +36,8 @@ static const uint8_t digest[32] = {7};
 static const void *calibration;
 static uint64_t calibration_bytes;
 static const char *profile = "k2v1.5";
+/* In every second page a few channels of the second layer's keys are far larger than the rest. */
+static bool drown;
 
 /* K, V and Q are functions of the token ids before them, as in a real model. */
 static uint32_t mix(uint32_t x)
@@ -53,6 +55,13 @@ static void fill(float *x, uint32_t n, uint32_t seed)
 		uint32_t r = mix(seed + i * 977u);
 		x[i] = ((float)(r & 0xffff) + (float)(r >> 16)) / 65536.0f * 2.4f - 2.4f;
 	}
+}
+
+static void fill_k(float *x, uint32_t layer, uint32_t position, uint32_t history)
+{
+	fill(x, KV_HEADS * DIM, history + layer * 31);
+	for (uint32_t i = 3; drown && layer == 1 && position / 80 % 2 && i < KV_HEADS * DIM; i += DIM / 4)
+		x[i] *= 32;
 }
 
 struct run {
@@ -132,7 +141,7 @@ static uint64_t run_step(struct run *r, uint32_t n)
 		history = r->history;
 		for (uint32_t t = 0; t < n; t++) {
 			history = mix(history ^ (uint32_t)r->tokens[r->at + t]);
-			fill(&k[t][0][0], KV_HEADS * DIM, history + layer * 31);
+			fill_k(&k[t][0][0], layer, r->at + t, history);
 			fill(&v[t][0][0], KV_HEADS * DIM, history + layer * 37 + 1);
 			fill(&q[t][0][0], Q_HEADS * DIM, history + layer * 41 + 2);
 		}
@@ -654,6 +663,130 @@ static void errors_of_pages_reach_the_daemon(void **state)
 	run_close(&b);
 }
 
+static uint64_t counter(const char *name)
+{
+	struct skvq_client_status s = status();
+
+	for (size_t i = 0; i < s.n_counters; i++)
+		if (!strcmp(s.counters[i].name, name))
+			return s.counters[i].value;
+	fail_msg("there is no counter %s", name);
+	return 0;
+}
+
+static void export_layer(struct run *r, uint32_t layer, uint32_t n, float *k, float *v)
+{
+	skvq_export e = {.struct_size = sizeof e,
+	                 .layer = layer,
+	                 .n_tokens = n,
+	                 .type = SKVQ_F32,
+	                 .k = k,
+	                 .v = v,
+	                 .k_token_stride = KV_HEADS * DIM * sizeof *k,
+	                 .k_head_stride = DIM * sizeof *k,
+	                 .v_token_stride = KV_HEADS * DIM * sizeof *v,
+	                 .v_head_stride = DIM * sizeof *v};
+
+	assert_int_equal(api->export_kv(r->seq, &e), 0);
+}
+
+/* Another process takes the first pages and has the very numbers in them. */
+static void another_process_reads(struct run *owner, uint32_t pages, uint32_t safe)
+{
+	static float k[LAYERS][TOKENS * KV_HEADS * DIM], v[LAYERS][TOKENS * KV_HEADS * DIM];
+	static float x[TOKENS * KV_HEADS * DIM], y[TOKENS * KV_HEADS * DIM];
+	size_t n = (size_t)pages * 80 * KV_HEADS * DIM * sizeof(float);
+	int result;
+
+	for (uint32_t layer = 0; layer < LAYERS; layer++)
+		export_layer(owner, layer, pages * 80, k[layer], v[layer]);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		static struct run other;
+		int bad = 0;
+
+		run_open(&other, daemon_.socket, TOKENS, 0, pages * 80 + 100, "n1");
+		bad |= other.matched == (int32_t)pages * 80 ? 0 : 1;
+		bad |= info_of(&other).pages_safe == safe ? 0 : 2;
+		for (uint32_t layer = 0; layer < LAYERS && !bad; layer++) {
+			export_layer(&other, layer, pages * 80, x, y);
+			bad |= memcmp(x, k[layer], n) == 0 && memcmp(y, v[layer], n) == 0 ? 0 : 4;
+		}
+		run_close(&other);
+		_exit(bad);
+	}
+	assert_int_equal(waitpid(pid, &result, 0), pid);
+	assert_true(WIFEXITED(result));
+	assert_int_equal(WEXITSTATUS(result), 0);
+}
+
+/* Pages whose keys keep 8 bits are shared like the others they stand among, and outlive a daemon. */
+static void safe_pages_are_shared(void **state)
+{
+	(void)state;
+	static struct run a, b, c;
+	enum { PAGES = 12, SAFE = 6 };
+
+	drown = true;
+	run_open(&a, daemon_.socket, TOKENS, 0, 1000, "n1");
+	run_open(&b, NULL, TOKENS, 0, 1000, "n1");
+	while (a.at < 1080) {
+		uint32_t n = a.at + CHUNK <= 1000 ? CHUNK : 1;
+		assert_true(run_step(&a, n) == run_step(&b, n));
+	}
+	skvq_seq_info i = wait_shared(&a, PAGES);
+	assert_int_equal(i.pages_safe, SAFE);
+	assert_int_equal(info_of(&b).pages_safe, SAFE);
+	assert_int_equal(counter("pages_safe"), SAFE);
+	assert_int_equal(counter("page_check_failures"), 0);
+	struct skvq_client_status s = status();
+	assert_int_equal(s.pages, PAGES);
+	assert_int_equal(s.bytes_resident, i.bytes_shared);
+	assert_true(s.bytes_kernel >= s.bytes_resident);
+	struct skvq_client *o = observer();
+	struct skvq_client_ns_info *ns = NULL;
+	struct skvq_client_error_info *errors = NULL;
+	size_t n;
+	assert_int_equal(skvq_client_namespaces(o, &ns, &n), 0);
+	assert_int_equal(ns[0].pages_safe, SAFE);
+	assert_int_equal(skvq_client_errors(o, ns[0].ns, &errors, &n), 0);
+	for (uint32_t e = 0; e < 2 * LAYERS; e++)
+		assert_int_equal(errors[e].pages, e % 2 ? PAGES : PAGES - SAFE);
+	free(errors);
+	free(ns);
+	skvq_client_free(o);
+	another_process_reads(&b, PAGES, SAFE);
+	run_open(&c, daemon_.socket, TOKENS, 0, 1080, "n1");
+	assert_int_equal(c.matched, PAGES * 80);
+	assert_int_equal(info_of(&c).pages_safe, SAFE);
+	assert_int_equal(info_of(&c).bytes_shared, i.bytes_shared);
+	while (c.at < 1080)
+		run_step(&c, 1);
+	run_close(&c);
+
+	assert_true(WIFSIGNALED(test_daemon_stop(&daemon_, SIGKILL)));
+	for (int t = 0; t < 40; t++)
+		assert_true(run_step(&a, 1) == run_step(&b, 1));
+	test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+	for (int t = 0; t < 1000; t++) {
+		assert_true(api->seq_poll(a.seq) >= 0);
+		i = info_of(&a);
+		if (i.daemon == 1 && i.pages_inflight == 0 && status().pages >= i.n_paged / 80)
+			break;
+		nap_ms(10);
+	}
+	assert_int_equal(status().pages, i.n_paged / 80);
+	assert_int_equal(counter("pages_safe"), i.n_paged / 80 / 2);
+	assert_int_equal(counter("page_check_failures"), 0);
+	assert_true(run_step(&a, 1) == run_step(&b, 1));
+	same_tokens(&a, &b, 1000);
+	another_process_reads(&b, PAGES, SAFE);
+	run_close(&a);
+	run_close(&b);
+	drown = false;
+}
+
 static void another_identity_matches_nothing(void **state)
 {
 	(void)state;
@@ -724,17 +857,6 @@ static void the_daemon_is_stopped_and_comes_back(void **state)
 {
 	(void)state;
 	daemon_ends_and_comes_back(SIGTERM);
-}
-
-static uint64_t counter(const char *name)
-{
-	struct skvq_client_status s = status();
-
-	for (size_t i = 0; i < s.n_counters; i++)
-		if (!strcmp(s.counters[i].name, name))
-			return s.counters[i].value;
-	fail_msg("no counter %s", name);
-	return 0;
 }
 
 static void start_with_disk(const char *spill_percent)
@@ -1099,6 +1221,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(attaching_equals_owning, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_batch_reads_shared_pages_once, setup, teardown),
 	    cmocka_unit_test_setup_teardown(errors_of_pages_reach_the_daemon, setup, teardown),
+	    cmocka_unit_test_setup_teardown(safe_pages_are_shared, setup, teardown),
 	    cmocka_unit_test_setup_teardown(another_identity_matches_nothing, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_killed_and_comes_back, setup, teardown),
 	    cmocka_unit_test_setup_teardown(the_daemon_is_stopped_and_comes_back, setup,

@@ -35,15 +35,19 @@ class Eval(unittest.TestCase):
         return {report["profile"]: report for report in map(json.loads, done.stdout.splitlines())}
 
     def test_floor_and_outliers(self):
-        profiles = "fp16:window=16,k4v4:window=16"
+        profiles = "fp16:window=16,k4v4:window=16,k4v4-bare:window=16"
         short = ["--profiles", profiles, "--ctx", "112", "--first", "48"]
         plain = self.evaluate(*F32, *short)
         harder = self.evaluate("--inject-outliers", *short)
         self.assertLess(plain["fp16:window=16"]["kld"], 1e-4)
         self.assertLess(harder["fp16:window=16"]["kld"], 1e-4)
-        before, after = (run["k4v4:window=16"] for run in (plain, harder))
+        before, after = (run["k4v4-bare:window=16"] for run in (plain, harder))
         self.assertAlmostEqual(after["ppl_reference"] / before["ppl_reference"], 1, places=3)
         self.assertGreater(after["kld"], 2 * before["kld"])
+        # Pages of the model as it is are the profile's; those with outliers keep keys in 8 bits.
+        self.assertEqual(plain["k4v4:window=16"]["kld"], before["kld"])
+        self.assertEqual([run["k4v4:window=16"]["bits"] for run in (plain, harder)], [4.125, 6.125])
+        self.assertLess(harder["k4v4:window=16"]["kld"], before["kld"])
         self.assertEqual((before["weights"], after["weights"]), ("f32", "f32+outliers"))
         self.assertEqual(len(os.listdir(os.path.join(self.folder.name, "weights"))), 2)
 

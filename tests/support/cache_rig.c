@@ -134,6 +134,15 @@ void rig_prepare(struct rig *rig, struct rig_publish *rp, struct pins *pins, str
 		   rig->staging_map + rp->p.offset);
 }
 
+void rig_make_safe(struct rig *rig, struct rig_publish *rp, uint32_t seed)
+{
+	uint8_t *at = rig->staging_map + rp->p.offset;
+
+	memset(at, 0, (size_t)rig->layout.slot_bytes);
+	maker_page(&rig->ns->safe, rp->p.position, rp->p.tokens, seed, at);
+	rp->p.safe = true;
+}
+
 int rig_wait(struct rig *rig, struct rig_publish *rp)
 {
 	while (!rp->answers)

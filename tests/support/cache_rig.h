@@ -57,6 +57,8 @@ void rig_identity(uint32_t seed, struct identity *ret);
 /* Writes a page into staging slot `slot` and fills in the request. parent NULL: a first page. */
 void rig_prepare(struct rig *rig, struct rig_publish *rp, struct pins *pins, struct page *parent,
 		 uint32_t seed, uint32_t slot);
+/* Makes of the page that rig_prepare has written a safe one. */
+void rig_make_safe(struct rig *rig, struct rig_publish *rp, uint32_t seed);
 /* Steps the loop until the publish has its answer; returns its error. */
 int rig_wait(struct rig *rig, struct rig_publish *rp);
 /* prepare, publish and wait; the page is pinned once in pins. NULL with the error in *ret_error. */

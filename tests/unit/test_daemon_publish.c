@@ -84,16 +84,6 @@ static void say_errors(struct rig *rig, const struct rig_publish *rp, uint16_t k
 	}
 }
 
-/* Makes of the page that rig_prepare wrote a safe one. */
-static void make_safe(struct rig *rig, struct rig_publish *rp, uint32_t seed)
-{
-	uint8_t *at = rig->staging_map + rp->p.offset;
-
-	memset(at, 0, (size_t)rig->layout.slot_bytes);
-	maker_page(&rig->ns->safe, rp->p.position, rp->p.tokens, seed, at);
-	rp->p.safe = true;
-}
-
 /* Pages of both kinds in one chain: each has its own bytes, and they are given back. */
 static void safe_pages_are_pages(void **state)
 {
@@ -114,7 +104,7 @@ static void safe_pages_are_pages(void **state)
 
 		rig_prepare(&rig, &rp[i], &rig.pins, parent, 1, i);
 		if (i % 2 == 0)
-			make_safe(&rig, &rp[i], 1);
+			rig_make_safe(&rig, &rp[i], 1);
 		say_errors(&rig, &rp[i], 0x3000, 0x3400);
 		assert_int_equal(publish(&rig, &rp[i]), 0);
 		parent = rp[i].p.page;
@@ -140,8 +130,8 @@ static void safe_pages_are_pages(void **state)
 	assert_int_equal(rig.ns->errors[0].pages, 1);
 	assert_int_equal(rig.ns->errors[1].pages, 3);
 	(void)cache_unpin_all(&rig.cache, &rig.pins);
-	while (lru_oldest(&rig.cache.lru))
-		cache_drop(&rig.cache, lru_oldest(&rig.cache.lru));
+	for (uint32_t i = 3; i-- > 0;)
+		(void)cache_drop(&rig.cache, rp[i].p.page);
 	assert_int_equal(rig.cache.bytes, 0);
 	assert_int_equal(cache_kernel_bytes(&rig.cache), 0);
 	rig_fini(&rig);
@@ -161,7 +151,7 @@ static void a_lie_about_safety_is_refused(void **state)
 		at = rig.staging_map + rp.p.offset;
 		switch (i) {
 		case 0: /* a safe page that is said to be none */
-			make_safe(&rig, &rp, 1);
+			rig_make_safe(&rig, &rp, 1);
 			rp.p.safe = false;
 			break;
 		case 1: /* the reverse */
@@ -171,7 +161,7 @@ static void a_lie_about_safety_is_refused(void **state)
 			at[offsetof(skvq_page_header, flags)] |= SKVQ_PAGE_SAFE;
 			break;
 		default: /* and its absence */
-			make_safe(&rig, &rp, 1);
+			rig_make_safe(&rig, &rp, 1);
 			at[offsetof(skvq_page_header, flags)] &= (uint8_t)~SKVQ_PAGE_SAFE;
 		}
 		assert_int_equal(publish(&rig, &rp), -SKVQ_ECORRUPT);
@@ -223,7 +213,7 @@ static void equal_pages_of_two_kinds_do_not_join(void **state)
 	rig_init(&rig, 16, 100, NULL);
 	rig_prepare(&rig, &first, &rig.pins, NULL, 1, 0);
 	rig_prepare(&rig, &second, &rig.pins, NULL, 1, 1);
-	make_safe(&rig, &second, 1);
+	rig_make_safe(&rig, &second, 1);
 	assert_int_equal(cache_publish(&rig.cache, &first.p, &first.why), 0);
 	assert_int_equal(cache_publish(&rig.cache, &second.p, &second.why), -SKVQ_EBUSY);
 	assert_int_equal(rig_wait(&rig, &first), 0);

@@ -573,6 +573,76 @@ static void scrub(struct bed *b, uint64_t rounds)
 	}
 }
 
+/* As publish(); every second page is a safe one, and each is remembered in a place of its own. */
+static void publish_mixed(struct bed *b, uint32_t seed, uint32_t n)
+{
+	struct page *parent = NULL;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct rig_publish rp;
+		struct why why;
+
+		rig_prepare(&b->rig, &rp, &b->rig.pins, parent, seed, 0);
+		if (i % 2)
+			rig_make_safe(&b->rig, &rp, seed);
+		assert_int_equal(cache_publish(&b->rig.cache, &rp.p, &why), 0);
+		assert_int_equal(rig_wait(&b->rig, &rp), 0);
+		parent = rp.p.page;
+		assert_int_equal(parent->bytes,
+				 skvq_layout_page_bytes(i % 2 ? &b->rig.ns->safe : &b->rig.layout,
+							80 * i));
+		memcpy(b->copy[i], bytes_of(b, parent), parent->bytes);
+	}
+	(void)cache_unpin_all(&b->rig.cache, &b->rig.pins);
+}
+
+static uint32_t safe_pages(const struct bed *b)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < b->rig.ns->table.touched; i++)
+		n += page_readable(&b->rig.ns->table.pages[i]) && b->rig.ns->table.pages[i].safe;
+	return n;
+}
+
+/* Pages of both kinds are looked at, go, come back as what they were, and outlive a restart; a safe
+ * page takes its room when it comes, as it shows only then. */
+static void safe_pages_come_back(void **state)
+{
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 4 * PAGES);
+	b.rig.cache.config.spill_percent = 100;
+	publish_mixed(&b, 1, PAGES);
+	assert_int_equal(safe_pages(&b), PAGES / 2);
+	scrub(&b, 2 * PAGES);
+	assert_true(stat(&b, STAT_scrubbed) >= PAGES);
+	assert_int_equal(stat(&b, STAT_scrub_failures), 0);
+	settle(&b);
+	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	flood(&b, 8 * PAGES);
+	settle(&b);
+	assert_int_equal(safe_pages(&b), 0);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(stat(&b, STAT_restores), PAGES);
+	assert_int_equal(stat(&b, STAT_restore_check_failures), 0);
+	assert_int_equal(safe_pages(&b), PAGES / 2);
+	assert_int_equal(b.rig.cache.restores.bytes, 0);
+	assert_int_equal(b.rig.cache.bytes, b.rig.ns->bytes);
+	assert_int_equal(cache_kernel_bytes(&b.rig.cache), b.rig.cache.bytes);
+	scrub(&b, 2 * PAGES);
+	assert_int_equal(stat(&b, STAT_scrub_failures), 0);
+	assert_int_equal(rig_flush(b.rig.store), 0);
+	bed_stop(&b);
+	spill_disk_killed(b.disk);
+	bed_start(&b, 4 * PAGES);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(safe_pages(&b), PAGES / 2);
+	assert_int_equal(cache_kernel_bytes(&b.rig.cache), b.rig.cache.bytes);
+	bed_fini(&b);
+}
+
 /* A bit turns over in memory: the page is found out and nobody gets it any more. */
 static void a_page_that_goes_bad_in_memory_is_found(void **state)
 {
@@ -672,6 +742,7 @@ int main(void)
 	    cmocka_unit_test(restores_are_bounded),
 	    cmocka_unit_test(prefetch_reads_and_pins_nothing),
 	    cmocka_unit_test(restoring_never_takes_a_pinned_page),
+	    cmocka_unit_test(safe_pages_come_back),
 	    cmocka_unit_test(a_page_that_goes_bad_in_memory_is_found),
 	    cmocka_unit_test(a_record_that_goes_bad_is_found),
 	    cmocka_unit_test(the_end_answers_everybody),

@@ -180,8 +180,8 @@ void skvq_llama::find_calibration(llama_model *llama, const std::string &gguf_pa
 	}
 	if (options.flags & SKVQ_LLAMA_NO_CALIBRATION)
 		return say(SKVQ_LOG_WARNING,
-			   "running without calibration: a model with a few very large key channels "
-			   "loses most of its accuracy below 4 bits");
+			   "running without calibration: where a few key channels are far larger than "
+			   "the rest, pages keep keys in 8 bits, or lose most of their accuracy");
 	if (calibration_from_daemon())
 		return;
 	const std::string kept = skvq::calibration_path(weights);

@@ -163,7 +163,11 @@ typedef struct skvq_seq_info {
 	uint64_t boot_id;        /* of the daemon the sequence is attached to; 0 if none        */
 	uint32_t n_refined;      /* of n_paged, what the next token reads with refinement       */
 	uint32_t n_base;         /* and by base codes alone; all of it unless elastic           */
-	uint64_t page_code_bytes; /* of a full page: codes and parameters alone, all layers      */
+	uint64_t page_code_bytes; /* of a full page: codes and parameters alone, all layers; the
+	                           * mean of the sequence's where some pages are safe ones      */
+	uint32_t pages_safe; /* of shared and local pages, those whose keys are kept in 8 bits: the
+	                      * profile would lose them without a calibration. docs/profiles.md */
+	uint32_t reserved;   /* 0                                                               */
 } skvq_seq_info;
 
 /* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at
@@ -236,6 +240,7 @@ typedef struct skvq_stats {
 	uint64_t reconnects;
 	uint64_t pages_off; /* encoded here, and in some layer K or V lost more than 1.5 times what
 	                     * its codec is expected to: the log says once which                */
+	uint64_t pages_safe; /* encoded here with keys in 8 bits, as skvq_seq_info says         */
 } skvq_stats;
 
 /* Static, const, never freed. Entries beyond struct_size do not exist; entries may be NULL. */
