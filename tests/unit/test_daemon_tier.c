@@ -612,16 +612,14 @@ static void safe_pages_come_back(void **state)
 	struct bed b;
 
 	(void)state;
-	bed_init(&b, 4 * PAGES);
-	b.rig.cache.config.spill_percent = 100;
+	bed_init(&b, 2 * PAGES);
 	publish_mixed(&b, 1, PAGES);
 	assert_int_equal(safe_pages(&b), PAGES / 2);
 	scrub(&b, 2 * PAGES);
 	assert_true(stat(&b, STAT_scrubbed) >= PAGES);
 	assert_int_equal(stat(&b, STAT_scrub_failures), 0);
 	settle(&b);
-	assert_int_equal(stat(&b, STAT_spills), PAGES);
-	flood(&b, 8 * PAGES);
+	flood(&b, 4 * PAGES);
 	settle(&b);
 	assert_int_equal(safe_pages(&b), 0);
 	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
@@ -636,7 +634,7 @@ static void safe_pages_come_back(void **state)
 	assert_int_equal(rig_flush(b.rig.store), 0);
 	bed_stop(&b);
 	spill_disk_killed(b.disk);
-	bed_start(&b, 4 * PAGES);
+	bed_start(&b, 2 * PAGES);
 	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
 	assert_int_equal(safe_pages(&b), PAGES / 2);
 	assert_int_equal(cache_kernel_bytes(&b.rig.cache), b.rig.cache.bytes);
