@@ -117,6 +117,8 @@ struct daemon_run {
 	uint32_t fds_other;         /* descriptors that are neither sockets, pages nor segments */
 };
 
+#define FAULTS_BYTES 512 /* of SKVQD_FAULTS */
+
 /* Starts it and waits until it answers; 0, or -1 after a sentence on stderr. *ret_status is how it
  * ended if it did before that. faults: SKVQD_FAULTS, or NULL for skvqd itself. */
 int daemon_start(struct daemon_run *d, const char *const *args, const char *faults,

@@ -31,7 +31,7 @@ static void become(const struct daemon_run *d, const char *const *args, const ch
 				      d->store,
 				      "--log-level",
 				      "warning"};
-	char path[4200], text[512];
+	char path[4200], text[FAULTS_BYTES + 32];
 	int n = 7, log;
 
 	(void)snprintf(path, sizeof(path), "%s/log", d->folder);

@@ -324,6 +324,10 @@ int main(int argc, char **argv)
 			opt.round.lie = true;
 			break;
 		case 'F':
+			if (strlen(optarg) > FAULTS_BYTES / 2) {
+				(void)fputs("chaos: --faults is too long\n", stderr);
+				return 2;
+			}
 			opt.round.faults = optarg;
 			break;
 		case 'f':

@@ -103,7 +103,7 @@ struct round {
 	struct process clients[CLIENTS_MAX];
 };
 
-/* Somewhere around the mean, never; 0 stays never. */
+/* A time from now, by its mean; 0 is never. */
 static uint64_t in_about(struct round *r, uint32_t mean_ms)
 {
 	return mean_ms ? now_ms() + mean_ms / 4 + draw_below(&r->random, mean_ms * 3 / 2)
@@ -140,7 +140,7 @@ static int start_once(struct round *r, bool crash, int *ret_status)
 {
 	const struct theme *t = r->theme;
 	uint32_t engine = draw_below(&r->random, 4);
-	char ram[32], capacity[32], faults[256];
+	char ram[32], capacity[32], faults[FAULTS_BYTES];
 	const char *args[] = {"--ram-max",
 			      ram,
 			      "--store-capacity-bytes",
@@ -204,7 +204,7 @@ static void judge_end(struct round *r, int status)
 		return;
 	}
 	r->totals->daemon_failures++;
-	fprintf(stderr, "chaos: the daemon ended by itself, %s %d\n",
+	fprintf(stderr, "chaos: the daemon ended by itself or not as it should, %s %d\n",
 		WIFSIGNALED(status) ? "signal" : "status",
 		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	daemon_log_tail(&r->d);
@@ -261,6 +261,13 @@ static void check_disk(struct round *r, const char *when)
 		when, (unsigned long long)have, (unsigned long long)most);
 }
 
+static bool ended_well(int sig, int status)
+{
+	if (sig == SIGKILL)
+		return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 static void stop_daemon(struct round *r, int sig)
 {
 	int status = 0;
@@ -276,17 +283,10 @@ static void stop_daemon(struct round *r, int sig)
 		r->totals->hangs++;
 		fprintf(stderr, "chaos: the daemon does not end after signal %d\n", sig);
 	}
-	take_life_counts(r);
-	if (sig == SIGTERM && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
-		if (WIFEXITED(status) && WEXITSTATUS(status) == CRASH_STATUS) {
-			fault(r, FAULT_daemon_crash_point);
-		} else {
-			r->totals->daemon_failures++;
-			fprintf(stderr, "chaos: after SIGTERM the daemon's status is 0x%x\n",
-				(unsigned)status);
-			daemon_log_tail(&r->d);
-		}
-	}
+	if (ended_well(sig, status))
+		take_life_counts(r);
+	else
+		judge_end(r, status);
 	check_disk(r, "without a daemon");
 }
 
