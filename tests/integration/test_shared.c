@@ -4,7 +4,6 @@
  * for bit, through publishing, attaching, the daemon's death and its return; nobody's death leaks
  * pins, pages or descriptors; hitting the RAM cap and the pin bound stops nobody.
  */
-#include <dlfcn.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -14,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,228 +24,18 @@
 
 #include "calibration_maker.h"
 #include "daemon.h"
+#include "synthetic.h"
 
-enum { LAYERS = 3, Q_HEADS = 6, KV_HEADS = 2, DIM = 64, TOKENS = 1200, CHUNK = 128 };
-
-static const skvq_api *api;
 static struct test_daemon daemon_;
-static const uint8_t digest[32] = {7};
-/* Of models registered from now on. */
-static const void *calibration;
-static uint64_t calibration_bytes;
-static const char *profile = "k2v1.5";
-/* In every second page a few channels of the second layer's keys are far larger than the rest. */
-static bool drown;
-
-/* K, V and Q are functions of the token ids before them, as in a real model. */
-static uint32_t mix(uint32_t x)
-{
-	x ^= x >> 16;
-	x *= 0x7feb352du;
-	x ^= x >> 15;
-	x *= 0x846ca68bu;
-	return x ^ x >> 16;
-}
-
-static void fill(float *x, uint32_t n, uint32_t seed)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t r = mix(seed + i * 977u);
-		x[i] = ((float)(r & 0xffff) + (float)(r >> 16)) / 65536.0f * 2.4f - 2.4f;
-	}
-}
-
-static void fill_k(float *x, uint32_t layer, uint32_t position, uint32_t history)
-{
-	fill(x, KV_HEADS * DIM, history + layer * 31);
-	for (uint32_t i = 3; drown && layer == 1 && position / 80 % 2 && i < KV_HEADS * DIM; i += DIM / 4)
-		x[i] *= 32;
-}
-
-struct run {
-	skvq_session *session;
-	skvq_model *model;
-	skvq_seq *seq;
-	int32_t tokens[TOKENS];
-	uint32_t history; /* hash of all tokens so far */
-	uint32_t at;
-	int32_t matched;
-};
-
-static void run_open_model(struct run *r, const char *socket, const char *numerics)
-{
-	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
-	skvq_model_desc d = {.struct_size = sizeof d,
-	                     .weights_digest = digest,
-	                     .tokenizer_digest = digest,
-	                     .engine_numerics = numerics,
-	                     .model_name = "synthetic",
-	                     .n_layer = LAYERS,
-	                     .n_q_heads = Q_HEADS,
-	                     .n_kv_heads = KV_HEADS,
-	                     .head_dim_k = DIM,
-	                     .head_dim_v = DIM,
-	                     .rope_kind = SKVQ_ROPE_NONE,
-	                     .profile = profile,
-	                     .calibration = calibration,
-	                     .calibration_bytes = calibration_bytes,
-	                     .window = 64,
-	                     .sinks = 5};
-
-	assert_int_equal(api->open(&e, socket, &r->session), 0);
-	assert_int_equal(api->model_register(r->session, &d, &r->model), 0);
-}
-
-/* The first `shared` tokens are the same for every tail. */
-static void run_tokens(struct run *r, uint32_t shared, uint32_t tail)
-{
-	for (uint32_t i = 0; i < TOKENS; i++)
-		r->tokens[i] = (int32_t)(mix(i < shared ? i : i + tail * 100000u) % 49152);
-}
-
-static void run_open(struct run *r, const char *socket, uint32_t shared, uint32_t tail,
-                     uint32_t prompt, const char *numerics)
-{
-	memset(r, 0, sizeof *r);
-	run_open_model(r, socket, numerics);
-	run_tokens(r, shared, tail);
-	skvq_seq_desc d = {.struct_size = sizeof d,
-	                   .tokens = r->tokens,
-	                   .n_tokens = prompt,
-	                   .max_tokens = TOKENS,
-	                   .max_append = CHUNK};
-	r->matched = api->seq_open(r->model, &d, &r->seq);
-	assert_true(r->matched >= 0);
-	r->at = (uint32_t)r->matched;
-	for (uint32_t i = 0; i < r->at; i++)
-		r->history = mix(r->history ^ (uint32_t)r->tokens[i]);
-}
-
-static void run_close(struct run *r)
-{
-	api->seq_close(r->seq);
-	api->close(r->session);
-}
-
-/* One forward pass over the next n tokens; returns a hash of all attention output bits. */
-static uint64_t run_step(struct run *r, uint32_t n)
-{
-	static float k[CHUNK][KV_HEADS][DIM], v[CHUNK][KV_HEADS][DIM];
-	static float q[CHUNK][Q_HEADS][DIM], out[CHUNK][Q_HEADS][DIM];
-	uint64_t hash = 1469598103934665603u;
-	uint32_t history = r->history;
-
-	for (uint32_t layer = 0; layer < LAYERS; layer++) {
-		history = r->history;
-		for (uint32_t t = 0; t < n; t++) {
-			history = mix(history ^ (uint32_t)r->tokens[r->at + t]);
-			fill_k(&k[t][0][0], layer, r->at + t, history);
-			fill(&v[t][0][0], KV_HEADS * DIM, history + layer * 37 + 1);
-			fill(&q[t][0][0], Q_HEADS * DIM, history + layer * 41 + 2);
-		}
-		skvq_kv kv = {.struct_size = sizeof kv,
-		              .layer = layer,
-		              .position = r->at,
-		              .n_tokens = n,
-		              .k = k,
-		              .v = v,
-		              .k_token_stride = sizeof k[0],
-		              .k_head_stride = sizeof k[0][0],
-		              .v_token_stride = sizeof v[0],
-		              .v_head_stride = sizeof v[0][0]};
-		assert_int_equal(api->append(r->seq, &kv), 0);
-		skvq_attn a = {.struct_size = sizeof a,
-		               .layer = layer,
-		               .position = r->at,
-		               .n_rows = n,
-		               .nth = 1,
-		               .scale = 0.125f,
-		               .q = q,
-		               .q_row_stride = sizeof q[0],
-		               .q_head_stride = sizeof q[0][0],
-		               .out = &out[0][0][0],
-		               .out_row_stride = sizeof out[0],
-		               .out_head_stride = sizeof out[0][0]};
-		assert_int_equal(api->attend(&r->seq, &a, 1), 0);
-		const uint8_t *p = (const uint8_t *)out;
-		for (size_t i = 0; i < n * sizeof out[0]; i++)
-			hash = (hash ^ p[i]) * 1099511628211u;
-	}
-	assert_int_equal(api->seq_commit(r->seq, r->tokens + r->at, n), 0);
-	r->history = history;
-	r->at += n;
-	return hash;
-}
-
-static void nap_ms(long ms)
-{
-	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
-
-static skvq_seq_info info_of(struct run *r)
-{
-	skvq_seq_info info = {.struct_size = sizeof info};
-
-	assert_int_equal(api->seq_info(r->seq, &info), 0);
-	return info;
-}
-
-/* Polls until so many pages are shared; bounded. */
-static skvq_seq_info wait_shared(struct run *r, uint32_t pages)
-{
-	for (int i = 0; i < 1000; i++) {
-		assert_true(api->seq_poll(r->seq) >= 0);
-		skvq_seq_info info = info_of(r);
-		if (info.pages_shared >= pages)
-			return info;
-		nap_ms(5);
-	}
-	fail_msg("%u of %u pages shared after five seconds", info_of(r).pages_shared, pages);
-	return info_of(r);
-}
 
 static struct skvq_client *observer(void)
 {
-	struct skvq_client *c = NULL;
-	char why[SKVQ_CLIENT_WHY_BYTES];
-
-	if (skvq_client_connect(daemon_.socket, "observer", 5000, &c, why) < 0)
-		fail_msg("observer: %s", why);
-	return c;
+	return observe(daemon_.socket);
 }
 
 static struct skvq_client_status status(void)
 {
-	struct skvq_client *c = observer();
-	struct skvq_client_status s;
-
-	assert_int_equal(skvq_client_status(c, &s), 0);
-	skvq_client_free(c);
-	return s;
-}
-
-/* The first n tokens of both hold the same bits, sinks and all. */
-static void same_tokens(struct run *x, struct run *y, uint32_t n)
-{
-	static float k[2][TOKENS][KV_HEADS][DIM], v[2][TOKENS][KV_HEADS][DIM];
-
-	for (uint32_t layer = 0; layer < LAYERS; layer++) {
-		for (int i = 0; i < 2; i++) {
-			skvq_export e = {.struct_size = sizeof e,
-			                 .layer = layer,
-			                 .n_tokens = n,
-			                 .type = SKVQ_F32,
-			                 .k = k[i],
-			                 .v = v[i],
-			                 .k_token_stride = sizeof k[0][0],
-			                 .k_head_stride = sizeof k[0][0][0],
-			                 .v_token_stride = sizeof v[0][0],
-			                 .v_head_stride = sizeof v[0][0][0]};
-			assert_int_equal(api->export_kv(i ? y->seq : x->seq, &e), 0);
-		}
-		assert_memory_equal(k[0], k[1], n * sizeof k[0][0]);
-		assert_memory_equal(v[0], v[1], n * sizeof v[0][0]);
-	}
+	return status_of(daemon_.socket);
 }
 
 enum { SINKS = 5, PAGE = 80, TILE = 16 };
@@ -665,13 +453,7 @@ static void errors_of_pages_reach_the_daemon(void **state)
 
 static uint64_t counter(const char *name)
 {
-	struct skvq_client_status s = status();
-
-	for (size_t i = 0; i < s.n_counters; i++)
-		if (!strcmp(s.counters[i].name, name))
-			return s.counters[i].value;
-	fail_msg("there is no counter %s", name);
-	return 0;
+	return counter_of(daemon_.socket, name);
 }
 
 static void export_layer(struct run *r, uint32_t layer, uint32_t n, float *k, float *v)
@@ -1237,14 +1019,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(the_pin_bound_holds, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_hung_daemon_is_no_hung_engine, setup, teardown),
 	};
-	void *so = dlopen(SKVQ_PLUGIN_PATH, RTLD_NOW | RTLD_LOCAL);
-	skvq_plugin_api_fn get;
 
-	if (!so) {
-		fprintf(stderr, "%s\n", dlerror());
+	if (!synthetic_load(SKVQ_PLUGIN_PATH))
 		return 1;
-	}
-	*(void **)&get = dlsym(so, "skvq_plugin_api");
-	api = get(SKVQ_ABI_MAJOR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
