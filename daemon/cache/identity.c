@@ -9,6 +9,8 @@
 #include <skvq/error.h>
 #include <skvq/plugin.h>
 
+#include "base/blob.h"
+
 /* ---- canonical bytes ---- */
 
 struct writer {
@@ -94,6 +96,101 @@ uint32_t identity_encode(const struct identity *id, uint8_t buf[IDENTITY_CANON_M
 	put_u32(&w, 21, clip_bits);
 	put_u32(&w, 22, id->page_version);
 	return w.len;
+}
+
+/* ---- and back ---- */
+
+/* The bytes of the next field, if it is the one of this number and has at most so many. */
+static const uint8_t *get_field(struct blob_cursor *c, uint32_t number, uint32_t most,
+				uint32_t *ret_n)
+{
+	const uint8_t *head = blob_get(c, 2);
+	uint32_t n = blob_get_u32(c);
+
+	if (!head || (head[0] | (uint32_t)head[1] << 8) != number || n > most)
+		c->failed = true;
+	*ret_n = n;
+	return blob_get(c, n);
+}
+
+static uint64_t get_number(struct blob_cursor *c, uint32_t number, uint32_t bytes)
+{
+	uint32_t n;
+	const uint8_t *at = get_field(c, number, bytes, &n);
+	uint64_t value = 0;
+
+	if (n != bytes)
+		c->failed = true;
+	for (uint32_t i = 0; at && i < n; i++)
+		value |= (uint64_t)at[i] << 8 * i;
+	return value;
+}
+
+static uint32_t get_u32(struct blob_cursor *c, uint32_t number)
+{
+	return (uint32_t)get_number(c, number, 4);
+}
+
+/* Into a buffer that is zero; what is too short for a digest does not encode to the same bytes. */
+static uint32_t get_bytes(struct blob_cursor *c, uint32_t number, void *ret, uint32_t most)
+{
+	uint32_t n;
+	const uint8_t *at = get_field(c, number, most, &n);
+
+	if (!at)
+		return 0;
+	memcpy(ret, at, n);
+	return n;
+}
+
+static void get_fields(struct blob_cursor *c, struct identity *id)
+{
+	uint8_t windows[4 * SKVQ_LAYERS_MAX] = {0};
+	struct blob_cursor w = {.at = windows, .left = sizeof(windows)};
+	uint64_t theta_bits;
+	uint32_t clip_bits;
+
+	id->has_weights = get_bytes(c, 1, id->weights, IDENTITY_DIGEST) > 0;
+	id->has_tokenizer = get_bytes(c, 2, id->tokenizer, IDENTITY_DIGEST) > 0;
+	id->has_lora = get_bytes(c, 3, id->lora, IDENTITY_DIGEST) > 0;
+	(void)get_bytes(c, 4, id->engine_numerics, IDENTITY_TEXT_MAX);
+	id->n_layer = get_u32(c, 5);
+	id->n_q_heads = get_u32(c, 6);
+	id->n_kv_heads = get_u32(c, 7);
+	id->head_dim_k = get_u32(c, 8);
+	id->head_dim_v = get_u32(c, 9);
+	id->rope_kind = get_u32(c, 10);
+	id->rope_dim = get_u32(c, 11);
+	theta_bits = get_number(c, 12, 8);
+	memcpy(&id->rope_theta, &theta_bits, sizeof(theta_bits));
+	(void)get_bytes(c, 13, id->rope_scaling, IDENTITY_TEXT_MAX);
+	(void)get_bytes(c, 14, id->profile, SKVQ_PROFILE_NAME_MAX);
+	id->has_calibration = get_bytes(c, 15, id->calibration, IDENTITY_DIGEST) > 0;
+	id->window = get_u32(c, 16);
+	id->sinks = get_u32(c, 17);
+	id->n_bit_table = get_bytes(c, 18, id->bit_table, sizeof(id->bit_table));
+	id->has_reorder = get_bytes(c, 19, id->reorder, IDENTITY_DIGEST) > 0;
+	id->n_layer_window = get_bytes(c, 20, windows, sizeof(windows)) / 4;
+	for (uint32_t i = 0; i < id->n_layer_window; i++)
+		id->layer_window[i] = blob_get_u32(&w);
+	clip_bits = get_u32(c, 21);
+	memcpy(&id->clip, &clip_bits, sizeof(clip_bits));
+	id->page_version = get_u32(c, 22);
+}
+
+bool identity_decode(const uint8_t *canon, uint32_t canon_bytes, struct identity *ret)
+{
+	struct blob_cursor c = {.at = canon, .left = canon_bytes};
+	uint8_t again[IDENTITY_CANON_MAX];
+
+	memset(ret, 0, sizeof(*ret));
+	if (canon_bytes > IDENTITY_CANON_MAX)
+		return false;
+	(void)blob_get(&c, 16); /* the format's name */
+	get_fields(&c, ret);
+	/* Whatever was read wrongly does not give the same bytes. */
+	return !c.failed && !c.left && identity_encode(ret, again) == canon_bytes &&
+	       !memcmp(again, canon, canon_bytes);
 }
 
 /* ---- checks ---- */

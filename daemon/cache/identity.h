@@ -56,6 +56,10 @@ int identity_check(struct identity *id, struct skvq_layout *ret_layout, struct w
 /* Canonical bytes of a checked identity; returns their number. */
 uint32_t identity_encode(const struct identity *id, uint8_t buf[IDENTITY_CANON_MAX]);
 
+/* The identity whose canonical bytes these are, all of them and no others; not checked. False: there
+ * is none. */
+bool identity_decode(const uint8_t *canon, uint32_t canon_bytes, struct identity *ret);
+
 /* SHA-256 (OpenSSL). -SKVQ_ENOMEM. Any thread. */
 int identity_digest(const uint8_t *canon, uint32_t canon_bytes, uint8_t ret[IDENTITY_DIGEST]);
 

@@ -4,15 +4,21 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <skvq/error.h>
 
+/* Linux 6.3 */
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
 #endif
 
 static int make_memfd(const char *name)
@@ -24,11 +30,30 @@ static int make_memfd(const char *name)
 	return fd;
 }
 
-int arena_init(struct arena *arena, const char *name, uint64_t bytes, struct why *why)
+/* The rest of an arena whose descriptor is there and good. */
+static int open_both_ways(struct arena *arena, const char *name, uint64_t bytes, struct why *why)
 {
 	char path[32];
-	int code = SKVQ_ESYS;
 	void *base;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", arena->fd);
+	arena->fd_ro = open(path, O_RDONLY | O_CLOEXEC);
+	if (arena->fd_ro < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "reopening arena \"%s\" read-only by %s",
+				      name, path);
+	base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+		    arena->fd, 0);
+	if (base == MAP_FAILED)
+		return why_fail_errno(why, SKVQ_ENOMEM, "mapping %llu bytes of arena \"%s\"",
+				      (unsigned long long)bytes, name);
+	arena->base = base;
+	arena->bytes = bytes;
+	return 0;
+}
+
+int arena_init(struct arena *arena, const char *name, uint64_t bytes, struct why *why)
+{
+	int code = SKVQ_ESYS, err;
 
 	*arena = (struct arena){.fd = -1, .fd_ro = -1};
 	if (bytes == 0 || bytes > INT64_MAX || bytes > SIZE_MAX)
@@ -49,27 +74,53 @@ int arena_init(struct arena *arena, const char *name, uint64_t bytes, struct why
 		(void)why_fail_errno(why, code, "sealing arena \"%s\"", name);
 		goto fail;
 	}
-	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", arena->fd);
-	arena->fd_ro = open(path, O_RDONLY | O_CLOEXEC);
-	if (arena->fd_ro < 0) {
-		(void)why_fail_errno(why, code, "reopening arena \"%s\" read-only by %s", name,
-				     path);
-		goto fail;
-	}
-	base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-		    arena->fd, 0);
-	if (base == MAP_FAILED) {
-		code = SKVQ_ENOMEM;
-		(void)why_fail_errno(why, code, "mapping %llu bytes of arena \"%s\"",
-				     (unsigned long long)bytes, name);
-		goto fail;
-	}
-	arena->base = base;
-	arena->bytes = bytes;
-	return 0;
+	err = open_both_ways(arena, name, bytes, why);
+	if (!err)
+		return 0;
+	code = -err;
 fail:
 	arena_fini(arena);
 	return -code;
+}
+
+/* Everything that arena_init made sure of, asked of a descriptor that came from elsewhere. */
+static int check_adopted(int fd, uint64_t bytes, struct why *why)
+{
+	int seals = fcntl(fd, F_GET_SEALS), flags = fcntl(fd, F_GETFL);
+	struct statfs fs;
+	struct stat st;
+
+	if (seals < 0 || (seals & ~F_SEAL_EXEC) != (F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+		return why_fail(why, SKVQ_ESEALS, "seals are 0x%x, not those of an arena",
+				(unsigned)seals);
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC ||
+	    !S_ISREG(st.st_mode) || (flags & O_ACCMODE) != O_RDWR)
+		return why_fail(why, SKVQ_EFD, "not a memfd open for reading and writing");
+	if (st.st_uid != geteuid() || (st.st_mode & 07777) != 0400)
+		return why_fail(why, SKVQ_EFD, "owner %u and mode %04o are not an arena's of ours",
+				(unsigned)st.st_uid, (unsigned)st.st_mode & 07777);
+	if (bytes == 0 || st.st_size < 0 || (uint64_t)st.st_size != bytes || bytes > SIZE_MAX)
+		return why_fail(why, SKVQ_EFD, "%lld bytes, an arena here has %llu",
+				(long long)st.st_size, (unsigned long long)bytes);
+	return 0;
+}
+
+int arena_adopt(struct arena *arena, int *fd, uint64_t bytes, struct why *why)
+{
+	int err = check_adopted(*fd, bytes, why);
+
+	*arena = (struct arena){.fd = -1, .fd_ro = -1};
+	if (err < 0)
+		return err;
+	arena->fd = *fd;
+	err = open_both_ways(arena, "adopted", bytes, why);
+	if (err < 0) {
+		arena->fd = -1; /* still the caller's */
+		arena_fini(arena);
+		return err;
+	}
+	*fd = -1;
+	return 0;
 }
 
 void arena_fini(struct arena *arena)

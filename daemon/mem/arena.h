@@ -27,6 +27,10 @@ struct arena {
 /* bytes: multiple of 4096. name is for /proc/PID/maps. -SKVQ_ESYS, -SKVQ_ENOMEM; then the arena
  * is as after arena_fini. Needs /proc. */
 int arena_init(struct arena *arena, const char *name, uint64_t bytes, struct why *why);
+/* An arena that another process of ours made and left, with what is in it: seals, kind, owner, mode
+ * and size must be what arena_init would have given it. Takes *fd and sets it to -1 on success.
+ * -SKVQ_ESEALS, -SKVQ_EFD, -SKVQ_ESYS, -SKVQ_ENOMEM; then the arena is as after arena_fini. */
+int arena_adopt(struct arena *arena, int *fd, uint64_t bytes, struct why *why);
 /* Mappings of clients stay valid until they unmap. A zeroed arena with fd -1 is fine. */
 void arena_fini(struct arena *arena);
 

@@ -99,6 +99,47 @@ struct page *page_table_take(struct page_table *table, enum page_state state)
 	return page;
 }
 
+struct page *page_table_adopt(struct page_table *table, struct page_ref ref)
+{
+	struct page *page;
+
+	if (ref.slot >= table->slots || ref.generation == 0 || table->pages[ref.slot].table)
+		return NULL;
+	assert(table->free_head == PAGE_NONE);
+	page = &table->pages[ref.slot];
+	page->table = table;
+	page->slot = ref.slot;
+	page->generation = ref.generation;
+	page->parent = PAGE_NONE;
+	page->free_next = PAGE_NONE;
+	table->live++;
+	if (table->touched <= ref.slot)
+		table->touched = ref.slot + 1;
+	page_move(page, PAGE_FILLING);
+	return page;
+}
+
+void page_table_adopted(struct page_table *table)
+{
+	uint32_t newest = 0;
+
+	for (uint32_t i = 0; i < table->touched; i++) {
+		if (table->pages[i].generation > newest)
+			newest = table->pages[i].generation;
+	}
+	for (uint32_t i = table->touched; i-- > 0;) {
+		struct page *page = &table->pages[i];
+
+		if (page->table)
+			continue;
+		page->table = table;
+		page->slot = i;
+		page->generation = newest == UINT32_MAX ? 1 : newest + 1;
+		page->free_next = table->free_head;
+		table->free_head = i;
+	}
+}
+
 struct page *page_table_get(const struct page_table *table, struct page_ref ref)
 {
 	struct page *page;

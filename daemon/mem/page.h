@@ -107,6 +107,12 @@ void page_table_fini(struct page_table *table); /* a zeroed table is fine */
  * if there is none. Valid until it moves to PAGE_FREE; the address stays for the life of the table.
  */
 struct page *page_table_take(struct page_table *table, enum page_state state);
+/* The page of an arena that another process left: exactly this slot and generation, moved to
+ * PAGE_FILLING. For a fresh table, before any page_table_take, and page_table_adopted comes behind
+ * the last. NULL: no such slot, it is taken, or the generation is 0. */
+struct page *page_table_adopt(struct page_table *table, struct page_ref ref);
+/* Slots that were left out are free, with generations that no adopted page has had. */
+void page_table_adopted(struct page_table *table);
 /* The page a handle means, or NULL: out of range, another generation, or free. */
 struct page *page_table_get(const struct page_table *table, struct page_ref ref);
 

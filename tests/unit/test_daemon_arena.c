@@ -150,6 +150,59 @@ static void impossible_sizes(void **state)
 	arena_fini(&bad);
 }
 
+/* What a daemon left is taken as it is, and nothing else is. */
+static void only_an_arena_is_adopted(void **state)
+{
+	static const struct {
+		int seals;
+		mode_t mode;
+		uint64_t bytes;
+		int code;
+	} cases[] = {
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, 0400, BYTES, 0},
+	    {0, 0400, BYTES, SKVQ_ESEALS},
+	    {F_SEAL_GROW | F_SEAL_SHRINK, 0400, BYTES, SKVQ_ESEALS},
+	    {F_SEAL_GROW | F_SEAL_SEAL, 0400, BYTES, SKVQ_ESEALS},
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL | F_SEAL_WRITE, 0400, BYTES, SKVQ_ESEALS},
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, 0600, BYTES, SKVQ_EFD},
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, 0400, BYTES - 4096, SKVQ_EFD},
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, 0400, 2 * BYTES, SKVQ_EFD},
+	    {F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL, 0400, 0, SKVQ_EFD},
+	};
+	struct arena a;
+	struct why why;
+	int fd;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		fd = memfd_create("left", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		assert_int_equal(ftruncate(fd, (off_t)cases[i].bytes), 0);
+		assert_int_equal(fchmod(fd, cases[i].mode), 0);
+		if (cases[i].seals)
+			assert_int_equal(fcntl(fd, F_ADD_SEALS, cases[i].seals), 0);
+		assert_int_equal(arena_adopt(&a, &fd, BYTES, &why), -cases[i].code);
+		assert_int_equal(fd == -1, cases[i].code == 0);
+		assert_int_equal(a.fd == -1, cases[i].code != 0);
+		arena_fini(&a);
+		if (fd >= 0)
+			close(fd);
+	}
+	/* As it was left: bytes and all. */
+	assert_int_equal(arena_commit(&arena, 0, 4096), 0);
+	arena.base[7] = 0x77;
+	fd = fcntl(arena.fd, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(arena_adopt(&a, &fd, BYTES, &why), 0);
+	assert_int_equal(a.base[7], 0x77);
+	assert_int_equal(fcntl(a.fd_ro, F_GETFL) & O_ACCMODE, O_RDONLY);
+	arena_fini(&a);
+	/* A client's descriptor, a pipe, nothing. */
+	fd = fcntl(arena.fd_ro, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(arena_adopt(&a, &fd, BYTES, &why), -SKVQ_EFD);
+	close(fd);
+	fd = -1;
+	assert_int_equal(arena_adopt(&a, &fd, BYTES, &why), -SKVQ_ESEALS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -157,6 +210,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(client_descriptor_is_read_only, setup, teardown),
 	    cmocka_unit_test_setup_teardown(other_uid_cannot_reopen, setup, teardown),
 	    cmocka_unit_test_setup_teardown(bytes_are_the_kernels, setup, teardown),
+	    cmocka_unit_test_setup_teardown(only_an_arena_is_adopted, setup, teardown),
 	    cmocka_unit_test(impossible_sizes),
 	};
 

@@ -12,6 +12,7 @@
 
 #include <skvq/error.h>
 
+#include "base/blob.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/closer.h"
@@ -266,6 +267,48 @@ static void closer_closes(void **state)
 	assert_int_equal(fcntl(pipes[0], F_GETFD), -1);
 }
 
+static void blobs_end_where_they_end(void **state)
+{
+	struct blob b = {0};
+	struct blob_cursor c;
+	char text[8];
+
+	(void)state;
+	blob_put_u32(&b, 0x01020304);
+	blob_put_u64(&b, UINT64_C(0x1122334455667788));
+	blob_put_text(&b, "seven..");
+	blob_put(&b, "xyz", 3);
+	assert_false(b.failed);
+	assert_int_equal(b.data[0], 4); /* little-endian */
+	for (int i = 0; i < 100000; i++)
+		blob_put_u32(&b, (uint32_t)i);
+	c = (struct blob_cursor){.at = b.data, .left = b.bytes};
+	assert_int_equal(blob_get_u32(&c), 0x01020304);
+	assert_true(blob_get_u64(&c) == UINT64_C(0x1122334455667788));
+	blob_get_text(&c, text, sizeof(text));
+	assert_string_equal(text, "seven..");
+	assert_memory_equal(blob_get(&c, 3), "xyz", 3);
+	for (int i = 0; i < 100000; i++)
+		assert_int_equal(blob_get_u32(&c), i);
+	assert_int_equal(c.left, 0);
+	assert_false(c.failed);
+	assert_int_equal(blob_get_u32(&c), 0);
+	assert_true(c.failed);
+	/* A text that does not fit; a text longer than what is left; and failed stays failed. */
+	c = (struct blob_cursor){.at = b.data + 12, .left = b.bytes - 12};
+	blob_get_text(&c, text, sizeof(text) - 1);
+	assert_true(c.failed && !text[0]);
+	assert_null(blob_get(&c, 0));
+	c = (struct blob_cursor){.at = b.data + 12, .left = 10};
+	blob_get_text(&c, text, sizeof(text));
+	assert_true(c.failed && !text[0]);
+	b.data[18] = 0;
+	c = (struct blob_cursor){.at = b.data + 12, .left = b.bytes - 12};
+	blob_get_text(&c, text, sizeof(text));
+	assert_true(c.failed && !text[0]);
+	blob_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -278,6 +321,7 @@ int main(void)
 	    cmocka_unit_test(worker_bounds_its_queue),
 	    cmocka_unit_test(worker_cancels_what_is_queued),
 	    cmocka_unit_test(closer_closes),
+	    cmocka_unit_test(blobs_end_where_they_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

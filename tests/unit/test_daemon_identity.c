@@ -199,6 +199,43 @@ static void largest_fits(void **state)
 	assert_int_equal(identity_digest(buf, encode(id, buf), digest), 0);
 }
 
+static void canonical_bytes_are_read_back(void **state)
+{
+	struct identity id = good(), back;
+	uint8_t canon[IDENTITY_CANON_MAX], again[IDENTITY_CANON_MAX];
+	struct why why;
+	uint32_t n;
+
+	(void)state;
+	id.has_lora = true;
+	memset(id.lora, 9, sizeof(id.lora));
+	strcpy(id.rope_scaling, "yarn 4");
+	id.n_layer_window = 2;
+	id.layer_window[1] = 512;
+	assert_int_equal(identity_check(&id, &layout, &why), 0);
+	n = identity_encode(&id, canon);
+	assert_true(identity_decode(canon, n, &back));
+	assert_int_equal(identity_encode(&back, again), n);
+	assert_memory_equal(again, canon, n);
+	assert_string_equal(back.rope_scaling, "yarn 4");
+	assert_int_equal(back.layer_window[1], 512);
+	assert_true(back.rope_theta == id.rope_theta);
+	assert_int_equal(identity_check(&back, &layout, &why), 0);
+	/* Shorter, longer, or changed: another identity, or none, and never these bytes by chance. */
+	for (uint32_t i = 0; i < n; i++)
+		assert_false(identity_decode(canon, i, &back));
+	canon[n] = 0;
+	assert_false(identity_decode(canon, n + 1, &back));
+	for (uint32_t i = 0; i < n; i++) {
+		canon[i] ^= 0x81;
+		if (identity_decode(canon, n, &back)) {
+			assert_int_equal(identity_encode(&back, again), n);
+			assert_memory_equal(again, canon, n);
+		}
+		canon[i] ^= 0x81;
+	}
+}
+
 static void known_digests(void **state)
 {
 	/* SHA-256("abc"), FIPS 180-2. */
@@ -228,7 +265,7 @@ int main(void)
 	    cmocka_unit_test(good_one_passes),        cmocka_unit_test(each_missing_field_is_named),
 	    cmocka_unit_test(wrong_values_are_named), cmocka_unit_test(every_field_counts),
 	    cmocka_unit_test(two_spellings_are_one),  cmocka_unit_test(largest_fits),
-	    cmocka_unit_test(known_digests),
+	    cmocka_unit_test(known_digests),          cmocka_unit_test(canonical_bytes_are_read_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -184,12 +184,42 @@ static void lru_orders(void **state)
 	free(pages);
 }
 
+static void adopted_slots_keep_their_names(void **state)
+{
+	struct page_table table;
+	struct page *page;
+
+	(void)state;
+	assert_int_equal(page_table_init(&table, 8), 0);
+	page = page_table_adopt(&table, (struct page_ref){5, 9});
+	assert_non_null(page);
+	assert_int_equal(page->state, PAGE_FILLING);
+	assert_non_null(page_table_adopt(&table, (struct page_ref){2, 30}));
+	assert_null(page_table_adopt(&table, (struct page_ref){5, 10})); /* taken */
+	assert_null(page_table_adopt(&table, (struct page_ref){8, 1}));  /* none */
+	assert_null(page_table_adopt(&table, (struct page_ref){1, 0}));
+	page_table_adopted(&table);
+	assert_int_equal(table.live, 2);
+	assert_ptr_equal(page_table_get(&table, (struct page_ref){5, 9}), page);
+	/* Each slot between is there once, under a name that nobody has had. */
+	for (uint32_t seen = 0; table.live < 8;) {
+		page = page_table_take(&table, PAGE_FILLING);
+		assert_non_null(page);
+		assert_true(page->slot != 5 && page->slot != 2 && !(seen & 1u << page->slot));
+		assert_int_equal(page->generation, page->slot < 5 ? 31 : 1);
+		seen |= 1u << page->slot;
+	}
+	assert_null(page_table_take(&table, PAGE_FILLING));
+	page_table_fini(&table);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_transition),
 	    cmocka_unit_test(illegal_moves_assert),
 	    cmocka_unit_test(stale_handles_fail),
+	    cmocka_unit_test(adopted_slots_keep_their_names),
 	    cmocka_unit_test(lru_orders),
 	};
 
