@@ -173,6 +173,46 @@ int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
 	return 0;
 }
 
+int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
+		   const char *model_name, int *arena_fd, struct ns **ret, struct why *why)
+{
+	CLEANUP_FREE struct skvq_layout *layout = malloc(sizeof(*layout));
+	struct ns_params params = {.tenant = tenant,
+				   .model_name = model_name,
+				   .identity = id,
+				   .layout = layout,
+				   .arena_fd = arena_fd};
+	uint8_t canon[IDENTITY_CANON_MAX];
+	int err;
+
+	if (!layout)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a page layout");
+	err = identity_check(id, layout, why);
+	if (err < 0)
+		return err;
+	if (ns_find(cache, tenant, canon, identity_encode(id, canon)))
+		return why_fail(why, SKVQ_EINVAL, "a namespace of this identity is there");
+	if (cache->n_namespaces >= cache->config.namespaces_max)
+		return why_fail(why, SKVQ_ELIMIT, "more than %u namespaces (namespaces_max)",
+				cache->config.namespaces_max);
+	err = ns_create(cache, &params, ret, why);
+	if (!err)
+		(*ret)->used = ++cache->stamp;
+	return err;
+}
+
+void cache_abandon(struct cache *cache)
+{
+	struct tier *tier = cache->tier;
+
+	assert(cache->closing);
+	cache->tier = NULL;
+	while (cache->namespaces)
+		ns_drop(cache, cache->namespaces);
+	cache->closing = false;
+	cache->tier = tier;
+}
+
 void cache_ns_close(struct cache *cache, struct ns *ns)
 {
 	(void)cache;

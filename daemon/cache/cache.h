@@ -83,6 +83,14 @@ void cache_fini(struct cache *cache);
 int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
 		  const char *model_name, struct ns **ret, struct why *why);
 void cache_ns_close(struct cache *cache, struct ns *ns);
+/* Makes a namespace on an arena that another process left, without an opener; the caller fills in
+ * its pages (cache/snapshot.c). Takes *arena_fd and sets it to -1 on success. Errors of
+ * identity_check and ns_new, -SKVQ_ELIMIT, -SKVQ_EINVAL if it is there already. */
+int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
+		   const char *model_name, int *arena_fd, struct ns **ret, struct why *why);
+/* Undoes all adoptions, before the first client: nothing is punched. After cache_close, which it
+ * undoes too, and with nothing pinned. */
+void cache_abandon(struct cache *cache);
 struct ns *cache_ns_by_id(struct cache *cache, uint32_t id); /* NULL: none */
 
 /* ---- matching (match.c) ---- */

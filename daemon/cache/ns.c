@@ -86,7 +86,8 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 	}
 	(void)snprintf(name, sizeof(name), "skvqd-%02x%02x%02x%02x", ns->digest[0], ns->digest[1],
 		       ns->digest[2], ns->digest[3]);
-	err = arena_init(&ns->arena, name, arena_bytes, why);
+	err = params->arena_fd ? arena_adopt(&ns->arena, params->arena_fd, arena_bytes, why)
+			       : arena_init(&ns->arena, name, arena_bytes, why);
 	if (err < 0)
 		goto fail;
 	*ret = ns;

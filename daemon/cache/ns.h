@@ -61,9 +61,11 @@ struct ns_params {
 	uint64_t ram_max;                 /* bytes of pages the arena must be able to hold */
 	index_hash_fn hash;               /* NULL: index_hash */
 	uint64_t *collisions;
+	int *arena_fd; /* NULL: a fresh arena. Else one to adopt; -1 once it is taken */
 };
 
-/* -SKVQ_ENOSPC if not one first page fits under ram_max, -SKVQ_ENOMEM, -SKVQ_ESYS. */
+/* -SKVQ_ENOSPC if not one first page fits under ram_max, -SKVQ_ENOMEM, -SKVQ_ESYS; errors of
+ * arena_adopt. An adopted arena must have the size that a fresh one would have. */
 int ns_new(const struct ns_params *params, struct ns **ret, struct why *why);
 void ns_free(struct ns *ns); /* NULL is fine; no openers, no fills, no pins */
 
