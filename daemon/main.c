@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "config.h"
+#include "notify.h"
 #include "server.h"
 
 #ifndef SKVQ_VERSION
@@ -26,8 +27,8 @@ static void print_capabilities(void)
 {
 	(void)printf("{\"version\": \"%s\", \"protocol_major\": 1, \"protocol_minor\": 0, "
 		     "\"features\": [\"calibrations\", \"error_list\", \"prefetch\", \"unrefine\", "
-		     "\"calibration_replace\"], \"page_version\": %u}\n",
-		     SKVQ_VERSION, SKVQ_PAGE_VERSION);
+		     "\"calibration_replace\"%s], \"page_version\": %u}\n",
+		     SKVQ_VERSION, notify_is_built() ? ", \"handover\"" : "", SKVQ_PAGE_VERSION);
 }
 
 static int serve(const struct config *config)

@@ -20,6 +20,8 @@
 #include "control/control.h"
 #include "control/listen.h"
 #include "disk.h"
+#include "handover.h"
+#include "notify.h"
 
 /* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
 #define TICK_SECONDS 1
@@ -37,6 +39,7 @@ struct server {
 	struct cache cache;
 	struct control control;
 	struct disk disk;
+	struct handover handover;
 	int signal; /* that ended us */
 	bool hurry; /* another came */
 };
@@ -167,6 +170,7 @@ static struct control_config control_config(const struct config *config, const c
 	    .restore_wait_ms = (uint32_t)config->restore_wait_ms,
 	    .disk_max = config->store.capacity_bytes,
 	    .calibration_max = config->calibration_max,
+	    .handover = notify_can_store(1),
 	    .tenant = config->tenant,
 	    .socket = config->socket_path,
 	    .version = version,
@@ -197,30 +201,40 @@ static int serve(struct server *server, const struct config *config, const char 
 	cache_init(&server->cache, &cache_config, &server->worker, &server->stats);
 	err = control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
 			   &server->stats);
-	if (!err)
-		err = add_listener(server);
 	if (err < 0)
 		(void)why_fail_errno(why, -err, "setting up \"%s\"", config->socket_path);
 	if (!err)
 		err = disk_open(&server->disk, config, &server->loop, &server->cache, why);
 	server->control.store = server->disk.store;
 	if (!err) {
+		handover_take(&server->handover, &server->control);
+		err = add_listener(server);
+		if (err < 0)
+			(void)why_fail_errno(why, -err, "listening on \"%s\"",
+					     config->socket_path);
+	}
+	if (!err) {
 		log_event(LOG_INFO, "ready", LOG_STR("socket", config->socket_path),
 			  LOG_U64("pid", getpid()), LOG_U64("ram_max", config->ram_max),
 			  LOG_STR("tenant", config->tenant), LOG_STR("version", version));
+		notify_state("READY=1\nSTATUS=serving");
 		err = loop_run(&server->loop);
 		if (err < 0)
 			(void)why_fail_errno(why, -err, "waiting for events");
 		log_event(LOG_INFO, "stopping",
 			  LOG_STR("signal", server->signal ? strsignal(server->signal) : "none"));
+		notify_state("STOPPING=1\nSTATUS=writing to disk and handing over");
 		loop_del(&server->loop, &server->listen_watch);
 	}
 	cache_close(&server->cache);
 	/* No new clients, no clients, then the copies they left behind, then the pages. */
 	listener_fini(&server->listener);
+	handover_prepare(&server->handover, &server->control);
 	control_fini(&server->control);
 	disk_close(&server->disk, &server->hurry);
 	worker_fini(&server->worker);
+	handover_leave(&server->handover, &server->cache);
+	handover_fini(&server->handover, &server->cache);
 	closer_free(server->closer);
 	cache_fini(&server->cache);
 	return err;
@@ -235,6 +249,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 		return why_fail(why, SKVQ_ENOMEM, "no memory to start");
 	server->config = config;
 	server->listener.fd = server->signal_watch.fd = server->tick_watch.fd = -1;
+	handover_begin(&server->handover);
 	err = loop_init(&server->loop);
 	if (!err)
 		err = add_signals(server);

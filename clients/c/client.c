@@ -61,6 +61,8 @@ bool skvq_client_daemon_gone(const struct skvq_client *c)
 {
 	struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
 
+	if (c->hello.features & FEATURE_HANDOVER)
+		return false; /* another may have its arenas now */
 	return c->pidfd >= 0 && poll(&p, 1, 0) == 1;
 }
 

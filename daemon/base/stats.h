@@ -48,6 +48,8 @@
 	X(tokens_restored, "tokens matched that came from disk, of tokens_matched")                \
 	X(prefetches, "prefetch requests served")                                                  \
 	X(pages_returned, "pages published that had been dropped not long before")                 \
+	X(pages_taken_over, "pages found in arenas that the daemon before has left")               \
+	X(takeover_check_failures, "pages left there that were not what had been published")       \
 	X(unpins, "pins given back by request")                                                    \
 	X(pins_dropped, "pins that ended with their connection")                                   \
 	X(stale_handles, "handles whose generation has passed")                                    \

@@ -213,6 +213,21 @@ void conn_end(struct conn *conn, const char *reason)
 		linger(conn, reason);
 }
 
+int conn_detach(struct conn *conn, const char *reason)
+{
+	int fd = conn->fd;
+
+	conn->ending = true;
+	if (!conn->lingering)
+		flush(conn);
+	if (conn->dead)
+		return -1;
+	(void)shutdown(fd, SHUT_WR);
+	die(conn, reason);
+	conn->fd = -1;
+	return fd;
+}
+
 void conn_kill(struct conn *conn, const char *reason)
 {
 	conn->ending = true;
@@ -429,6 +444,20 @@ int conn_init(struct conn *conn, struct loop *loop, struct closer *closer, int f
 	conn->limits = *limits;
 	conn->watch = (struct loop_watch){.fd = fd, .events = EPOLLIN, .fn = on_event, .ctx = conn};
 	if (loop_add(loop, &conn->watch) == 0)
+		return 0;
+	conn_fini(conn);
+	return -SKVQ_ESYS;
+}
+
+int conn_init_lingering(struct conn *conn, struct loop *loop, struct closer *closer, int fd,
+			const struct conn_ops *ops, const struct conn_limits *limits)
+{
+	int err = conn_init(conn, loop, closer, fd, ops, limits);
+
+	if (err < 0)
+		return err;
+	conn->ending = conn->lingering = true;
+	if (loop_mod(loop, &conn->watch, 0) == 0)
 		return 0;
 	conn_fini(conn);
 	return -SKVQ_ESYS;

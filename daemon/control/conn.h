@@ -102,7 +102,14 @@ void conn_out_free(struct conn_out *out);
 void conn_send(struct conn *conn, struct conn_out *out);
 /* Reads no more and sends what goes at once. Dies then, or lingers if the peer holds something. */
 void conn_end(struct conn *conn, const char *reason);
-/* The same without lingering, for a daemon that ends: its memory outlives it in the peer's mapping. */
+/* For a daemon that ends and leaves the connection to the next: the peer reads the end of
+ * file, the connection is dead, and the socket is the caller's. -1: the peer has gone. */
+int conn_detach(struct conn *conn, const char *reason);
+/* A connection that another process detached: it lingers from the start. As conn_init. */
+int conn_init_lingering(struct conn *conn, struct loop *loop, struct closer *closer, int fd,
+			const struct conn_ops *ops, const struct conn_limits *limits);
+/* As conn_end, without lingering, for a daemon that ends: its memory outlives it in the peer's
+ * mapping. */
 void conn_kill(struct conn *conn, const char *reason);
 
 #endif /* SKVQD_CONTROL_CONN_H */

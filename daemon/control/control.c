@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/control.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "control/bequest.h"
 #include "control/dispatch.h"
 #include "control/session.h"
 
@@ -110,6 +112,44 @@ void control_fini(struct control *control)
 	loop_hook_del(control->loop, &control->hook);
 }
 
+void control_abandon(struct control *control)
+{
+	while (control->sessions)
+		conn_kill(&control->sessions->conn, "not taken over");
+	bury(control);
+}
+
+static void enter(struct control *control, struct session *s)
+{
+	s->id = ++control->last_id;
+	link_session(&control->sessions, s);
+	control->n_sessions++;
+}
+
+struct session *control_adopt(struct control *control, int *fd, const char *name, struct why *why)
+{
+	socklen_t len = sizeof(int);
+	struct session *s;
+	int domain;
+
+	/* Whatever else would be polled is not known to say when its other end has gone. */
+	if (getsockopt(*fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX) {
+		(void)why_fail(why, SKVQ_EFD, "what was left of \"%s\" is not a Unix socket", name);
+		return NULL;
+	}
+	s = session_new_lingering(control, *fd, &session_ops);
+	*fd = -1;
+	if (!s) {
+		(void)why_fail(why, SKVQ_ENOMEM, "no memory for the connection of \"%s\"", name);
+		return NULL;
+	}
+	s->features = WIRE_HANDOVER; /* or it would not be here */
+	s->hello = true;
+	(void)snprintf(s->name, sizeof(s->name), "%s", name);
+	enter(control, s);
+	return s;
+}
+
 void control_accept(struct control *control, int fd)
 {
 	struct session *s = session_new(control, fd, &session_ops);
@@ -118,9 +158,7 @@ void control_accept(struct control *control, int fd)
 		log_event(LOG_INFO, "connection_refused", LOG_STR("reason", "no memory"));
 		return;
 	}
-	s->id = ++control->last_id;
-	link_session(&control->sessions, s);
-	control->n_sessions++;
+	enter(control, s);
 	if (control->n_sessions > control->config.connections_max) {
 		struct why why;
 

@@ -31,6 +31,7 @@ struct control_config {
 	uint32_t restore_wait_ms;  /* a match waits for disk no longer */
 	uint64_t disk_max;         /* bytes of the store, for StatusReply */
 	uint64_t calibration_max; /* bytes of calibration files together */
+	bool handover; /* the arenas may outlive this process: see control/bequest.h */
 	const char *tenant;    /* of everyone on this socket; borrowed, as the next two */
 	const char *socket;    /* for StatusReply */
 	const char *version;

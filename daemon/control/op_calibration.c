@@ -63,6 +63,39 @@ void calibrations_free(struct control *control)
 	}
 }
 
+void calibrations_each(const struct control *control, void (*fn)(void *ctx, int fd, uint64_t bytes),
+		       void *ctx)
+{
+	for (const struct calibration *c = control->calibrations; c; c = c->next)
+		fn(ctx, c->arena.fd, c->bytes);
+}
+
+static uint64_t arena_bytes_of(const struct calibration *c)
+{
+	return (c->bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+/* What lies in the arena is believed from here on. */
+static int check_file(struct calibration *c, struct why *why)
+{
+	struct skvq_calibration opened;
+	char detail[160];
+	int err = skvq_calibration_open(c->arena.base, c->bytes, &opened, detail, sizeof(detail));
+
+	if (err < 0)
+		return why_fail(why, -err, "calibration: %s", detail);
+	c->header = opened.header;
+	return 0;
+}
+
+static void link_calibration(struct control *control, struct calibration *c)
+{
+	c->next = control->calibrations;
+	control->calibrations = c;
+	control->calibration_bytes += c->bytes;
+	control->n_calibrations++;
+}
+
 /* ---- get ---- */
 
 int op_calibration_get(const struct request *rq, struct why *why)
@@ -109,9 +142,7 @@ struct put {
 static int copy_in(struct put *put)
 {
 	struct calibration *c = put->c;
-	uint64_t rounded = (c->bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-	struct skvq_calibration opened;
-	char detail[160];
+	uint64_t rounded = arena_bytes_of(c);
 	int err = arena_init(&c->arena, "skvqd-calibration", rounded, &put->why);
 
 	if (err < 0)
@@ -130,11 +161,7 @@ static int copy_in(struct put *put)
 					(unsigned long long)at, (unsigned long long)c->bytes);
 		at += (uint64_t)n;
 	}
-	err = skvq_calibration_open(c->arena.base, c->bytes, &opened, detail, sizeof(detail));
-	if (err < 0)
-		return why_fail(&put->why, -err, "calibration: %s", detail);
-	c->header = opened.header;
-	return 0;
+	return check_file(c, &put->why);
 }
 
 static void put_run(struct job *job)
@@ -212,15 +239,13 @@ static int keep(struct put *put, struct outcome *ret)
 	if (c) {
 		control->calibration_bytes -= c->bytes;
 		swap(c, put->c);
+		control->calibration_bytes += c->bytes;
 		control->stats->n[STAT_calibrations_replaced]++;
 	} else {
 		c = put->c;
 		put->c = NULL;
-		c->next = control->calibrations;
-		control->calibrations = c;
-		control->n_calibrations++;
+		link_calibration(control, c);
 	}
-	control->calibration_bytes += c->bytes;
 	control->stats->n[STAT_calibrations_stored]++;
 	ret->kept = c;
 	log_event(LOG_INFO, ret->replaced ? "calibration_replaced" : "calibration_stored",
@@ -308,5 +333,32 @@ int op_calibration_put(const struct request *rq, struct why *why)
 	}
 	*fd = -1; /* the job's now */
 	control->calibration_busy = true;
+	return 0;
+}
+
+/* ---- over a restart ---- */
+
+int calibration_adopt(struct control *control, int *fd, uint64_t bytes, struct why *why)
+{
+	struct calibration *c;
+	int err = check_fits(control, bytes, NULL, why);
+
+	if (!err && (bytes < sizeof(c->header) || bytes > SKVQ_CALIBRATION_BYTES_MAX))
+		err = why_fail(why, SKVQ_ECORRUPT, "a calibration of %llu bytes",
+			       (unsigned long long)bytes);
+	if (err < 0)
+		return err;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a calibration");
+	c->bytes = bytes;
+	err = arena_adopt(&c->arena, fd, arena_bytes_of(c), why);
+	if (!err)
+		err = check_file(c, why);
+	if (err < 0) {
+		calibration_free(c);
+		return err;
+	}
+	link_calibration(control, c);
 	return 0;
 }

@@ -36,6 +36,8 @@ int op_hello(const struct request *rq, struct why *why)
 	copy_name(s->name, hello->name);
 	s->hello = true;
 	s->features = hello->features & WIRE_FEATURES;
+	if (!config->handover)
+		s->features &= ~WIRE_HANDOVER;
 	log_event(LOG_DEBUG, "hello", LOG_U64("connection", s->id), LOG_STR("name", s->name));
 	body.version_major = WIRE_VERSION_MAJOR;
 	body.version_minor = WIRE_VERSION_MINOR;

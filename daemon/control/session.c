@@ -152,7 +152,11 @@ void session_unlink(struct inflight *op)
 
 /* ---- life ---- */
 
-struct session *session_new(struct control *control, int fd, const struct conn_ops *ops)
+typedef int (*conn_init_fn)(struct conn *conn, struct loop *loop, struct closer *closer, int fd,
+			    const struct conn_ops *ops, const struct conn_limits *limits);
+
+static struct session *make_session(struct control *control, int fd, const struct conn_ops *ops,
+				    conn_init_fn init)
 {
 	struct session *s = calloc(1, sizeof(*s));
 	socklen_t len = sizeof(s->peer);
@@ -166,23 +170,36 @@ struct session *session_new(struct control *control, int fd, const struct conn_o
 	pins_init(&s->pins, control->config.pins_max);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &s->peer, &len) < 0)
 		s->peer = (struct ucred){.pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1};
-	if (conn_init(&s->conn, control->loop, control->closer, fd, ops, &control->config.conn) <
-	    0) {
+	if (init(&s->conn, control->loop, control->closer, fd, ops, &control->config.conn) < 0) {
 		free(s);
 		return NULL;
 	}
 	return s;
 }
 
-void session_free(struct session *s)
+struct session *session_new(struct control *control, int fd, const struct conn_ops *ops)
 {
-	struct cache *cache = s->control->cache;
+	return make_session(control, fd, ops, conn_init);
+}
 
-	/* Reserved places first: then what is left of the pins is what the client really held. */
+struct session *session_new_lingering(struct control *control, int fd, const struct conn_ops *ops)
+{
+	return make_session(control, fd, ops, conn_init_lingering);
+}
+
+void session_orphan(struct session *s)
+{
 	while (s->inflight) {
 		s->inflight->orphan(s->inflight);
 		session_unlink(s->inflight);
 	}
+}
+
+void session_free(struct session *s)
+{
+	struct cache *cache = s->control->cache;
+
+	session_orphan(s);
 	s->control->stats->n[STAT_pins_dropped] += cache_unpin_all(cache, &s->pins);
 	pins_fini(&s->pins);
 	for (uint32_t i = 0; i < s->n_stagings; i++)

@@ -58,6 +58,10 @@ struct session {
 
 /* Takes fd in any case. NULL: no memory, or epoll refused. */
 struct session *session_new(struct control *control, int fd, const struct conn_ops *ops);
+/* The same for the socket of a connection that another process ended: it lingers. */
+struct session *session_new_lingering(struct control *control, int fd, const struct conn_ops *ops);
+/* Nobody waits for what is in flight any more: what pins are left is what the client really has. */
+void session_orphan(struct session *session);
 /* Unpins, closes and frees everything. */
 void session_free(struct session *session);
 
@@ -74,6 +78,15 @@ void session_drop_staging(struct session *session, struct staging *staging);
 
 /* op_calibration.c: forgets them all. */
 void calibrations_free(struct control *control);
+/* The memfd of each, and the bytes of the file in it. */
+void calibrations_each(const struct control *control, void (*fn)(void *ctx, int fd, uint64_t bytes),
+		       void *ctx);
+/* One that another process kept. Takes *fd and sets it to -1 on success. Errors of arena_adopt,
+ * -SKVQ_ECORRUPT, -SKVQ_ELIMIT, -SKVQ_ENOMEM. */
+int calibration_adopt(struct control *control, int *fd, uint64_t bytes, struct why *why);
+/* control.c: a connection that another process ended. Takes *fd and sets it to -1; NULL with a
+ * sentence if it is not a socket of ours, or for want of memory. */
+struct session *control_adopt(struct control *control, int *fd, const char *name, struct why *why);
 
 /* -SKVQ_EBUSY at requests_max. */
 int session_may_wait(const struct session *session, struct why *why);

@@ -17,7 +17,7 @@
 
 #define START_MS_MAX 10000
 #define STOP_MS_MAX 10000
-#define ARGS_MAX 32
+#define ARGS_MAX 48
 
 static void die(const char *what)
 {
@@ -70,6 +70,8 @@ void test_daemon_start(struct test_daemon *d, const char *program, const char *c
 			dup2(null, 1);
 			dup2(null, 2);
 		}
+		if (d->in_child)
+			d->in_child(d->ctx);
 		execv(program, (char *const *)(void *)argv);
 		_exit(127);
 	}

@@ -12,6 +12,9 @@ struct test_daemon {
 	char dir[64];
 	char socket[96];
 	pid_t pid; /* 0: not running */
+	/* Called in the new process before it becomes skvqd; NULL: not. */
+	void (*in_child)(void *ctx);
+	void *ctx;
 };
 
 /* Makes the folder. program is the path of skvqd. */

@@ -87,9 +87,10 @@ void skvq_client_end(struct skvq_client *c);
 /* Readable when skvq_client_poll has something to do. Owned by the client. */
 int skvq_client_fd(const struct skvq_client *c);
 bool skvq_client_broken(const struct skvq_client *c);
-/* Whether the daemon's process has surely ended. On a broken connection this decides about pinned
- * pages: if it ended, its arenas belong to whoever maps them and never change again; if not, they
- * stay pinned only until skvq_client_free. */
+/* Whether the daemon has surely ended, and nobody has its arenas after it. On a broken connection
+ * this decides about pinned pages: if so, the arenas belong to whoever maps them and never change
+ * again; if not, they stay pinned only until skvq_client_free. Never of a daemon that may hand its
+ * arenas over to the next one. */
 bool skvq_client_daemon_gone(const struct skvq_client *c);
 const struct skvq_client_hello *skvq_client_hello(const struct skvq_client *c);
 /* What the last failed call said. Valid until the next call. */
