@@ -159,7 +159,7 @@ struct skvq_client_status {
 	bool has_store; /* a disk below memory; else the rest is 0 */
 	uint64_t bytes_stored, disk_bytes, disk_bytes_max, disk_pages;
 	size_t n_counters;
-	struct skvq_client_counter counters[128]; /* what does not fit is left out */
+	struct skvq_client_counter counters[384]; /* what does not fit is left out */
 };
 struct skvq_client_ns_info {
 	uint32_t ns;
