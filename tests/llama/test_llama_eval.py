@@ -63,7 +63,7 @@ class Eval(unittest.TestCase):
         made = json.loads(done.stdout)["output"]
         self.assertEqual(os.path.dirname(made), os.path.join(data, "skvqd/calibration"))
         done = subprocess.run([os.path.join(BIN, "skvq-eval"), "--model", MODEL, "--text", TEXT,
-                               "--inject-outliers", "--profiles", "k4v4:free,k4v4", "--ctx", "400", "--first",
+                               "--inject-outliers", "--profiles", "k4v4-bare:free,k4v4", "--ctx", "400", "--first",
                                "200", "--threads", "1", "--json"], capture_output=True, text=True,
                               timeout=280, env=environment)
         self.assertEqual((done.returncode, done.stderr.count("calibrat")), (0, 1), done.stderr)
