@@ -54,11 +54,12 @@ def run(what, command, timeout=900):
 class Daemon:
     """skvqd on a socket in a folder of its own; stopped by its pid whatever happens."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, options=()):
         self.socket = os.path.join(folder, "skvqd.sock")
         self.log = os.path.join(folder, "skvqd.log")
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", self.socket],
+            self.process = subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", self.socket,
+                                             *options],
                                             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def ctl(self, *args):

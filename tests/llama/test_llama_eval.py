@@ -86,21 +86,35 @@ class Eval(unittest.TestCase):
         self.assertEqual((exact["agreed"], exact["whole"], exact["prompts"]), (exact["possible"], 1, 2))
         self.assertLess(coarse["agreed"], coarse["possible"])
 
-    def test_shared(self):
+    def with_daemon(self, *args, options=()):
         socket = os.path.join(self.folder.name, "s")
-        with subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", socket],
+        with subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", socket, *options],
                               stderr=subprocess.PIPE, text=True) as daemon:
             try:
                 while "event=ready" not in (line := daemon.stderr.readline()):
                     self.assertTrue(line, "skvqd ended before it was ready")
-                got = self.evaluate("shared", "--socket", socket, "--window", "32", "--profiles",
-                                    "fp16,k4v4", "--ctx", "200", *F32)
+                return self.evaluate("shared", "--socket", socket, "--window", "32", "--ctx", "200",
+                                     *args, *F32)
             finally:
                 daemon.terminate()
+
+    def test_shared(self):
+        got = self.with_daemon("--profiles", "fp16,k4v4")
         for report in got.values():
             self.assertEqual((report["prompt_tokens"], report["matched_tokens"]), (200, 160))
+            self.assertEqual((report["kept_tokens"], report["published_tokens"]), (160, 160))
         self.assertLess(got["fp16"]["kld_max"], 1e-5)
         self.assertGreater(got["k4v4"]["kld_refilling"], got["k4v4"]["kld"])
+        self.assertGreater(got["k4v4"]["kld_to_fp16"], got["fp16"]["kld_to_fp16"])
+
+    def test_shared_under_pressure(self):
+        """Six pages and their sinks take 2.6 MB: refinements go, not a page does."""
+        got = self.with_daemon("--profiles", "e2.1", "--pressure", "2",
+                               options=("--ram-max", "2100K"))["e2.1"]
+        self.assertEqual((got["matched_tokens"], got["kept_tokens"], got["published_tokens"]),
+                         (160, 480, 480))
+        self.assertEqual((got["paged_tokens"], got["refined_tokens"]), (160, 0))
+        self.assertGreater(got["kld"], 0.001)  # the same computed cold has its refinements
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ const char args_usage[] =
     "  --keys N           needle: keys in a chunk; default 8\n"
     "  --predict N        agree: tokens generated after the rest of a chunk; default 64\n"
     "  --socket PATH      shared: of skvqd\n"
+    "  --pressure N       shared: prompts published behind the one that is compared; default 0\n"
+    "  --prefix N         shared: tokens asked of the daemon, the rest is computed; default all\n"
     "  --piece N          tokens computed at once; default 16: each position meets its history as\n"
     "                     decoding would. 1 is decoding itself\n"
     "  --window N         newest tokens kept in FP16; default 128\n"
@@ -66,6 +68,8 @@ enum Option {
 	opt_keys,
 	opt_predict,
 	opt_socket,
+	opt_pressure,
+	opt_prefix,
 	opt_piece,
 	opt_window,
 	opt_sinks,
@@ -87,6 +91,8 @@ const option options[] = {
     {"keys", required_argument, nullptr, opt_keys},
     {"predict", required_argument, nullptr, opt_predict},
     {"socket", required_argument, nullptr, opt_socket},
+    {"pressure", required_argument, nullptr, opt_pressure},
+    {"prefix", required_argument, nullptr, opt_prefix},
     {"piece", required_argument, nullptr, opt_piece},
     {"window", required_argument, nullptr, opt_window},
     {"sinks", required_argument, nullptr, opt_sinks},
@@ -133,6 +139,9 @@ void check(const Args &args)
 				 " leaves no prompt in --ctx " + std::to_string(args.engine.n_ctx));
 	if ((args.command == Command::shared) == args.engine.socket.empty())
 		throw UsageError("shared needs --socket, and nothing else does");
+	if (args.command != Command::shared &&
+	    (args.sharing.pressure || args.sharing.prefix != Sharing().prefix))
+		throw UsageError("--pressure and --prefix are for shared alone");
 	for (const Profile &profile : args.profiles)
 		if (args.command == Command::shared && !profile.ours)
 			throw UsageError("'" + profile.name + "' shares nothing");
@@ -181,6 +190,12 @@ Args args_parse(int argc, char **argv)
 			break;
 		case opt_socket:
 			args.engine.socket = optarg;
+			break;
+		case opt_pressure:
+			args.sharing.pressure = whole("--pressure", optarg, 0, 1024);
+			break;
+		case opt_prefix:
+			args.sharing.prefix = whole("--prefix", optarg, 1, 1 << 20);
 			break;
 		case opt_piece:
 			args.engine.n_piece = whole("--piece", optarg, 1, 4096);

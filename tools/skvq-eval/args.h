@@ -11,6 +11,7 @@
 #include <skvq/weights.hpp>
 
 #include "profile.h"
+#include "tasks.h"
 
 enum class Command { measure, needle, agree, shared };
 
@@ -24,6 +25,7 @@ struct Args {
 	uint32_t first_scored = 256;
 	uint32_t n_keys = 8;     // needle: in a chunk
 	uint32_t n_predict = 64; // agree
+	Sharing sharing;         // shared
 	bool json = false, verbose = false, help = false;
 };
 

@@ -68,7 +68,7 @@ void run_agree(const Args &args)
 void run_shared(const Args &args)
 {
 	const skvq::Model model = load(args);
-	report(args, compare_shared(model, make_plan(args, model), args.profiles));
+	report(args, compare_shared(model, make_plan(args, model), args.profiles, args.sharing));
 }
 
 void run(Args &args)

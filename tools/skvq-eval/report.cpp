@@ -177,9 +177,11 @@ void report(const Args &args, const std::vector<SharedScore> &scores)
 {
 	if (!args.json)
 		std::printf("%s (weights %s): pages taken from skvqd against the same computed "
-			    "cold\n\n%-22s %8s %8s %10s %8s %8s %18s\n",
+			    "cold, and either against FP16 K/V (\"lost\")\n\n"
+			    "%-16s %7s %7s %7s %9s %8s %7s %9s %9s %9s %6s\n",
 			    file_name(args.model).c_str(), skvq::weights_name(args.weights), "profile",
-			    "tokens", "matched", "KLD", "max", "top-1", "KLD in refilling");
+			    "tokens", "matched", "refined", "KLD", "max", "top-1", "refilling", "lost",
+			    "cold lost", "kept");
 	for (const SharedScore &score : scores) {
 		if (args.json) {
 			skvq::JsonObject json;
@@ -191,16 +193,25 @@ void report(const Args &args, const std::vector<SharedScore> &scores)
 			json.real("kld_refilling", score.refilling.mean());
 			json.whole("prompt_tokens", score.n_prompt);
 			json.whole("matched_tokens", score.n_matched);
+			json.whole("paged_tokens", score.n_paged);
+			json.whole("refined_tokens", score.n_refined);
+			json.real("kld_to_fp16", score.shared_lost.mean());
+			json.real("kld_to_fp16_cold", score.cold_lost.mean());
+			json.whole("published_tokens", score.n_published);
+			json.whole("kept_tokens", score.n_kept);
 			put_setting(json, args);
 			json.print_line();
 			continue;
 		}
-		std::printf("%-22s %8llu %8llu %10.6f %8.5f %7.2f%% %18.6f\n",
+		std::printf("%-16s %7llu %7llu %7llu %9.6f %8.5f %6.2f%% %9.6f %9.6f %9.6f %5.0f%%\n",
 			    score.profile.name.c_str(),
 			    static_cast<unsigned long long>(score.n_prompt),
 			    static_cast<unsigned long long>(score.n_matched),
+			    static_cast<unsigned long long>(score.n_refined),
 			    score.divergence.mean(), score.divergence.max(),
-			    100 * score.divergence.top1_same(), score.refilling.mean());
+			    100 * score.divergence.top1_same(), score.refilling.mean(),
+			    score.shared_lost.mean(), score.cold_lost.mean(),
+			    100 * ratio(score.n_kept, score.n_published));
 	}
 	flush();
 }

@@ -60,15 +60,27 @@ std::vector<AgreeScore> compare_greedy(const skvq::Model &model, const AgreePlan
 // alone. So the first tokens behind it are computed from a coarser past, until the window is full
 // again. The daemon never matches so much that this would not be over by the end of the prompt.
 
+// Under pressure other prompts of the same length are published behind the first. The daemon makes
+// room for them, and what it still has of the first is what is compared.
+
+struct Sharing {
+	uint32_t pressure = 0;        // other prompts for each chunk
+	uint32_t prefix = UINT32_MAX; // only so many tokens are asked of the daemon, the rest computed
+};
+
 struct SharedScore {
 	Profile profile;
 	skvq::Divergence divergence; // shared against cold, where the window is full again
 	skvq::Divergence refilling;  // and before that
+	// The same two against stock llama.cpp with FP16 K/V, where the window is full again.
+	skvq::Divergence shared_lost, cold_lost;
 	uint64_t n_prompt = 0, n_matched = 0; // tokens
+	uint64_t n_paged = 0, n_refined = 0;  // at the end of the shared prompt, as it read them
+	uint64_t n_published = 0, n_kept = 0; // tokens in pages of all prompts, and matched of them later
 };
 
 // plan.engine.socket names a daemon. Our profiles only.
 std::vector<SharedScore> compare_shared(const skvq::Model &model, const Plan &plan,
-					const std::vector<Profile> &profiles);
+					const std::vector<Profile> &profiles, const Sharing &sharing);
 
 #endif

@@ -154,6 +154,7 @@ int32_t skvq_llama_usage_get(skvq_llama *client, skvq_llama_usage *usage)
 				   client->shape.n_layer * client->shape.n_kv_heads *
 				   client->shape.head_dim * 2 * 2;
 		all.n_paged = info.n_paged;
+		all.n_refined = info.n_refined;
 		all.attend_s = client->capture.attend_s();
 		all.append_s = client->capture.append_s();
 		all.commit_s = client->commit_s;

@@ -68,7 +68,7 @@ typedef struct skvq_llama_usage {
 	uint64_t bytes_engine; /* llama.cpp's own cells: scratch of one ubatch, whatever the
 				* length of the sequence                                      */
 	uint32_t n_paged;      /* committed tokens that are in pages                          */
-	uint32_t reserved;
+	uint32_t n_refined;    /* of them, read with a refinement (elastic profiles)           */
 	double attend_s; /* spent in the plugin since open: attention,                  */
 	double append_s; /* taking K and V,                                             */
 	double commit_s; /* encoding and publishing                                     */
