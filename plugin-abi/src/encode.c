@@ -2,7 +2,6 @@
 /* From the FP16 window into the open page, a tile of 16 tokens at a time. */
 #include "internal.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -49,30 +48,18 @@ uint16_t *sink_v(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32
 	return q->sinks + at / sizeof(uint16_t) + (size_t)position * q->model->dim_v;
 }
 
-int staging_take(const struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
-{
-	int r;
-
-	do
-		r = fallocate(q->staging_fd, 0, (off_t)(i * l->slot_bytes),
-		              (off_t)skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS));
-	while (r < 0 && errno == EINTR);
-	return r < 0 ? -SKVQ_ENOMEM : 0;
-}
-
-/* Starts page i in staging, whose slot is all zeros. Its memory is taken here, so that writing codes
- * cannot fail later. */
+/* Starts page i in staging. Its memory is taken here, so that writing codes cannot fail later. */
 static int page_open(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 {
-	struct skvq_model *m = q->model;
-	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
-	uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
+	int r = staging_take(q, i, l);
 
-	if (staging_take(q, i, l) < 0)
-		return set_error(m->session, SKVQ_ENOMEM, "no memory for page %u (%zu bytes): %s", i,
-		                 bytes, strerror(errno));
+	if (r < 0)
+		return r;
+	uint8_t *page = staging_page(q, i);
 	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, page);
-	q->pages[i] = (struct seq_page){.data = page, .safe = l->safe, .state = PAGE_LOCAL};
+	q->pages[i] = (struct seq_page){
+	    .data = page, .safe = l->safe, .state = PAGE_LOCAL, .staging = q->staging};
+	staging_hold(q->staging, i);
 	return 0;
 }
 
@@ -148,7 +135,7 @@ static void shed_own(struct skvq_seq *q)
 	for (; page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
 		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
 			q->pages[q->n_shed].base_only = true;
-			(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(void)fallocate(q->pages[q->n_shed].staging->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
 			                (off_t)l->refine_bytes);
 		}
@@ -195,7 +182,7 @@ static void encode_tile(struct skvq_seq *q)
 	struct skvq_model *m = q->model;
 	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
 	const struct skvq_layout *l = page_layout(q, i);
-	uint8_t *page = q->staging + (size_t)i * l->slot_bytes;
+	uint8_t *page = staging_page(q, i);
 
 	if (i == 0 && m->sinks) /* with a short window some sinks come after the first tile */
 		memcpy(page + l->base_bytes + l->refine_bytes, q->sinks, q->sinks_bytes);
@@ -226,7 +213,6 @@ static int encode_first_tile(struct skvq_seq *q)
 {
 	const struct skvq_model *m = q->model;
 	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
-	uint64_t at = i * m->layout.slot_bytes;
 	int r = page_open(q, i, &m->layout);
 
 	if (r < 0)
@@ -234,14 +220,10 @@ static int encode_first_tile(struct skvq_seq *q)
 	encode_tile(q);
 	if (!page_errors(q, position))
 		return 0;
-	memset(q->staging + at, 0, skvq_layout_page_bytes(&m->layout, position));
+	pages_drop(q, i, i + 1);
 	r = page_open(q, i, m->safe);
-	if (r < 0) {
-		(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-		                (off_t)m->layout.slot_bytes);
-		q->pages[i] = (struct seq_page){0};
+	if (r < 0)
 		return r;
-	}
 	encode_tile(q);
 	(void)page_errors(q, position);
 	q->model->session->stats.pages_safe++;

@@ -129,8 +129,21 @@ struct skvq_model {
 	struct arena_map *arena;
 };
 
+/* Where local pages are; see staging.c. Lives as long as its sequence opens pages in it, or any
+ * sequence has a page there. */
+struct staging {
+	struct skvq_session *session;
+	uint32_t refs;
+	int fd; /* sealed memfd, page i at i * slot_bytes */
+	uint8_t *base;
+	uint64_t bytes, slot_bytes;
+	uint32_t id, epoch; /* as the daemon of that epoch knows it; 0: none does */
+	uint32_t *users;    /* [pages_max] sequences that have page i here */
+	bool spoiled;       /* the daemon may be reading what nobody here has any more */
+};
+
 enum page_state {
-	PAGE_LOCAL,   /* in the sequence's staging memfd */
+	PAGE_LOCAL,   /* in a staging memfd */
 	PAGE_INFLIGHT, /* the same, and the daemon is copying it */
 	PAGE_SHARED,  /* in an arena; pinned if epoch is the session's */
 };
@@ -142,6 +155,7 @@ struct seq_page {
 	uint32_t epoch;
 	struct skvq_page_ref ref;
 	struct arena_map *arena; /* while shared */
+	struct staging *staging; /* while local, in flight too */
 	bool base_only; /* (data) its refinement may be gone: never to be read, nor published */
 };
 
@@ -173,10 +187,7 @@ struct skvq_seq {
 
 	struct seq_page *pages; /* (data) [pages_max] */
 	uint32_t pages_max;
-	uint8_t *staging; /* own memfd, page i at i * slot_bytes */
-	int staging_fd;
-	uint64_t staging_bytes;
-	uint32_t staging_id, staging_epoch; /* 0: the daemon does not know it */
+	struct staging *staging; /* where new pages open */
 
 	/* Publishing: pages [0, n_published) are shared in epoch publish_epoch. */
 	uint32_t publish_epoch;
@@ -238,8 +249,8 @@ const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, 
                           const int32_t *tokens, bool *ret_safe);
 
 /* publish.c */
-/* Tells the daemon of the sequence's staging memfd: the one blocking step of publishing. */
-int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms);
+/* Tells the daemon of a staging memfd: the one blocking step of publishing. */
+int publish_prepare(struct staging *st, uint32_t timeout_ms);
 void publish_begin(struct skvq_seq *q);
 /* Copies a shared page of an older epoch back into staging. -SKVQ_ENOMEM leaves it shared;
  * -SKVQ_ECORRUPT, and the sequence is lost, if it is not the page any more. */
@@ -250,10 +261,25 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
                   const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed);
 void unpin_orphans(struct skvq_session *s);
 
+/* staging.c */
+int staging_new(const struct skvq_seq *q, struct staging **ret);
+void staging_unref(struct staging *st);
+/* The sequence opens no more pages. */
+void staging_leave(struct skvq_seq *q);
+/* A sequence has page i there, or no longer: after the last one its memory goes. */
+void staging_hold(struct staging *st, uint32_t i);
+void staging_release(struct staging *st, uint32_t i);
+/* Takes the memory of page i of this layout in q->staging, which is a new one if that place is taken,
+ * so that writing to it cannot fail. All zeros. -SKVQ_ENOMEM, -SKVQ_ESYS. */
+int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
+uint8_t *staging_page(const struct skvq_seq *q, uint32_t i); /* in q->staging */
+/* Lets go of pages [from, to): unpins what is shared, frees what is local. */
+void pages_drop(struct skvq_seq *q, uint32_t from, uint32_t to);
+void pages_unpin(struct skvq_model *m, const struct skvq_page_ref *refs, uint32_t n);
+/* Whether the daemon of today holds page i for this sequence. */
+bool page_is_pinned(const struct skvq_seq *q, uint32_t i);
+
 /* encode.c */
-/* Takes the memory of a page i of this layout in staging, so that writing to it cannot fail.
- * -SKVQ_ENOMEM. */
-int staging_take(const struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
 /* Encodes every tile that has left the window. */
 int encode_tiles(struct skvq_seq *q);
 uint32_t crc32c(const uint8_t *data, size_t bytes);

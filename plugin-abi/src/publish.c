@@ -9,8 +9,6 @@
  */
 #include "internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,14 +20,15 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 {
 	const struct skvq_layout *l = page_layout(q, i);
 	struct seq_page *p = &q->pages[i];
-	uint8_t *to = q->staging + (size_t)i * l->slot_bytes;
 	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS);
 	skvq_page_layer table[SKVQ_LAYERS_MAX];
 	skvq_page_header h;
 	bool safe;
 
-	if (staging_take(q, i, l) < 0)
-		return -SKVQ_ENOMEM;
+	int r = staging_take(q, i, l);
+	if (r < 0)
+		return r;
+	uint8_t *to = staging_page(q, i);
 	memcpy(to, p->data, bytes);
 	/* A link that broke should have kept it in place; its header, and the tokens that come last
 	 * to a page's fill, tell whether it did. Zeros and other pages are never attended again. */
@@ -53,24 +52,40 @@ int page_repatriate(struct skvq_seq *q, uint32_t i)
 	p->state = PAGE_LOCAL;
 	arena_unref(p->arena);
 	p->arena = NULL;
+	p->staging = q->staging;
+	staging_hold(p->staging, i);
 	return 0;
 }
 
-int publish_prepare(struct skvq_seq *q, uint32_t timeout_ms)
+int publish_prepare(struct staging *st, uint32_t timeout_ms)
 {
-	struct skvq_session *s = q->model->session;
+	struct skvq_session *s = st->session;
 
 	skvq_client_set_timeout(s->client, timeout_ms < s->timeout_ms ? timeout_ms : s->timeout_ms);
-	int r = skvq_client_staging_add(s->client, q->staging_fd, &q->staging_id);
+	int r = skvq_client_staging_add(s->client, st->fd, &st->id);
 	skvq_client_set_timeout(s->client, s->timeout_ms);
 	if (r == 0) {
-		q->staging_epoch = s->epoch;
+		st->epoch = s->epoch;
 		return 0;
 	}
 	log_event(s, SKVQ_LOG_WARNING, "staging refused: %s", skvq_client_why(s->client));
 	if (skvq_client_broken(s->client))
 		session_lost(s);
 	return r;
+}
+
+/* How many of the next n pages go in one request: what is whole, and in one staging. */
+static uint32_t publishable(struct skvq_seq *q, uint32_t first, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct seq_page *p = &q->pages[first + i];
+
+		if (p->state == PAGE_SHARED && page_repatriate(q, first + i) < 0)
+			return i;
+		if (p->base_only || p->staging != q->pages[first].staging)
+			return i; /* what a page lacks cannot be made again */
+	}
+	return n;
 }
 
 void publish_begin(struct skvq_seq *q)
@@ -101,21 +116,14 @@ void publish_begin(struct skvq_seq *q)
 		n = SKVQ_CLIENT_RUN_MAX;
 	if (n > fits)
 		n = fits ? fits : 1;
-	if (q->staging_epoch != s->epoch && publish_prepare(q, STAGING_TIMEOUT_MS) < 0) {
+	n = publishable(q, first, n);
+	if (n == 0)
+		return;
+	struct staging *st = q->pages[first].staging;
+	if (st->epoch != s->epoch && publish_prepare(st, STAGING_TIMEOUT_MS) < 0) {
 		q->publish_after_ms = now_ms() + REFUSED_WAIT_MS;
 		return;
 	}
-	for (uint32_t i = 0; i < n; i++) {
-		struct seq_page *p = &q->pages[first + i];
-
-		if ((p->state == PAGE_SHARED && page_repatriate(q, first + i) < 0) ||
-		    p->base_only) { /* what it lacks cannot be made again */
-			n = i;
-			break;
-		}
-	}
-	if (n == 0)
-		return;
 	struct skvq_page_ref parent = {0, 0};
 	if (first > 0)
 		parent = q->pages[first - 1].ref;
@@ -126,7 +134,7 @@ void publish_begin(struct skvq_seq *q)
 		any |= safe[i] = q->pages[first + i].safe;
 	int r = skvq_client_publish(s->client, m->ns, parent, first * SKVQ_PAGE_TOKENS,
 	                            q->tokens + (size_t)first * SKVQ_PAGE_TOKENS, n,
-	                            any ? safe : NULL, q->staging_id,
+	                            any ? safe : NULL, st->id,
 	                            (uint64_t)first * m->layout.slot_bytes, &id);
 	if (r < 0) {
 		if (r != -SKVQ_EAGAIN)
@@ -201,7 +209,6 @@ void unpin_orphans(struct skvq_session *s)
 static bool page_adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref)
 {
 	struct skvq_model *m = q->model;
-	const struct skvq_layout *l = &m->layout;
 	struct seq_page *p = &q->pages[i];
 	bool safe;
 	const uint8_t *data = arena_page(m, ref, i * SKVQ_PAGE_TOKENS,
@@ -216,8 +223,8 @@ static bool page_adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref)
 	p->ref = ref;
 	p->arena = m->arena;
 	p->arena->refs++;
-	(void)fallocate(q->staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-	                (off_t)(i * l->slot_bytes), (off_t)l->slot_bytes);
+	staging_release(p->staging, i);
+	p->staging = NULL;
 	return true;
 }
 

@@ -2,8 +2,6 @@
 /* Sequences: opening on shared pages, committing, closing. */
 #include "internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,30 +13,6 @@
 static uint32_t round_up32(uint32_t x, uint32_t to)
 {
 	return (x + to - 1) / to * to;
-}
-
-/* The sequence's own memfd: fixed in size, a page's memory taken when it opens. Sealed, because the
- * daemon reads it and wants to know that it cannot shrink meanwhile. */
-static int staging_new(struct skvq_seq *q)
-{
-	struct skvq_session *s = q->model->session;
-	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-
-	q->staging_bytes = (uint64_t)q->pages_max * q->model->layout.slot_bytes;
-	q->staging_fd = memfd_create("skvq-staging", flags);
-	if (q->staging_fd < 0)
-		return set_error(s, SKVQ_ESYS, "memfd_create: %s", strerror(errno));
-	if (ftruncate(q->staging_fd, (off_t)q->staging_bytes) < 0 ||
-	    fcntl(q->staging_fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
-		return set_error(s, SKVQ_ESYS, "staging memfd of %llu bytes: %s",
-		                 (unsigned long long)q->staging_bytes, strerror(errno));
-	void *p = mmap(NULL, q->staging_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-	               q->staging_fd, 0);
-	if (p == MAP_FAILED)
-		return set_error(s, SKVQ_ENOMEM, "mapping %llu bytes of staging: %s",
-		                 (unsigned long long)q->staging_bytes, strerror(errno));
-	q->staging = p;
-	return 0;
 }
 
 static int window_new(struct skvq_seq *q)
@@ -72,13 +46,10 @@ static int window_new(struct skvq_seq *q)
 
 static void seq_free(struct skvq_seq *q)
 {
+	if (q->staging && q->pages)
+		staging_leave(q);
 	if (q->pages)
-		for (uint32_t i = 0; i < q->pages_max; i++)
-			arena_unref(q->pages[i].arena);
-	if (q->staging)
-		munmap(q->staging, q->staging_bytes);
-	if (q->staging_fd >= 0)
-		close(q->staging_fd);
+		pages_drop(q, 0, q->pages_max);
 	if (q->ring)
 		munmap(q->ring, q->ring_bytes);
 	if (q->split)
@@ -228,7 +199,6 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	if (!q)
 		return set_error(s, SKVQ_ENOMEM, "no memory for a sequence");
 	q->model = m;
-	q->staging_fd = -1;
 	q->flags = d.flags;
 	q->max_tokens = d.max_tokens;
 	q->max_append = d.max_append;
@@ -241,13 +211,13 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 		r = set_error(s, SKVQ_ENOMEM, "no memory for a sequence of %u tokens", d.max_tokens);
 		goto fail;
 	}
-	if ((r = staging_new(q)) < 0 || (r = window_new(q)) < 0)
+	if ((r = staging_new(q, &q->staging)) < 0 || (r = window_new(q)) < 0)
 		goto fail;
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_MATCH) &&
 	    (r = match(q, d.tokens, d.n_tokens, d.recompute_us)) < 0)
 		goto fail;
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_PUBLISH))
-		(void)publish_prepare(q, s->timeout_ms); /* refused: tried again when a page is full */
+		(void)publish_prepare(q->staging, s->timeout_ms); /* refused: tried again when a page is full */
 	s->stats.tokens_asked += d.n_tokens;
 	s->stats.tokens_matched += q->n_matched;
 	q->next = m->seqs;
@@ -350,20 +320,6 @@ void api_seq_close(skvq_seq *q)
 		for (size_t i = 0; i < s->n_tickets; i++)
 			if (s->tickets[i].seq == q)
 				s->tickets[i].seq = NULL;
-		if (s->daemon == DAEMON_ATTACHED) {
-			struct skvq_page_ref *refs = calloc(q->pages_max, sizeof *refs);
-			uint32_t n = 0;
-
-			for (uint32_t i = 0; refs && i < q->pages_max; i++)
-				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == s->epoch)
-					refs[n++] = q->pages[i].ref;
-			int r = n ? skvq_client_unpin(s->client, m->ns, refs, n) : 0;
-			if (r == 0 && q->staging_epoch == s->epoch)
-				r = skvq_client_staging_drop(s->client, q->staging_id);
-			free(refs);
-			if (r < 0 && skvq_client_broken(s->client))
-				session_lost(s);
-		}
 	}
 	for (struct skvq_seq **p = &m->seqs; *p; p = &(*p)->next) {
 		if (*p == q) {

@@ -176,6 +176,8 @@ void session_lost(struct skvq_session *s)
 	for (size_t i = 0; i < s->n_tickets; i++) {
 		struct skvq_seq *q = s->tickets[i].seq;
 		if (q) {
+			/* It may be slow, not dead, and read them yet. */
+			q->pages[q->n_published].staging->spoiled = true;
 			q->mail->full = true;
 			q->mail->err = -SKVQ_ENODAEMON;
 			q->mail->n = 0;
