@@ -56,6 +56,8 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 		return set_error(s, SKVQ_ENOMEM, "append to layer %u: %u tokens wait to be encoded",
 		                 d.layer, have - q->n_encoded);
 
+	if (q->written[d.layer] < have + d.n_tokens)
+		q->written[d.layer] = have + d.n_tokens;
 	for (uint32_t t = 0; t < d.n_tokens; t++) {
 		uint32_t position = d.position + t;
 
@@ -101,9 +103,8 @@ static const uint16_t *row_at(const struct skvq_seq *q, int is_v, uint32_t layer
 	return is_v ? ring_v(q, layer, head, position) : ring_k(q, layer, head, position);
 }
 
-/* The tile that starts at a position, of a page, in engine space. */
-static void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head, uint32_t position,
-                      float *ret)
+void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head, uint32_t position,
+               float *ret)
 {
 	const struct skvq_model *m = q->model;
 	const struct skvq_kernels *kn = m->session->kernels;

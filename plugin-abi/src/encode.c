@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define KEPT_TOKENS 16u    /* coded, and kept in the ring for a truncation */
 #define RELEASE_TOKENS 64u /* encoded since the last time: a few hundred madvise calls for them */
 
 /* Ring of one layer: for each head ring_tokens rows of K, then as many of V. */
@@ -90,15 +91,16 @@ static void release(uint8_t *from, uint8_t *to)
 }
 
 /* Ring rows that hold no live token: those from the next one to be appended round to the oldest one
- * that is not in a page. base is row 0 of one head's K or V. */
-static void release_rows(const struct skvq_seq *q, uint32_t layer, uint16_t *base, size_t row_bytes)
+ * that is kept. base is row 0 of one head's K or V. */
+static void release_rows(const struct skvq_seq *q, uint32_t layer, uint32_t oldest, uint16_t *base,
+                         size_t row_bytes)
 {
 	uint8_t *ring = (uint8_t *)base;
-	uint32_t from = q->appended[layer] % q->ring_tokens, to = q->n_encoded % q->ring_tokens;
+	uint32_t from = q->appended[layer] % q->ring_tokens, to = oldest % q->ring_tokens;
 
-	if (q->appended[layer] - q->n_encoded >= q->ring_tokens)
+	if (q->appended[layer] - oldest >= q->ring_tokens)
 		return; /* all live */
-	if (from < to || q->appended[layer] == q->n_encoded) {
+	if (from < to || q->appended[layer] == oldest) {
 		release(ring + from * row_bytes, ring + (from < to ? to : q->ring_tokens) * row_bytes);
 	} else {
 		release(ring + from * row_bytes, ring + q->ring_tokens * row_bytes);
@@ -111,13 +113,17 @@ static void release_rows(const struct skvq_seq *q, uint32_t layer, uint16_t *bas
 static void ring_release(struct skvq_seq *q)
 {
 	const struct skvq_model *m = q->model;
+	uint32_t oldest = q->n_encoded > KEPT_TOKENS ? q->n_encoded - KEPT_TOKENS : 0;
 
 	for (uint32_t layer = 0; layer < m->n_layer; layer++)
 		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
-			release_rows(q, layer, ring_k(q, layer, h, 0), m->dim_k * sizeof(uint16_t));
-			release_rows(q, layer, ring_v(q, layer, h, 0), m->dim_v * sizeof(uint16_t));
+			release_rows(q, layer, oldest, ring_k(q, layer, h, 0),
+			             m->dim_k * sizeof(uint16_t));
+			release_rows(q, layer, oldest, ring_v(q, layer, h, 0),
+			             m->dim_v * sizeof(uint16_t));
 		}
-	q->ring_released = q->n_encoded;
+	q->ring_released = oldest;
+	q->ring_true = q->ring_true > oldest ? q->ring_true : oldest;
 }
 
 bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position)
@@ -205,6 +211,8 @@ static void encode_tile(struct skvq_seq *q)
 			            page + skvq_layout_v_params(l, layer, h), NULL);
 		}
 	}
+	if (q->cut.page)
+		cut_merge(q, page);
 }
 
 /* A page's first tile decides how the whole page is laid out. If there is no memory for it, the tile
@@ -213,11 +221,16 @@ static int encode_first_tile(struct skvq_seq *q)
 {
 	const struct skvq_model *m = q->model;
 	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
-	int r = page_open(q, i, &m->layout);
+	int r = page_open(q, i, layout_of(m, q->cut.safe));
 
 	if (r < 0)
 		return r;
 	encode_tile(q);
+	if (q->cut.page) { /* what was decided of the page before stands */
+		q->pages[i].hidden = true;
+		q->pages[i].base_only = q->cut.base_only;
+		return 0;
+	}
 	if (!page_errors(q, position))
 		return 0;
 	pages_drop(q, i, i + 1);
@@ -242,6 +255,8 @@ int encode_tiles(struct skvq_seq *q)
 		} else {
 			encode_tile(q);
 		}
+		if (q->cut.page)
+			cut_end(q);
 		q->n_encoded += SKVQ_TILE_TOKENS;
 	}
 	shed_refinements(q);

@@ -157,6 +157,15 @@ struct seq_page {
 	struct arena_map *arena; /* while shared */
 	struct staging *staging; /* while local, in flight too */
 	bool base_only; /* (data) its refinement may be gone: never to be read, nor published */
+	bool hidden;    /* not what a sequence of its own would have made: never published */
+};
+
+/* The tile at n_encoded was cut: its rows up to `end` have their codes in a copy of the page, and in
+ * the ring what these decode to. */
+struct cut {
+	uint8_t *page; /* base and refinement; NULL: nothing was cut */
+	bool safe, base_only;
+	uint32_t end;
 };
 
 struct skvq_seq {
@@ -175,6 +184,9 @@ struct skvq_seq {
 	uint32_t ring_tokens;
 	size_t ring_bytes;      /* of address space */
 	uint32_t ring_released; /* tokens before it hold no memory in the ring */
+	uint32_t ring_true;     /* tokens before it are not in the ring as they were appended */
+	uint32_t *written;      /* (data) [n_layer] tokens that were ever written to the ring */
+	struct cut cut;
 	uint16_t *sinks; /* (data) laid out like a page's sidecar; NULL without sinks */
 	size_t sinks_bytes;
 
@@ -272,12 +284,26 @@ void staging_release(struct staging *st, uint32_t i);
 /* Takes the memory of page i of this layout in q->staging, which is a new one if that place is taken,
  * so that writing to it cannot fail. All zeros. -SKVQ_ENOMEM, -SKVQ_ESYS. */
 int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
+/* The same of a page that is there, and may have lost its refinement's. */
+int staging_fill(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
 uint8_t *staging_page(const struct skvq_seq *q, uint32_t i); /* in q->staging */
 /* Lets go of pages [from, to): unpins what is shared, frees what is local. */
 void pages_drop(struct skvq_seq *q, uint32_t from, uint32_t to);
 void pages_unpin(struct skvq_model *m, const struct skvq_page_ref *refs, uint32_t n);
 /* Whether the daemon of today holds page i for this sequence. */
 bool page_is_pinned(const struct skvq_seq *q, uint32_t i);
+
+/* truncate.c */
+/* Goes back to n tokens, at most n_tokens of them. -SKVQ_ENOMEM, -SKVQ_ESYS: nothing has changed. */
+int seq_cut(struct skvq_seq *q, uint32_t n);
+/* Puts the codes that were cut into the tile at n_encoded of the page, which is encoded. */
+void cut_merge(const struct skvq_seq *q, uint8_t *page);
+void cut_end(struct skvq_seq *q);
+
+/* data.c */
+/* The tile that starts at a position, of a page, in engine space. */
+void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head, uint32_t position,
+               float *ret);
 
 /* encode.c */
 /* Encodes every tile that has left the window. */

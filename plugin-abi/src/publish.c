@@ -82,7 +82,7 @@ static uint32_t publishable(struct skvq_seq *q, uint32_t first, uint32_t n)
 
 		if (p->state == PAGE_SHARED && page_repatriate(q, first + i) < 0)
 			return i;
-		if (p->base_only || p->staging != q->pages[first].staging)
+		if (p->base_only || p->hidden || p->staging != q->pages[first].staging)
 			return i; /* what a page lacks cannot be made again */
 	}
 	return n;

@@ -59,6 +59,8 @@ static void seq_free(struct skvq_seq *q)
 	free(q->pages);
 	free(q->tokens);
 	free(q->appended);
+	free(q->written);
+	free(q->cut.page);
 	free(q->mail);
 	free(q);
 }
@@ -139,7 +141,8 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	if (m->sinks)
 		memcpy(q->sinks, q->pages[0].data + first->base_bytes + first->refine_bytes,
 		       q->sinks_bytes);
-	q->n_matched = q->n_encoded = q->n_tokens = q->ring_released = n * SKVQ_PAGE_TOKENS;
+	q->n_matched = q->n_encoded = q->n_tokens = n * SKVQ_PAGE_TOKENS;
+	q->ring_released = q->ring_true = q->n_matched;
 	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
 	for (uint32_t i = 0; i < m->n_layer; i++)
 		q->appended[i] = q->n_matched;
@@ -206,8 +209,9 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	q->pages = calloc(q->pages_max, sizeof *q->pages);
 	q->tokens = calloc(d.max_tokens, sizeof *q->tokens);
 	q->appended = calloc(m->n_layer, sizeof *q->appended);
+	q->written = calloc(m->n_layer, sizeof *q->written);
 	q->mail = calloc(1, sizeof *q->mail);
-	if (!q->pages || !q->tokens || !q->appended || !q->mail) {
+	if (!q->pages || !q->tokens || !q->appended || !q->written || !q->mail) {
 		r = set_error(s, SKVQ_ENOMEM, "no memory for a sequence of %u tokens", d.max_tokens);
 		goto fail;
 	}
@@ -286,11 +290,9 @@ int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens)
 		return -SKVQ_EFORKED;
 	if (n_tokens > q->n_tokens)
 		return set_error(s, SKVQ_ERANGE, "truncate to %u of %u tokens", n_tokens, q->n_tokens);
-	if (n_tokens < q->n_tokens)
-		return set_error(s, SKVQ_ENOTSUP, "committed tokens cannot be truncated yet");
-	for (uint32_t i = 0; i < q->model->n_layer; i++)
-		q->appended[i] = n_tokens;
-	return 0;
+	session_pump(s, 0);
+	publish_take_mail(q);
+	return seq_cut(q, n_tokens);
 }
 
 /* Full pages that have not been published yet are worth a short wait: the next engine wants them. */

@@ -111,19 +111,10 @@ void staging_release(struct staging *st, uint32_t i)
 	staging_unref(st);
 }
 
-int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
+int staging_fill(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 {
 	int r;
 
-	if (q->staging->spoiled || q->staging->users[i]) {
-		struct staging *fresh;
-
-		r = staging_new(q, &fresh);
-		if (r < 0)
-			return r;
-		staging_unref(q->staging);
-		q->staging = fresh;
-	}
 	do
 		r = fallocate(q->staging->fd, 0, (off_t)(i * l->slot_bytes),
 		              (off_t)skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS));
@@ -132,6 +123,20 @@ int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 		return set_error(q->model->session, SKVQ_ENOMEM, "no memory for page %u (%zu bytes): %s",
 		                 i, skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS), strerror(errno));
 	return 0;
+}
+
+int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
+{
+	if (q->staging->spoiled || q->staging->users[i]) {
+		struct staging *fresh;
+
+		int r = staging_new(q, &fresh);
+		if (r < 0)
+			return r;
+		staging_unref(q->staging);
+		q->staging = fresh;
+	}
+	return staging_fill(q, i, l);
 }
 
 uint8_t *staging_page(const struct skvq_seq *q, uint32_t i)

@@ -112,6 +112,21 @@ void run_close(struct run *r)
 	api->close(r->session);
 }
 
+void run_truncate(struct run *r, uint32_t n)
+{
+	assert_int_equal(api->seq_truncate(r->seq, n), 0);
+	r->at = n;
+	r->history = 0;
+	for (uint32_t i = 0; i < n; i++)
+		r->history = mix(r->history ^ (uint32_t)r->tokens[i]);
+}
+
+void run_turn(struct run *r, uint32_t n, uint32_t tail)
+{
+	for (uint32_t i = n; i < TOKENS; i++)
+		r->tokens[i] = (int32_t)(mix(i + tail * 100000u) % 49152);
+}
+
 /* One forward pass over the next n tokens; returns a hash of all attention output bits. */
 uint64_t run_step(struct run *r, uint32_t n)
 {

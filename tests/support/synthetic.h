@@ -47,6 +47,10 @@ void run_tokens(struct run *r, uint32_t shared, uint32_t tail);
 void run_open(struct run *r, const char *socket, uint32_t shared, uint32_t tail, uint32_t prompt,
               const char *numerics);
 void run_close(struct run *r);
+/* Back to n tokens. */
+void run_truncate(struct run *r, uint32_t n);
+/* Tokens from n on are others now, the same for equal tails. */
+void run_turn(struct run *r, uint32_t n, uint32_t tail);
 /* One forward pass over the next n tokens; returns a hash of all attention output bits. */
 uint64_t run_step(struct run *r, uint32_t n);
 

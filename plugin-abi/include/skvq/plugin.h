@@ -285,8 +285,13 @@ typedef struct skvq_api {
 	int32_t (*seq_commit)(skvq_seq *seq, const int32_t *tokens, uint32_t n_tokens);
 	/* [control] A second sequence with the same past (copy-on-write). -SKVQ_ENOTSUP so far. */
 	int32_t (*seq_fork)(skvq_seq *seq, skvq_seq **ret_seq);
-	/* [control] Forgets tokens from n_tokens on. Appended and not committed tokens can always be
-	 * dropped (n_tokens == committed); below that -SKVQ_ENOTSUP so far. */
+	/* [control] Forgets tokens from n_tokens on, committed or not; exactly n_tokens are left, and the
+	 * next append is at that position. Of what is still in FP16 nothing is lost: for the last 16
+	 * committed tokens, where max_append is at least that, the sequence is bit for bit one that
+	 * never had them. Further back codes stay what they are, and the tile of 16 that n_tokens falls in
+	 * is read as what it decodes to until it is whole again. Shared pages behind n_tokens are let go
+	 * of, one that it falls into is copied. README.md says which pages are published
+	 * afterwards. -SKVQ_ERANGE beyond the end; after -SKVQ_ENOMEM nothing has changed. */
 	int32_t (*seq_truncate)(skvq_seq *seq, uint32_t n_tokens);
 	/* [control] Unpins and frees. NULL is a no-op. */
 	void (*seq_close)(skvq_seq *seq);
