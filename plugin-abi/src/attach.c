@@ -17,6 +17,7 @@ void arena_unref(struct arena_map *a)
 	if (!a || --a->refs)
 		return;
 	munmap((void *)(uintptr_t)a->base, a->bytes);
+	free(a->more);
 	free(a);
 }
 

@@ -140,6 +140,8 @@ static void shed_own(struct skvq_seq *q)
 
 	for (; page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
 		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
+			if (q->pages[q->n_shed].staging->users[q->n_shed] > 1)
+				break; /* a fork may read it yet */
 			q->pages[q->n_shed].base_only = true;
 			(void)fallocate(q->pages[q->n_shed].staging->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
@@ -161,6 +163,8 @@ static void shed_shared(struct skvq_seq *q)
 
 		if (p->state != PAGE_SHARED || p->epoch != s->epoch)
 			break;
+		if (p->arena->more && p->arena->more[p->ref.slot])
+			break; /* a fork may read it yet */
 		if (!p->base_only)
 			refs[n++] = p->ref;
 		p->base_only = true;

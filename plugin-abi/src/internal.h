@@ -31,6 +31,7 @@ struct arena_map {
 	const uint8_t *base;
 	uint64_t bytes;
 	uint64_t slot_bytes;
+	uint32_t *more; /* [slots] sequences beyond the daemon's pins; NULL: nothing was forked */
 };
 
 /* A publish request under way: finds its sequence when the answer comes. */
@@ -260,6 +261,19 @@ bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t positi
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
                           const int32_t *tokens, bool *ret_safe);
 
+/* seq.c */
+/* Without tokens, and not yet one of the model's. */
+int seq_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t max_append,
+            struct skvq_seq **ret);
+void seq_join(struct skvq_seq *q);
+void seq_free(struct skvq_seq *q);
+
+/* fork.c */
+/* A pin of a page of this arena counts once more, or once less: false if others here still have it, so
+ * that the daemon is not told. */
+int pin_again(struct arena_map *a, struct skvq_page_ref ref);
+bool pin_is_last(struct arena_map *a, struct skvq_page_ref ref);
+
 /* publish.c */
 /* Tells the daemon of a staging memfd: the one blocking step of publishing. */
 int publish_prepare(struct staging *st, uint32_t timeout_ms);
@@ -296,9 +310,14 @@ bool page_is_pinned(const struct skvq_seq *q, uint32_t i);
 /* truncate.c */
 /* Goes back to n tokens, at most n_tokens of them. -SKVQ_ENOMEM, -SKVQ_ESYS: nothing has changed. */
 int seq_cut(struct skvq_seq *q, uint32_t n);
+/* A local page that others have too, or that the daemon may be reading, becomes this sequence's own. */
+int page_copy(struct skvq_seq *q, uint32_t i);
 /* Puts the codes that were cut into the tile at n_encoded of the page, which is encoded. */
 void cut_merge(const struct skvq_seq *q, uint8_t *page);
 void cut_end(struct skvq_seq *q);
+
+/* The first token from which on the ring has what was appended, in all layers. */
+uint32_t fp16_from(const struct skvq_seq *q);
 
 /* data.c */
 /* The tile that starts at a position, of a page, in engine space. */
@@ -377,6 +396,7 @@ int32_t api_model_unregister(skvq_model *m);
 int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret);
 int32_t api_seq_poll(skvq_seq *q);
 int32_t api_seq_commit(skvq_seq *q, const int32_t *tokens, uint32_t n);
+int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret);
 int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens);
 void api_seq_close(skvq_seq *q);
 int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info);

@@ -4,13 +4,6 @@
 
 #include <string.h>
 
-static int32_t no_fork(skvq_seq *seq, skvq_seq **ret)
-{
-	(void)ret;
-	return seq ? set_error(seq->model->session, SKVQ_ENOTSUP, "seq_fork is not implemented yet")
-	           : -SKVQ_EINVAL;
-}
-
 static int32_t no_snapshot(skvq_seq *seq, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
 {
 	(void)buf;
@@ -55,7 +48,7 @@ static const skvq_api api = {
     .seq_poll = api_seq_poll,
     .session_fd = api_session_fd,
     .seq_commit = api_seq_commit,
-    .seq_fork = no_fork,
+    .seq_fork = api_seq_fork,
     .seq_truncate = api_seq_truncate,
     .seq_close = api_seq_close,
     .seq_snapshot = no_snapshot,

@@ -44,7 +44,7 @@ static int window_new(struct skvq_seq *q)
 	return 0;
 }
 
-static void seq_free(struct skvq_seq *q)
+void seq_free(struct skvq_seq *q)
 {
 	if (q->staging && q->pages)
 		staging_leave(q);
@@ -63,6 +63,43 @@ static void seq_free(struct skvq_seq *q)
 	free(q->cut.page);
 	free(q->mail);
 	free(q);
+}
+
+int seq_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t max_append,
+            struct skvq_seq **ret)
+{
+	struct skvq_seq *q = calloc(1, sizeof *q);
+	int r;
+
+	if (!q)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a sequence");
+	q->model = m;
+	q->flags = flags;
+	q->max_tokens = max_tokens;
+	q->max_append = max_append;
+	q->pages_max = (max_tokens + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
+	q->pages = calloc(q->pages_max, sizeof *q->pages);
+	q->tokens = calloc(max_tokens, sizeof *q->tokens);
+	q->appended = calloc(m->n_layer, sizeof *q->appended);
+	q->written = calloc(m->n_layer, sizeof *q->written);
+	q->mail = calloc(1, sizeof *q->mail);
+	if (!q->pages || !q->tokens || !q->appended || !q->written || !q->mail)
+		r = set_error(m->session, SKVQ_ENOMEM, "no memory for a sequence of %u tokens",
+		              max_tokens);
+	else if ((r = staging_new(q, &q->staging)) == 0)
+		r = window_new(q);
+	if (r < 0) {
+		seq_free(q);
+		return r;
+	}
+	*ret = q;
+	return 0;
+}
+
+void seq_join(struct skvq_seq *q)
+{
+	q->next = q->model->seqs;
+	q->model->seqs = q;
 }
 
 /* How many of the n pages matched a sequence can take that must read every young page whole. The fewer
@@ -198,25 +235,10 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 		                 d.n_tokens, d.max_tokens);
 	session_pump(s, 0);
 
-	struct skvq_seq *q = calloc(1, sizeof *q);
-	if (!q)
-		return set_error(s, SKVQ_ENOMEM, "no memory for a sequence");
-	q->model = m;
-	q->flags = d.flags;
-	q->max_tokens = d.max_tokens;
-	q->max_append = d.max_append;
-	q->pages_max = (d.max_tokens + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
-	q->pages = calloc(q->pages_max, sizeof *q->pages);
-	q->tokens = calloc(d.max_tokens, sizeof *q->tokens);
-	q->appended = calloc(m->n_layer, sizeof *q->appended);
-	q->written = calloc(m->n_layer, sizeof *q->written);
-	q->mail = calloc(1, sizeof *q->mail);
-	if (!q->pages || !q->tokens || !q->appended || !q->written || !q->mail) {
-		r = set_error(s, SKVQ_ENOMEM, "no memory for a sequence of %u tokens", d.max_tokens);
-		goto fail;
-	}
-	if ((r = staging_new(q, &q->staging)) < 0 || (r = window_new(q)) < 0)
-		goto fail;
+	struct skvq_seq *q;
+	r = seq_new(m, d.flags, d.max_tokens, d.max_append, &q);
+	if (r < 0)
+		return r;
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(d.flags & SKVQ_SEQ_NO_MATCH) &&
 	    (r = match(q, d.tokens, d.n_tokens, d.recompute_us)) < 0)
 		goto fail;
@@ -224,8 +246,7 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 		(void)publish_prepare(q->staging, s->timeout_ms); /* refused: tried again when a page is full */
 	s->stats.tokens_asked += d.n_tokens;
 	s->stats.tokens_matched += q->n_matched;
-	q->next = m->seqs;
-	m->seqs = q;
+	seq_join(q);
 	*ret = q;
 	return (int32_t)q->n_matched;
 fail:

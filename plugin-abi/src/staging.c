@@ -157,7 +157,7 @@ void pages_drop(struct skvq_seq *q, uint32_t from, uint32_t to)
 			p->staging->spoiled |= p->state == PAGE_INFLIGHT;
 			staging_release(p->staging, i);
 		} else if (p->arena) {
-			if (page_is_pinned(q, i))
+			if (page_is_pinned(q, i) && pin_is_last(p->arena, p->ref))
 				refs[n++] = p->ref;
 			arena_unref(p->arena);
 		}

@@ -132,8 +132,7 @@ void cut_end(struct skvq_seq *q)
 
 /* --- truncating ------------------------------------------------------------------------------- */
 
-/* The first token from which on the ring has what was appended, in all layers. */
-static uint32_t fp16_from(const struct skvq_seq *q)
+uint32_t fp16_from(const struct skvq_seq *q)
 {
 	uint32_t from = q->ring_true;
 
@@ -179,8 +178,7 @@ static int cut_new(const struct skvq_seq *q, uint32_t e, uint32_t end, struct cu
 	return 0;
 }
 
-/* A local page that others have too, or that the daemon may be reading, becomes this sequence's own. */
-static int page_copy(struct skvq_seq *q, uint32_t i)
+int page_copy(struct skvq_seq *q, uint32_t i)
 {
 	const struct skvq_layout *l = page_layout(q, i);
 	struct seq_page *p = &q->pages[i], old = *p;
@@ -213,10 +211,14 @@ static int page_reopen(struct skvq_seq *q, uint32_t i)
 			return page_copy(q, i);
 		return p->base_only ? staging_fill(q, i, page_layout(q, i)) : 0;
 	}
+	struct arena_map *arena = p->arena;
+	arena->refs++; /* beyond the copy */
 	int r = page_repatriate(q, i);
+	bool last = r == 0 && pinned && pin_is_last(arena, ref);
+	arena_unref(arena);
 	if (r == -SKVQ_ECORRUPT)
 		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
-	if (r == 0 && pinned)
+	if (last)
 		pages_unpin(q->model, &ref, 1);
 	return r;
 }

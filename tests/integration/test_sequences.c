@@ -272,6 +272,206 @@ static void pages_in_flight_are_cut(void **state)
 	}
 }
 
+/* ---- seq_fork ---- */
+
+/* The same model and session, another sequence. Ended by seq_close alone. */
+static void run_fork(const struct run *from, struct run *to)
+{
+	*to = *from;
+	to->seq = NULL;
+	assert_int_equal(api->seq_fork(from->seq, &to->seq), 0);
+	assert_non_null(to->seq);
+}
+
+/* One that took the way of r by itself. */
+static void run_alone(struct run *alone, const struct run *r)
+{
+	run_private(alone, profile);
+	memcpy(alone->tokens, r->tokens, sizeof r->tokens);
+	for (uint32_t i = 0; alone->at < r->at; i++)
+		run_step(alone, r->at - alone->at < 50 ? r->at - alone->at : 50);
+}
+
+/* Several that go on at once, each beside one of its own. */
+static void each_equals(struct run *runs, struct run *alone, uint32_t n, uint32_t tokens)
+{
+	for (uint32_t k = 0; k < tokens; k += 1 + k % 7)
+		for (uint32_t i = 0; i < n; i++)
+			assert_true(run_step(&runs[i], 1 + k % 7) == run_step(&alone[i], 1 + k % 7));
+	for (uint32_t i = 0; i < n; i++)
+		same_tokens(&runs[i], &alone[i], runs[i].at);
+}
+
+/* Both branches, and a branch of a branch, whichever closes first. */
+static void branches_do_not_meet(void **state)
+{
+	(void)state;
+	static const uint32_t at[] = {0, 7, 70, 300, 384, 464, 470};
+	static struct run r[4], alone[4];
+
+	for (int p = 0; p < N_PROFILES; p++) {
+		uint32_t first = at[(uint32_t)p % (sizeof at / sizeof at[0])];
+
+		run_private(&r[0], profiles[p]);
+		for (uint32_t i = 0; r[0].at < first; i++)
+			run_step(&r[0], first - r[0].at < 50 ? first - r[0].at : 50);
+		run_fork(&r[0], &r[1]);
+		run_turn(&r[1], r[1].at, 1);
+		run_alone(&alone[0], &r[0]);
+		run_alone(&alone[1], &r[1]);
+		each_equals(r, alone, 2, 170);
+		run_fork(&r[1], &r[2]);
+		run_turn(&r[2], r[2].at, 2);
+		run_alone(&alone[2], &r[2]);
+		run_fork(&r[0], &r[3]);
+		run_turn(&r[3], r[3].at, 3);
+		run_alone(&alone[3], &r[3]);
+		each_equals(r, alone, 4, 60);
+		run_truncate(&r[2], r[2].at - 11);
+		run_truncate(&alone[2], alone[2].at - 11);
+		each_equals(r, alone, 4, 60);
+		/* The first goes first; what the others have of it stays. */
+		api->seq_close(r[p % 2].seq);
+		each_equals(r + 2, alone + 2, 2, 100);
+		api->seq_close(r[3].seq);
+		each_equals(r + 2, alone + 2, 1, 40);
+		api->seq_close(r[1 - p % 2].seq);
+		run_truncate(&r[2], 40);
+		run_truncate(&alone[2], 40);
+		each_equals(r + 2, alone + 2, 1, 120);
+		api->seq_close(r[2].seq);
+		api->close(r[0].session);
+		for (int i = 0; i < 4; i++)
+			run_close(&alone[i]);
+	}
+}
+
+/* With tokens that are appended and not committed. */
+static void a_branch_in_the_middle_of_a_step(void **state)
+{
+	(void)state;
+	static struct run a, b;
+	static float k[KV_HEADS][DIM], v[KV_HEADS][DIM], back[2][KV_HEADS][DIM];
+
+	run_private(&a, profile);
+	run_to(&a, 200);
+	fill(&k[0][0], KV_HEADS * DIM, 1);
+	fill(&v[0][0], KV_HEADS * DIM, 2);
+	skvq_kv kv = {.struct_size = sizeof kv,
+	              .layer = 1,
+	              .position = 200,
+	              .n_tokens = 1,
+	              .k = k,
+	              .v = v,
+	              .k_head_stride = sizeof k[0],
+	              .v_head_stride = sizeof v[0]};
+	assert_int_equal(api->append(a.seq, &kv), 0);
+	run_fork(&a, &b);
+	for (int i = 0; i < 2; i++) {
+		skvq_export e = {.struct_size = sizeof e,
+		                 .layer = 1,
+		                 .position = 200,
+		                 .n_tokens = 1,
+		                 .k = back[i],
+		                 .k_head_stride = sizeof back[i][0],
+		                 .v_head_stride = sizeof back[i][0]};
+		assert_int_equal(api->export_kv(i ? b.seq : a.seq, &e), 0);
+	}
+	assert_memory_equal(back[0], back[1], sizeof back[0]);
+	kv.position = 201;
+	assert_int_equal(api->append(b.seq, &kv), 0); /* each has a window of its own */
+	assert_int_equal(api->append(a.seq, &kv), 0);
+	assert_int_equal(api->seq_fork(NULL, &b.seq), -SKVQ_EINVAL);
+	assert_int_equal(api->seq_fork(a.seq, NULL), -SKVQ_EINVAL);
+	run_close(&a); /* the session's end ends b */
+}
+
+static void wait_published(struct run *r, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		wait_shared(&r[i], info_of(&r[i]).n_paged / 80);
+}
+
+/* Beams on a daemon: every page is there once, pins are counted, and the daemon may come and go. */
+static void branches_share_what_is_published(void **state)
+{
+	(void)state;
+	static struct run r[3], alone[3];
+
+	for (uint32_t lost = 0; lost < 2; lost++) {
+		run_open(&r[0], daemon_.socket, TOKENS, 0, 0, "n1");
+		run_to(&r[0], 500); /* its pages are shared, in flight or local when it is forked */
+		if (lost)
+			wait_shared(&r[0], 5);
+		run_fork(&r[0], &r[1]);
+		run_turn(&r[1], r[1].at, 1);
+		run_fork(&r[1], &r[2]);
+		run_turn(&r[2], r[2].at, 2);
+		for (uint32_t i = 0; i < 3; i++) {
+			profile = "k2v1.5";
+			run_private(&alone[i], profile);
+			memcpy(alone[i].tokens, r[i].tokens, sizeof r[i].tokens);
+			run_to(&alone[i], 500);
+		}
+		each_equals(r, alone, 3, 150);
+		wait_published(r, 3);
+		/* Six pages of what they have in common, once, and what each has for itself. */
+		uint64_t pages = status_of(daemon_.socket).pages;
+		assert_int_equal(pages, 6 + 3 * ((650 - 64) / 80 - 6));
+		if (lost) {
+			test_daemon_stop(&daemon_, SIGKILL);
+			each_equals(r, alone, 3, 20);
+			test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+			nap_ms(100);
+			each_equals(r, alone, 3, 100);
+			for (int k = 0; k < 500 && info_of(&r[2]).daemon != 1; k++) {
+				assert_true(api->seq_poll(r[2].seq) >= 0);
+				nap_ms(10);
+			}
+			wait_published(r, 3);
+			assert_true(status_of(daemon_.socket).pages >= pages);
+		}
+		api->seq_close(r[0].seq);
+		each_equals(r + 1, alone + 1, 2, 30);
+		api->seq_close(r[2].seq);
+		run_truncate(&r[1], 450);
+		run_truncate(&alone[1], 450);
+		each_equals(r + 1, alone + 1, 1, 100);
+		api->seq_close(r[1].seq);
+		assert_int_equal(api->seq_poll(NULL), -SKVQ_EINVAL);
+		assert_int_equal(status_of(daemon_.socket).pins, 0);
+		api->close(r[0].session);
+		for (int i = 0; i < 3; i++)
+			run_close(&alone[i]);
+		teardown(NULL);
+		setup(NULL);
+	}
+}
+
+/* A fork pins nothing anew, and the page is held until the last one lets go. */
+static void a_pin_is_counted(void **state)
+{
+	(void)state;
+	static struct run r[3];
+
+	run_open(&r[0], daemon_.socket, TOKENS, 0, 0, "n1");
+	run_to(&r[0], 500);
+	wait_shared(&r[0], 5);
+	run_fork(&r[0], &r[1]);
+	run_fork(&r[1], &r[2]);
+	assert_int_equal(info_of(&r[2]).pages_shared, 5);
+	assert_int_equal(status_of(daemon_.socket).pins, 5);
+	api->seq_close(r[0].seq);
+	run_truncate(&r[1], 100);
+	assert_int_equal(api->seq_poll(r[2].seq), 1);
+	assert_int_equal(status_of(daemon_.socket).pins, 5);
+	api->seq_close(r[2].seq);
+	assert_int_equal(status_of(daemon_.socket).pins, info_of(&r[1]).pages_shared);
+	api->seq_close(r[1].seq);
+	assert_int_equal(status_of(daemon_.socket).pins, 0);
+	api->close(r[0].session);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -281,6 +481,10 @@ int main(void)
 	    cmocka_unit_test(cuts_are_refused),
 	    cmocka_unit_test_setup_teardown(published_pages_are_cut, setup, teardown),
 	    cmocka_unit_test_setup_teardown(pages_in_flight_are_cut, setup, teardown),
+	    cmocka_unit_test_setup_teardown(branches_do_not_meet, NULL, teardown_profile),
+	    cmocka_unit_test(a_branch_in_the_middle_of_a_step),
+	    cmocka_unit_test_setup_teardown(branches_share_what_is_published, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_pin_is_counted, setup, teardown),
 	};
 
 	if (!synthetic_load(SKVQ_PLUGIN_PATH))

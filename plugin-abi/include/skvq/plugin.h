@@ -283,7 +283,10 @@ typedef struct skvq_api {
 	 * without waiting for it. -SKVQ_ESTATE if a layer is missing. After -SKVQ_ENOMEM the tokens
 	 * are committed and correct, but still wait in the window: seq_poll tries again. */
 	int32_t (*seq_commit)(skvq_seq *seq, const int32_t *tokens, uint32_t n_tokens);
-	/* [control] A second sequence with the same past (copy-on-write). -SKVQ_ENOTSUP so far. */
+	/* [control] A second sequence with the same past, tokens that are appended and not committed
+	 * included; flags and bounds are the same. Full pages are the same memory for both, the open page and
+	 * the window are copied. The two go on without each other, and are closed in any order. Not
+	 * during a [data] call on seq. */
 	int32_t (*seq_fork)(skvq_seq *seq, skvq_seq **ret_seq);
 	/* [control] Forgets tokens from n_tokens on, committed or not; exactly n_tokens are left, and the
 	 * next append is at that position. Of what is still in FP16 nothing is lost: for the last 16

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A second sequence with the same past. Full pages are the same memory for both: shared ones by the
+ * pin that is there, counted here because the daemon knows no other way to pin a page it was not asked
+ * for; local ones in the staging they were opened in. The open page and the FP16 rows are copied.
+ */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KEPT_TOKENS 16u /* coded rows that are copied too, for a truncation */
+
+int pin_again(struct arena_map *a, struct skvq_page_ref ref)
+{
+	if (!a->more)
+		a->more = calloc(a->bytes / a->slot_bytes, sizeof *a->more);
+	if (!a->more)
+		return -SKVQ_ENOMEM;
+	a->more[ref.slot]++;
+	return 0;
+}
+
+bool pin_is_last(struct arena_map *a, struct skvq_page_ref ref)
+{
+	if (!a->more || !a->more[ref.slot])
+		return true;
+	a->more[ref.slot]--;
+	return false;
+}
+
+static void copy_rows(const struct skvq_seq *from, struct skvq_seq *to, uint32_t first)
+{
+	const struct skvq_model *m = from->model;
+
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (uint32_t h = 0; h < m->n_kv_heads; h++)
+			for (uint32_t t = first; t < from->appended[layer]; t++) {
+				memcpy(ring_k(to, layer, h, t), ring_k(from, layer, h, t),
+				       m->dim_k * sizeof(uint16_t));
+				memcpy(ring_v(to, layer, h, t), ring_v(from, layer, h, t),
+				       m->dim_v * sizeof(uint16_t));
+			}
+}
+
+static void copy_window(const struct skvq_seq *from, struct skvq_seq *to)
+{
+	const struct skvq_model *m = from->model;
+	uint32_t first = from->n_encoded > KEPT_TOKENS ? from->n_encoded - KEPT_TOKENS : 0;
+
+	to->ring_true = fp16_from(from) > first ? fp16_from(from) : first;
+	if (to->ring_true > first)
+		first = to->ring_true < from->n_encoded ? to->ring_true : from->n_encoded;
+	to->ring_released = first;
+	copy_rows(from, to, first);
+	if (m->sinks)
+		memcpy(to->sinks, from->sinks, from->sinks_bytes);
+	memcpy(to->appended, from->appended, m->n_layer * sizeof *to->appended);
+	memcpy(to->written, from->appended, m->n_layer * sizeof *to->written);
+}
+
+/* The page that is not full, and what a truncation has kept of one. */
+static int copy_open(const struct skvq_seq *from, struct skvq_seq *to)
+{
+	uint32_t i = from->n_encoded / SKVQ_PAGE_TOKENS;
+	const struct skvq_layout *l = layout_of(from->model, from->cut.safe);
+	size_t cut_bytes = (size_t)l->base_bytes + l->refine_bytes;
+
+	if (from->cut.page) {
+		to->cut = from->cut;
+		to->cut.page = malloc(cut_bytes);
+		if (!to->cut.page)
+			return set_error(from->model->session, SKVQ_ENOMEM, "no memory for a fork");
+		memcpy(to->cut.page, from->cut.page, cut_bytes);
+	}
+	if (from->n_encoded % SKVQ_PAGE_TOKENS == 0)
+		return 0;
+	to->pages[i] = from->pages[i];
+	staging_hold(to->pages[i].staging, i);
+	return page_copy(to, i);
+}
+
+static int share_pages(const struct skvq_seq *from, struct skvq_seq *to)
+{
+	for (uint32_t i = 0; i < from->n_encoded / SKVQ_PAGE_TOKENS; i++) {
+		struct seq_page p = from->pages[i];
+
+		if (p.state == PAGE_SHARED) {
+			if (page_is_pinned(from, i) && pin_again(p.arena, p.ref) < 0)
+				return set_error(from->model->session, SKVQ_ENOMEM,
+				                 "no memory to count pins");
+			p.arena->refs++;
+		} else {
+			p.state = PAGE_LOCAL; /* in flight for the other one */
+			staging_hold(p.staging, i);
+		}
+		to->pages[i] = p;
+	}
+	return copy_open(from, to);
+}
+
+int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
+{
+	struct skvq_seq *to;
+
+	if (!q)
+		return -SKVQ_EINVAL;
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (!ret)
+		return set_error(s, SKVQ_EINVAL, "a fork to nowhere");
+	session_pump(s, 0);
+	publish_take_mail(q);
+	if (q->lost)
+		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
+	int r = seq_new(m, q->flags, q->max_tokens, q->max_append, &to);
+	if (r < 0)
+		return r;
+	to->n_tokens = q->n_tokens;
+	to->n_matched = q->n_matched;
+	to->n_encoded = q->n_encoded;
+	to->n_shed = q->n_shed;
+	to->publish_epoch = q->publish_epoch;
+	to->n_published = q->n_published;
+	memcpy(to->tokens, q->tokens, q->n_tokens * sizeof *q->tokens);
+	copy_window(q, to);
+	r = share_pages(q, to);
+	if (r < 0) {
+		seq_free(to);
+		return r;
+	}
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(q->flags & SKVQ_SEQ_NO_PUBLISH))
+		(void)publish_prepare(to->staging, s->timeout_ms); /* refused: tried again later */
+	seq_join(to);
+	*ret = to;
+	return 0;
+}
