@@ -4,7 +4,6 @@
  * codes whose tokens follow from a seed, so that a later run finds what an earlier one published,
  * also after a restart of the daemon.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -12,13 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
 #include <skvq/client.h>
 #include <skvq/layout.h>
+
+#include "common.h"
+#include "made_up.h"
 
 #define TIMEOUT_MS 60000u
 #define RUN        8u
@@ -34,11 +35,12 @@ static const char help[] =
     "  --once         one match: pages that are on disk are waited for\n"
     "  --layers N --kv-heads N --head-dim N   geometry; default 30, 3, 64 (SmolLM2-135M)\n"
     "  --profile P    default k4v2\n"
-    "  --json         one flat object: pages, page_bytes, matched, matches, p50_us, p99_us, max_us\n";
+    "  --json         one flat object: pages, page_bytes, matched, matches, p50_us, p99_us, "
+    "max_us\n";
 
 struct bench {
 	struct skvq_client *client;
-	struct skvq_layout layout;
+	struct made_up_model model;
 	struct skvq_client_ns ns;
 	uint32_t pages, seed;
 	int32_t *tokens;
@@ -53,45 +55,15 @@ struct bench {
 	struct skvq_page_ref last;
 };
 
-static double now_us(void)
-{
-	struct timespec ts;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
-}
-
 static int open_namespace(struct bench *b)
 {
-	uint8_t digest[32] = "bench-match", bits[SKVQ_LAYERS_MAX][2];
-	const struct skvq_geometry *geo = &b->layout.geo;
-	int arena = -1, r;
+	int arena = -1;
+	int r = skvq_client_namespace_open(b->client, &b->model.identity, &b->ns, &arena);
 
-	for (uint32_t i = 0; i < geo->n_layer; i++) {
-		bits[i][0] = b->layout.layers[i].k.bits;
-		bits[i][1] = b->layout.layers[i].v.bits;
-	}
-	struct skvq_client_identity id = {
-	    .weights_digest = digest,
-	    .tokenizer_digest = digest,
-	    .engine_numerics = "bench-match",
-	    .model_name = "made-up",
-	    .n_layer = geo->n_layer,
-	    .n_q_heads = geo->n_kv_heads,
-	    .n_kv_heads = geo->n_kv_heads,
-	    .head_dim_k = geo->head_dim_k,
-	    .head_dim_v = geo->head_dim_v,
-	    .rope_dim = geo->head_dim_k,
-	    .profile = b->profile,
-	    .window = 128,
-	    .sinks = geo->n_sinks,
-	    .bit_table = &bits[0][0],
-	};
-	r = skvq_client_namespace_open(b->client, &id, &b->ns, &arena);
 	if (r < 0)
 		return r;
 	(void)close(arena);
-	return b->ns.slot_bytes == b->layout.slot_bytes ? 0 : -SKVQ_EPROTO;
+	return b->ns.slot_bytes == b->model.layout.slot_bytes ? 0 : -SKVQ_EPROTO;
 }
 
 static void published(void *user, uint64_t id, int err, const char *detail,
@@ -114,7 +86,7 @@ static void published(void *user, uint64_t id, int err, const char *detail,
  * while it is made. */
 static int publish_run(struct bench *b, uint32_t staging, uint8_t *map, uint32_t first, uint32_t n)
 {
-	const struct skvq_layout *l = &b->layout;
+	const struct skvq_layout *l = &b->model.layout;
 	const int32_t *tokens = b->tokens + (size_t)first * SKVQ_PAGE_TOKENS;
 	int r;
 
@@ -134,7 +106,7 @@ static int publish_run(struct bench *b, uint32_t staging, uint8_t *map, uint32_t
 
 static int publish(struct bench *b)
 {
-	size_t bytes = RUN * b->layout.slot_bytes;
+	size_t bytes = RUN * b->model.layout.slot_bytes;
 	int fd = memfd_create("bench-match", MFD_CLOEXEC | MFD_ALLOW_SEALING), r;
 	uint32_t staging;
 	uint8_t *map;
@@ -154,7 +126,7 @@ static int publish(struct bench *b)
 
 static int match_once(struct bench *b)
 {
-	double start = now_us();
+	double start = bench_now_us();
 	uint32_t n = b->pages * SKVQ_PAGE_TOKENS;
 	int got = skvq_client_match(b->client, b->ns.ns, b->tokens, n, n, 0, b->refs, b->base_only,
 				    b->pages);
@@ -162,40 +134,31 @@ static int match_once(struct bench *b)
 	if (got < 0)
 		return got;
 	if (b->n_us < SAMPLES)
-		b->us[b->n_us++] = now_us() - start;
+		b->us[b->n_us++] = bench_now_us() - start;
 	b->matched = (uint32_t)got;
 	return got ? skvq_client_unpin(b->client, b->ns.ns, b->refs, (uint32_t)got) : 0;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static double quantile(const struct bench *b, double q)
 {
-	uint32_t i = (uint32_t)(q * b->n_us);
-
-	return b->n_us ? b->us[i < b->n_us ? i : b->n_us - 1] : 0;
+	return bench_quantile(b->us, b->n_us, q);
 }
 
 static void report(struct bench *b, bool json)
 {
-	qsort(b->us, b->n_us, sizeof(*b->us), by_value);
+	bench_sort(b->us, b->n_us);
 	if (!json) {
 		(void)printf("%u of %u pages of %u bytes: %u matches, p50 %.0f us, p99 %.0f us, "
 			     "max %.0f us\n",
-			     b->matched, b->pages, b->layout.base_bytes, b->n_us, quantile(b, .5),
-			     quantile(b, .99), quantile(b, 1));
+			     b->matched, b->pages, b->model.layout.base_bytes, b->n_us,
+			     quantile(b, .5), quantile(b, .99), quantile(b, 1));
 		return;
 	}
-	json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "pages",
-			      (json_int_t)b->pages, "page_bytes", (json_int_t)b->layout.base_bytes,
-			      "matched", (json_int_t)b->matched, "matches", (json_int_t)b->n_us,
-			      "p50_us", quantile(b, .5), "p99_us", quantile(b, .99), "max_us",
-			      quantile(b, 1));
+	json_t *o =
+	    json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "pages", (json_int_t)b->pages,
+		      "page_bytes", (json_int_t)b->model.layout.base_bytes, "matched",
+		      (json_int_t)b->matched, "matches", (json_int_t)b->n_us, "p50_us",
+		      quantile(b, .5), "p99_us", quantile(b, .99), "max_us", quantile(b, 1));
 	(void)json_dumpf(o, stdout, JSON_REAL_PRECISION(9));
 	(void)putchar('\n');
 	json_decref(o);
@@ -208,49 +171,33 @@ static int run(struct bench *b, bool do_publish, bool do_match, bool once)
 
 	if (!r && do_publish)
 		r = publish(b);
-	until = now_us() + b->seconds * 1e6;
+	until = bench_now_us() + b->seconds * 1e6;
 	do {
 		if (r >= 0 && do_match)
 			r = match_once(b);
-	} while (r >= 0 && do_match && !once && now_us() < until);
+	} while (r >= 0 && do_match && !once && bench_now_us() < until);
 	return r;
 }
 
 static uint32_t number(const char *name, const char *text, uint32_t max)
 {
-	char *end;
-	unsigned long v;
-
-	errno = 0;
-	v = strtoul(text, &end, 10);
-	if (errno || end == text || *end || v < 1 || v > max) {
-		(void)fprintf(stderr, "bench-match: --%s takes a number from 1 to %u, not '%s'\n",
-			      name, max, text);
-		exit(2);
-	}
-	return (uint32_t)v;
+	return (uint32_t)bench_number("bench-match", name, text, 1, max);
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						{"pages", required_argument, NULL, 'n'},
-						{"seconds", required_argument, NULL, 't'},
-						{"seed", required_argument, NULL, 'S'},
-						{"publish-only", no_argument, NULL, 'P'},
-						{"match-only", no_argument, NULL, 'M'},
-						{"once", no_argument, NULL, 'o'},
-						{"layers", required_argument, NULL, 'l'},
-						{"kv-heads", required_argument, NULL, 'k'},
-						{"head-dim", required_argument, NULL, 'd'},
-						{"profile", required_argument, NULL, 'p'},
-						{"json", no_argument, NULL, 'j'},
-						{"help", no_argument, NULL, 'h'},
-						{0}};
-	struct bench bench = {.pages = 512, .seed = 1, .seconds = 3, .profile = "k4v2"};
+	static const struct option options[] = {
+	    {"socket", required_argument, NULL, 's'},   {"pages", required_argument, NULL, 'n'},
+	    {"seconds", required_argument, NULL, 't'},  {"seed", required_argument, NULL, 'S'},
+	    {"publish-only", no_argument, NULL, 'P'},   {"match-only", no_argument, NULL, 'M'},
+	    {"once", no_argument, NULL, 'o'},           {"layers", required_argument, NULL, 'l'},
+	    {"kv-heads", required_argument, NULL, 'k'}, {"head-dim", required_argument, NULL, 'd'},
+	    {"profile", required_argument, NULL, 'p'},  {"json", no_argument, NULL, 'j'},
+	    {"help", no_argument, NULL, 'h'},           {0}};
+	static struct bench bench = {.pages = 512, .seed = 1, .seconds = 3, .profile = "k4v2"};
 	struct bench *b = &bench;
 	struct skvq_geometry geo = {30, 3, 64, 64, 5};
-	struct skvq_profile profile;
+	static const uint8_t digest[32] = "bench-match";
 	bool json = false, do_publish = true, do_match = true, once = false;
 	const char *socket = NULL;
 	char why[SKVQ_CLIENT_WHY_BYTES] = "";
@@ -258,21 +205,43 @@ int main(int argc, char **argv)
 
 	while ((opt = getopt_long(argc, argv, "hs:", options, NULL)) != -1) {
 		switch (opt) {
-		case 's': socket = optarg; break;
-		case 'n': b->pages = number("pages", optarg, 65536); break;
-		case 't': b->seconds = number("seconds", optarg, 3600); break;
-		case 'S': b->seed = number("seed", optarg, 1u << 20); break;
-		case 'P': do_match = false; break;
-		case 'M': do_publish = false; break;
-		case 'o': once = true; break;
-		case 'l': geo.n_layer = number("layers", optarg, SKVQ_LAYERS_MAX); break;
-		case 'k': geo.n_kv_heads = number("kv-heads", optarg, SKVQ_KV_HEADS_MAX); break;
+		case 's':
+			socket = optarg;
+			break;
+		case 'n':
+			b->pages = number("pages", optarg, 65536);
+			break;
+		case 't':
+			b->seconds = number("seconds", optarg, 3600);
+			break;
+		case 'S':
+			b->seed = number("seed", optarg, 1u << 20);
+			break;
+		case 'P':
+			do_match = false;
+			break;
+		case 'M':
+			do_publish = false;
+			break;
+		case 'o':
+			once = true;
+			break;
+		case 'l':
+			geo.n_layer = number("layers", optarg, SKVQ_LAYERS_MAX);
+			break;
+		case 'k':
+			geo.n_kv_heads = number("kv-heads", optarg, SKVQ_KV_HEADS_MAX);
+			break;
 		case 'd':
 			geo.head_dim_k = geo.head_dim_v =
 			    number("head-dim", optarg, SKVQ_HEAD_DIM_MAX);
 			break;
-		case 'p': b->profile = optarg; break;
-		case 'j': json = true; break;
+		case 'p':
+			b->profile = optarg;
+			break;
+		case 'j':
+			json = true;
+			break;
 		default:
 			(void)fputs(help, opt == 'h' ? stdout : stderr);
 			return opt == 'h' ? 0 : 2;
@@ -282,9 +251,7 @@ int main(int argc, char **argv)
 		(void)fputs(help, stderr);
 		return 2;
 	}
-	r = skvq_profile_parse(b->profile, &profile);
-	if (r >= 0)
-		r = skvq_layout_init(&geo, &profile, NULL, &b->layout);
+	r = made_up_model_init(&b->model, &geo, b->profile, "bench-match", digest);
 	if (r < 0) {
 		(void)fprintf(stderr, "bench-match: profile '%s' with this geometry: %s\n",
 			      b->profile, skvq_err_name(r));

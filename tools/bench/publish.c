@@ -3,7 +3,6 @@
  * skvq-bench-publish: how fast skvqd takes in pages. Pages of made-up codes, correct in form, are
  * published over one connection in several chains at once; encoding is not part of the figure.
  */
-#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,7 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <fcntl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -19,6 +17,7 @@
 #include <skvq/client.h>
 #include <skvq/layout.h>
 
+#include "common.h"
 #include "made_up.h"
 
 #define CHAINS_MAX 64u
@@ -50,7 +49,7 @@ struct chain {
 
 struct bench {
 	struct skvq_client *client;
-	struct skvq_layout layout;
+	struct made_up_model model;
 	struct skvq_client_ns ns;
 	uint32_t staging, run, n_chains;
 	uint64_t pages, sent, stored, existed, n_requests;
@@ -61,50 +60,21 @@ struct bench {
 	struct chain chains[CHAINS_MAX];
 };
 
-static double now_us(void)
+static int open_namespace(struct bench *b)
 {
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
-}
-
-static int open_namespace(struct bench *b, const char *profile)
-{
-	uint8_t digest[32], bits[SKVQ_LAYERS_MAX][2];
-	for (size_t i = 0; i < sizeof(digest); i++)
-		digest[i] = (uint8_t)made_up_random(&b->random);
-	for (uint32_t i = 0; i < b->layout.geo.n_layer; i++) {
-		bits[i][0] = b->layout.layers[i].k.bits;
-		bits[i][1] = b->layout.layers[i].v.bits;
-	}
-	struct skvq_client_identity id = {
-	    .weights_digest = digest, /* a namespace of our own */
-	    .tokenizer_digest = digest,
-	    .engine_numerics = "skvq-bench-publish",
-	    .model_name = "made-up",
-	    .n_layer = b->layout.geo.n_layer,
-	    .n_q_heads = b->layout.geo.n_kv_heads,
-	    .n_kv_heads = b->layout.geo.n_kv_heads,
-	    .head_dim_k = b->layout.geo.head_dim_k,
-	    .head_dim_v = b->layout.geo.head_dim_v,
-	    .rope_kind = 0,
-	    .rope_dim = b->layout.geo.head_dim_k,
-	    .profile = profile,
-	    .window = 128,
-	    .sinks = b->layout.geo.n_sinks,
-	    .bit_table = &bits[0][0],
-	};
 	int arena = -1;
-	int r = skvq_client_namespace_open(b->client, &id, &b->ns, &arena);
+	int r = skvq_client_namespace_open(b->client, &b->model.identity, &b->ns, &arena);
+
 	if (r < 0)
 		return r;
 	close(arena);
-	return b->ns.slot_bytes == b->layout.slot_bytes ? 0 : -SKVQ_EPROTO;
+	return b->ns.slot_bytes == b->model.layout.slot_bytes ? 0 : -SKVQ_EPROTO;
 }
 
 static int open_staging(struct bench *b)
 {
-	uint64_t chain_bytes = b->run * b->layout.slot_bytes, bytes = b->n_chains * chain_bytes;
+	uint64_t chain_bytes = b->run * b->model.layout.slot_bytes,
+		 bytes = b->n_chains * chain_bytes;
 	int fd = memfd_create("skvq-bench", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)
@@ -120,8 +90,8 @@ static int open_staging(struct bench *b)
 		if (!c->tokens)
 			return -SKVQ_ENOMEM;
 		for (uint32_t p = 0; p < b->run; p++)
-			made_up_fill(&b->layout, SKVQ_PAGE_TOKENS, made_up_random(&b->random),
-				     c->staging + p * b->layout.slot_bytes);
+			made_up_fill(&b->model.layout, SKVQ_PAGE_TOKENS, made_up_random(&b->random),
+				     c->staging + p * b->model.layout.slot_bytes);
 	}
 	int r = skvq_client_staging_add(b->client, fd, &b->staging);
 	close(fd);
@@ -137,12 +107,12 @@ static int send_run(struct bench *b, struct chain *c)
 	for (uint32_t i = 0; i < n * SKVQ_PAGE_TOKENS; i++)
 		c->tokens[i] = (int32_t)(made_up_random(&b->random) % 49152);
 	for (uint32_t p = 0; p < n; p++) {
-		uint8_t *page = c->staging + p * b->layout.slot_bytes;
-		skvq_page_init(&b->layout, c->position + p * SKVQ_PAGE_TOKENS, page);
-		memcpy(page + b->layout.tokens_offset, c->tokens + p * SKVQ_PAGE_TOKENS,
+		uint8_t *page = c->staging + p * b->model.layout.slot_bytes;
+		skvq_page_init(&b->model.layout, c->position + p * SKVQ_PAGE_TOKENS, page);
+		memcpy(page + b->model.layout.tokens_offset, c->tokens + p * SKVQ_PAGE_TOKENS,
 		       SKVQ_PAGE_TOKENS * sizeof(int32_t));
 	}
-	c->sent_us = now_us();
+	c->sent_us = bench_now_us();
 	int r = skvq_client_publish(b->client, b->ns.ns, c->last, c->position, c->tokens, n, NULL,
 				    b->staging, c->offset, &c->request);
 	if (r < 0)
@@ -156,7 +126,7 @@ static void published(void *user, uint64_t id, int err, const char *detail,
 		      const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed)
 {
 	struct bench *b = user;
-	double now = now_us();
+	double now = bench_now_us();
 	for (uint32_t i = 0; i < b->n_chains; i++) {
 		struct chain *c = &b->chains[i];
 		if (c->request != id)
@@ -206,31 +176,25 @@ static int publish_all(struct bench *b)
 	return 0;
 }
 
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 static int report(const struct bench *b, const char *profile, double seconds, bool json)
 {
 	double pages = (double)b->stored / seconds;
-	double mb = pages * b->layout.base_bytes / 1e6;
-	double token = (double)b->layout.base_bytes / SKVQ_PAGE_TOKENS;
-	qsort(b->request_us, b->n_requests, sizeof(double), by_value);
+	double mb = pages * b->model.layout.base_bytes / 1e6;
+	double token = (double)b->model.layout.base_bytes / SKVQ_PAGE_TOKENS;
+	bench_sort(b->request_us, b->n_requests);
 	double p50 = b->request_us[(b->n_requests * 50 + 99) / 100 - 1];
 	double p99 = b->request_us[(b->n_requests * 99 + 99) / 100 - 1];
 	if (!json) {
 		printf("%" PRIu64 " pages of %u bytes (%s, %.0f bytes a token), %u a request, %u "
 		       "chains\n%.0f pages/s, %.0f MB/s, %.0f tokens/s; a request takes p50 %.0f "
 		       "us, p99 %.0f us\n",
-		       b->stored, b->layout.base_bytes, profile, token, b->run, b->n_chains, pages,
-		       mb, pages * SKVQ_PAGE_TOKENS, p50, p99);
+		       b->stored, b->model.layout.base_bytes, profile, token, b->run, b->n_chains,
+		       pages, mb, pages * SKVQ_PAGE_TOKENS, p50, p99);
 		return 0;
 	}
 	json_t *o =
 	    json_pack("{s:I, s:I, s:f, s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "pages",
-		      (json_int_t)b->stored, "page_bytes", (json_int_t)b->layout.base_bytes,
+		      (json_int_t)b->stored, "page_bytes", (json_int_t)b->model.layout.base_bytes,
 		      "bytes_per_token", token, "run_pages", (json_int_t)b->run, "chains",
 		      (json_int_t)b->n_chains, "profile", profile, "seconds", seconds,
 		      "pages_per_s", pages, "mb_per_s", mb, "tokens_per_s",
@@ -243,15 +207,7 @@ static int report(const struct bench *b, const char *profile, double seconds, bo
 
 static uint32_t number(const char *name, const char *text, uint32_t max)
 {
-	char *end;
-	errno = 0;
-	unsigned long v = strtoul(text, &end, 10);
-	if (errno || end == text || *end || v < 1 || v > max) {
-		fprintf(stderr, "skvq-bench-publish: --%s takes a number from 1 to %u, not '%s'\n",
-			name, max, text);
-		exit(2);
-	}
-	return (uint32_t)v;
+	return (uint32_t)bench_number("skvq-bench-publish", name, text, 1, max);
 }
 
 int main(int argc, char **argv)
@@ -317,10 +273,11 @@ int main(int argc, char **argv)
 		return 2;
 	}
 
-	struct skvq_profile profile;
-	int r = skvq_profile_parse(profile_name, &profile);
-	if (r >= 0)
-		r = skvq_layout_init(&geo, &profile, NULL, &b->layout);
+	uint8_t digest[32]; /* a namespace of our own */
+	b->random = (uint64_t)bench_now_us() * 2654435761u + (uint64_t)getpid() + 1;
+	for (size_t i = 0; i < sizeof(digest); i++)
+		digest[i] = (uint8_t)made_up_random(&b->random);
+	int r = made_up_model_init(&b->model, &geo, profile_name, "skvq-bench-publish", digest);
 	if (r < 0) {
 		fprintf(stderr, "skvq-bench-publish: profile '%s' with this geometry: %s\n",
 			profile_name, skvq_err_name(r));
@@ -333,17 +290,16 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	skvq_client_on_published(b->client, published, b);
-	b->random = (uint64_t)now_us() * 2654435761u + (uint64_t)getpid() + 1;
 	b->request_us = calloc(b->pages, sizeof(double));
 	double start = 0;
-	r = b->request_us ? open_namespace(b, profile_name) : -SKVQ_ENOMEM;
+	r = b->request_us ? open_namespace(b) : -SKVQ_ENOMEM;
 	if (r >= 0)
 		r = open_staging(b);
 	if (r >= 0) {
-		start = now_us();
+		start = bench_now_us();
 		r = publish_all(b);
 	}
-	double seconds = (now_us() - start) / 1e6;
+	double seconds = (bench_now_us() - start) / 1e6;
 	if (r < 0) {
 		fprintf(stderr,
 			"skvq-bench-publish: publishing stopped after %" PRIu64 " pages: %s: %s\n",

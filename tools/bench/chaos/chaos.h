@@ -19,6 +19,8 @@
 #include <skvq/client.h>
 #include <skvq/layout.h>
 
+#include "made_up.h"
+
 #define CLIENTS_MAX 64u
 #define MODELS      2u
 #define DEPTH_MAX   12u    /* pages of a sequence */
@@ -32,14 +34,7 @@ uint32_t draw_below(uint64_t *state, uint32_t n); /* 0..n-1 */
 
 /* ---- pages.c: what every byte must be ---- */
 
-struct model {
-	const char *profile;
-	struct skvq_layout layout;
-	struct skvq_client_identity identity;
-	uint8_t digest[32];
-	uint8_t bits[SKVQ_LAYERS_MAX][2];
-};
-extern struct model models[MODELS];
+extern struct made_up_model models[MODELS];
 
 /* Sequences are paths in a tree. Two of its branches differ in as little as one token, and equal
  * pages of tokens stand at many places: only the parent tells them apart. */

@@ -316,7 +316,7 @@ static void begin_path(struct client *cl)
 static void publish(struct client *cl, struct held *h)
 {
 	const struct skvq_page_ref none = {0};
-	struct model *m = &models[h->path.model];
+	struct made_up_model *m = &models[h->path.model];
 	uint32_t n = 1 + draw_below(&cl->random, RUN_MAX), at = 0;
 	struct pending *p;
 	uint8_t *staging;

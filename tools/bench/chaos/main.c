@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* chaos: argv in; rounds of faults; a report, and exit status 1 if anything went wrong. */
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,6 +13,7 @@
 
 #include <jansson.h>
 
+#include "common.h"
 #include "round.h"
 
 static const char help[] =
@@ -245,17 +245,7 @@ static int run(struct options *opt)
 
 static uint64_t number(const char *name, const char *text, uint64_t max)
 {
-	char *end;
-	unsigned long long v;
-
-	errno = 0;
-	v = strtoull(text, &end, 10);
-	if (errno || end == text || *end || v < 1 || v > max) {
-		fprintf(stderr, "chaos: --%s takes a number from 1 to %" PRIu64 ", not '%s'\n",
-			name, max, text);
-		exit(2);
-	}
-	return v;
+	return bench_number("chaos", name, text, 1, max);
 }
 
 static int theme_number(const char *name)
@@ -266,20 +256,6 @@ static int theme_number(const char *name)
 	for (uint32_t i = 0; i < n_themes; i++)
 		(void)printf("%s\n", theme_name(i));
 	exit(strcmp(name, "list") ? 2 : 0);
-}
-
-/* The folder of our own executable. */
-static const char *own_folder(void)
-{
-	static char path[4096];
-	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
-	char *slash;
-
-	path[n > 0 ? n : 0] = '\0';
-	slash = strrchr(path, '/');
-	if (slash)
-		*slash = '\0';
-	return path;
 }
 
 int main(int argc, char **argv)
@@ -295,7 +271,7 @@ int main(int argc, char **argv)
 	struct options opt = {.seed = 1, .ms = 60000, .theme = -1};
 	int c;
 
-	opt.round = (struct round_config){.bin = own_folder(),
+	opt.round = (struct round_config){.bin = bench_own_folder(),
 					  .folder = "/tmp",
 					  .clients = 16,
 					  .ms = 6000,

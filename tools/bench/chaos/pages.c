@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,7 +10,7 @@
 #define BRANCHES     2u
 #define OWN_BRANCHES 64u
 
-struct model models[MODELS];
+struct made_up_model models[MODELS];
 
 uint64_t now_ms(void)
 {
@@ -39,38 +38,12 @@ uint32_t draw_below(uint64_t *state, uint32_t n)
 	return (uint32_t)(((draw(state) >> 32) * n) >> 32);
 }
 
-static int model_init(struct model *m, const struct skvq_geometry *geo, const char *profile_name)
+static int model_init(struct made_up_model *m, const struct skvq_geometry *geo, const char *profile)
 {
-	struct skvq_profile profile;
-	int r = skvq_profile_parse(profile_name, &profile);
+	uint8_t digest[32];
 
-	if (r >= 0)
-		r = skvq_layout_init(geo, &profile, NULL, &m->layout);
-	if (r < 0)
-		return r;
-	m->profile = profile_name;
-	for (uint32_t i = 0; i < geo->n_layer; i++) {
-		m->bits[i][0] = m->layout.layers[i].k.bits;
-		m->bits[i][1] = m->layout.layers[i].v.bits;
-	}
-	memset(m->digest, profile_name[0], sizeof(m->digest));
-	m->identity = (struct skvq_client_identity){
-	    .weights_digest = m->digest,
-	    .tokenizer_digest = m->digest,
-	    .engine_numerics = "chaos",
-	    .model_name = "made-up",
-	    .n_layer = geo->n_layer,
-	    .n_q_heads = geo->n_kv_heads,
-	    .n_kv_heads = geo->n_kv_heads,
-	    .head_dim_k = geo->head_dim_k,
-	    .head_dim_v = geo->head_dim_v,
-	    .rope_dim = geo->head_dim_k,
-	    .profile = profile_name,
-	    .window = 128,
-	    .sinks = geo->n_sinks,
-	    .bit_table = &m->bits[0][0],
-	};
-	return 0;
+	memset(digest, profile[0], sizeof(digest));
+	return made_up_model_init(m, geo, profile, "chaos", digest);
 }
 
 int models_init(void)
@@ -121,54 +94,14 @@ void path_page(const struct path *p, uint32_t i, void *at)
 	made_up_fill(l, position, p->seed[i], at);
 }
 
-static uint64_t differ(const void *a, const void *b, size_t bytes)
-{
-	const uint8_t *x = a, *y = b;
-	uint64_t n = 0;
-
-	if (!memcmp(a, b, bytes))
-		return 0;
-	for (size_t i = 0; i < bytes; i++)
-		n += x[i] != y[i];
-	return n ? n : 1; /* it was wrong when memcmp looked */
-}
-
-/* What the daemon fills in: identity and parent are known; a digest is there, and the checksums are
- * its own business, since every byte they cover is compared. */
-static uint64_t header_wrong(const skvq_page_header *have, skvq_page_header *want,
-			     const uint8_t *identity, const uint8_t *parent)
-{
-	static const uint8_t none[32];
-
-	memcpy(want->identity, identity, sizeof(want->identity));
-	if (parent)
-		memcpy(want->parent, parent + offsetof(skvq_page_header, digest),
-		       sizeof(want->parent));
-	memcpy(want->digest, have->digest, sizeof(want->digest));
-	want->crc_header = have->crc_header;
-	want->crc_base = have->crc_base;
-	want->crc_refine = have->crc_refine;
-	want->crc_sidecar = have->crc_sidecar;
-	return differ(have, want, sizeof(*have)) + !memcmp(have->digest, none, sizeof(none));
-}
-
 uint64_t path_wrong(const struct path *p, uint32_t i, bool base_only, const uint8_t *identity,
 		    const uint8_t *parent, const uint8_t *page)
 {
 	const struct skvq_layout *l = &models[p->model].layout;
 	static _Alignas(64) uint8_t buf[64 << 10];
-	size_t bytes = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS), at = l->base_bytes;
-	skvq_page_header have, want;
 
-	if (bytes > sizeof(buf))
+	if (skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS) > sizeof(buf))
 		abort();
 	path_page(p, i, buf);
-	memcpy(&have, page, sizeof(have));
-	memcpy(&want, buf, sizeof(want));
-	/* A refinement that we do not hold may go while we look. */
-	if (base_only)
-		at += l->refine_bytes;
-	return header_wrong(&have, &want, identity, parent) +
-	       differ(page + sizeof(have), buf + sizeof(have), l->base_bytes - sizeof(have)) +
-	       differ(page + at, buf + at, bytes - at);
+	return made_up_wrong(l, buf, page, base_only, identity, parent);
 }
