@@ -22,9 +22,9 @@ static const char help[] =
     "  --trace FILE      in Mooncake's format, one JSON object a line with input_length and\n"
     "                    hash_ids; may be given again\n"
     "  --block-tokens N  of a hash in traces, default 512\n"
-    "  --traffic NAME    chat, rag, agent, mix or scan (mix, and long documents that are read\n"
-    "                    once); may be given again. Without any: all of them, unless there is a\n"
-    "                    trace\n"
+    "  --traffic NAME    chat, rag, agent, mix, scan (mix, and long documents that are read\n"
+    "                    once), talk (short chats) or serve (mix and short chats); may be given\n"
+    "                    again. Without any: all of them, unless there is a trace\n"
     "  --requests N      of made-up traffic, default 20000\n"
     "  --seed N          of made-up traffic, default 1\n"
     "  --sizes N,N,...   of the cache, percent of all different pages; default 1,2,5,10,20,50\n"
@@ -141,7 +141,7 @@ static int run_all(const struct options *o)
 
 		status = i < o->n_traces
 			     ? trace_load(o->traces[i], o->block_tokens, &t)
-			     : trace_make(o->traffic[i - o->n_traces], o->seed, o->requests, &t);
+			     : trace_make(o->traffic[i - o->n_traces], o->seed, o->requests, false, &t);
 		if (!status && run_trace(o, &t, traces) < 0) {
 			fprintf(stderr, "bench-evict: no memory for '%s'\n", t.name);
 			status = -1;

@@ -79,7 +79,7 @@ static void serve(struct sim *s, const struct request *r, const uint32_t *pages)
 	struct page *page = NULL;
 	uint32_t n = 0, have;
 
-	for (uint32_t i = 0; i < r->n; i++)
+	for (uint32_t i = 0; i < r->n_all; i++)
 		s->next_use[pages[i]] = s->next_of[r->first + i];
 	s->stamp++;
 	while (n < r->n && s->there[pages[n]]) {
@@ -94,7 +94,7 @@ static void serve(struct sim *s, const struct request *r, const uint32_t *pages)
 	}
 	s->result->asked += r->n;
 	s->result->hit += n;
-	for (have = n; have < r->n; have++) {
+	for (have = n; have < r->n_all; have++) {
 		page = publish(s, pages[have], page, have * SKVQ_PAGE_TOKENS);
 		if (!page)
 			break; /* nothing may go: the rest is not cached */
@@ -115,7 +115,7 @@ static void find_next_uses(struct sim *s, const struct trace *t)
 	for (uint32_t r = t->n_requests; r-- > 0;) {
 		const struct request *q = &t->requests[r];
 
-		for (uint64_t i = q->first; i < q->first + q->n; i++) {
+		for (uint64_t i = q->first; i < q->first + q->n_all; i++) {
 			s->next_of[i] = s->next_use[t->pages[i]];
 			s->next_use[t->pages[i]] = r;
 		}

@@ -23,6 +23,7 @@ struct trace_maker {
 	uint64_t n_places; /* a power of two, more than twice the footprint */
 	uint64_t pages_room;
 	uint32_t requests_room, last;
+	bool answering;
 };
 
 static struct place *find(struct place *places, uint64_t n, uint32_t before, uint64_t key)
@@ -82,12 +83,19 @@ int trace_request(struct trace_maker *m)
 	}
 	t->requests[t->n_requests++] = (struct request){.first = t->n_pages};
 	m->last = NO_PAGE;
+	m->answering = false;
 	return 0;
+}
+
+void trace_answer(struct trace_maker *m)
+{
+	m->answering = true;
 }
 
 int trace_page(struct trace_maker *m, uint64_t key)
 {
 	struct trace *t = m->trace;
+	struct request *r;
 	struct place *place;
 
 	if (2 * ((uint64_t)t->footprint + 1) > m->n_places && more_places(m) < 0)
@@ -108,7 +116,13 @@ int trace_page(struct trace_maker *m, uint64_t key)
 		*place = (struct place){.key = key, .before = m->last, .page = t->footprint++};
 	m->last = place->page;
 	t->pages[t->n_pages++] = place->page;
-	t->requests[t->n_requests - 1].n++;
+	r = &t->requests[t->n_requests - 1];
+	r->n_all++;
+	r->tokens_all += SKVQ_PAGE_TOKENS;
+	if (!m->answering) {
+		r->n++;
+		r->tokens += SKVQ_PAGE_TOKENS;
+	}
 	return 0;
 }
 

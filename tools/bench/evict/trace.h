@@ -6,11 +6,16 @@
 #ifndef SKVQ_BENCH_EVICT_TRACE_H
 #define SKVQ_BENCH_EVICT_TRACE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct request {
 	uint64_t first; /* of its pages, in trace->pages */
 	uint32_t n;
+	uint32_t n_all; /* with those that its answer fills, behind the others; n without answers */
+	uint32_t session;    /* whose turn it is; 0 in traces from files, which do not tell */
+	uint32_t tokens;     /* of the prompt; in traces from files of its full pages */
+	uint32_t tokens_all; /* with the answer */
 };
 
 struct trace {
@@ -18,17 +23,18 @@ struct trace {
 	struct request *requests;
 	uint32_t n_requests;
 	uint32_t *pages;
-	uint64_t n_pages;   /* over all requests */
+	uint64_t n_pages;   /* over all requests, answers too */
 	uint32_t footprint; /* distinct pages: 0..footprint-1, a page after those before it */
 };
 
 /* A trace in Mooncake's format: one JSON object a line, with input_length and hash_ids of blocks of
  * block_tokens tokens. 0, or -1 after a message; the caller frees either way. */
 int trace_load(const char *path, uint32_t block_tokens, struct trace *ret);
-/* Traffic made up by name, one of trace_names, the same for the same seed. 0, or -1: no memory. */
+/* Traffic made up by name, one of trace_names, the same for the same seed; with answers if each is
+ * to be known with its question. 0, or -1: no memory. */
 extern const char *const trace_names[];
 extern const uint32_t trace_names_n;
-int trace_make(const char *name, uint64_t seed, uint32_t requests, struct trace *ret);
+int trace_make(const char *name, uint64_t seed, uint32_t requests, bool answers, struct trace *ret);
 void trace_free(struct trace *trace);
 
 /* ---- for those who make one ---- */
@@ -46,6 +52,8 @@ struct trace_maker;
 struct trace_maker *trace_maker_new(struct trace *trace); /* NULL: no memory */
 /* The next request begins. */
 int trace_request(struct trace_maker *maker);
+/* What follows is its answer. */
+void trace_answer(struct trace_maker *maker);
 /* Its next page; key tells it from other pages after the same ones. */
 int trace_page(struct trace_maker *maker, uint64_t key);
 void trace_maker_free(struct trace_maker *maker);

@@ -8,6 +8,8 @@
  *      people sit in front, within 10 seconds where programs do; a tenth of the blocks has 77 %
  *      of all reuse.
  *  [C] CachedAttention, ATC'24 (Gao et al.), of ShareGPT: 73 % of chats have more than one turn.
+ *  [L] LMSYS-Chat-1M, ICLR'24 (Zheng et al.), table 1: 2.0 turns, 69.5 tokens of question and 214.5
+ *      of answer on average.
  *  [Z] Popularity of prompts and documents is Zipf's, as web documents' (Breslau et al. 1999).
  * What none of them says is chosen and said so.
  */
@@ -65,14 +67,15 @@ struct run {
 
 struct prompt {
 	double at; /* seconds */
-	uint32_t n;
+	uint32_t session, n;
+	struct run answer; /* of 0 tokens: none */
 	struct run runs[RUNS_MAX];
 };
 
 struct traffic {
 	struct rng rng;
 	struct prompt *prompts;
-	uint32_t n, max;
+	uint32_t n, max, sessions;
 	uint64_t name; /* of the last run that was made */
 };
 
@@ -101,10 +104,15 @@ static void ask(struct traffic *t, const struct prompt *p)
 static void converse(struct traffic *t, struct prompt *p, double more, double question,
 		     double answer, double spread, double pause)
 {
+	p->session = t->sessions++;
 	do {
+		struct run said;
+
 		say(p, ++t->name, tokens_of(&t->rng, question, spread));
+		said = (struct run){.name = ++t->name, .tokens = tokens_of(&t->rng, answer, 0.7)};
+		p->answer = said;
 		ask(t, p);
-		say(p, ++t->name, tokens_of(&t->rng, answer, 0.7));
+		say(p, said.name, said.tokens);
 		p->at += exponential(&t->rng, pause);
 	} while (unit(&t->rng) < more && p->n + 2 <= RUNS_MAX);
 }
@@ -120,6 +128,15 @@ static void chat(struct traffic *t, double at)
 	if (unit(&t->rng) < 0.5)
 		say(&p, ++t->name, tokens_of(&t->rng, 12000, 1.2));
 	converse(t, &p, 0.73, 120, 343, 1, 373);
+}
+
+/* Short chats [L] behind one of 100 system prompts of 300 tokens (chosen); the pauses of chat(). */
+static void talk(struct traffic *t, double at)
+{
+	struct prompt p = {.at = at};
+
+	say_shared(&p, 6, zipf(&t->rng, 100, 1), 300, 0.8);
+	converse(t, &p, 0.5, 69.5, 214.5, 1, 373);
 }
 
 /* One of 3,000 documents [Z], 6,000 tokens on average (chosen), behind 400 tokens of instructions,
@@ -150,7 +167,7 @@ static void agent(struct traffic *t, double at)
 static void scan(struct traffic *t, double at, uint32_t documents)
 {
 	for (uint32_t i = 0; i < documents; i++) {
-		struct prompt p = {.at = at + 5.0 * i};
+		struct prompt p = {.at = at + 5.0 * i, .session = t->sessions++};
 
 		say_shared(&p, 5, 0, 300, 0);
 		say(&p, ++t->name, tokens_of(&t->rng, 40000, 0.7));
@@ -166,45 +183,81 @@ static int by_time(const void *a, const void *b)
 }
 
 /* The name of a page is made of all runs that have a part in it. */
-static int write_prompt(struct trace_maker *m, const struct prompt *p)
+struct pager {
+	struct trace_maker *maker;
+	uint64_t key, have;
+};
+
+static int write_run(struct pager *p, const struct run *run)
 {
-	uint64_t key = 0, have = 0;
+	uint64_t left = run->tokens;
+
+	while (p->have + left >= SKVQ_PAGE_TOKENS) {
+		left -= SKVQ_PAGE_TOKENS - p->have;
+		if (trace_page(p->maker, mix(p->key + mix(run->name) + left)) < 0)
+			return -1;
+		p->key = p->have = 0;
+	}
+	p->have += left;
+	p->key = mix(p->key + mix(run->name) + left);
+	return 0;
+}
+
+static int write_prompt(struct trace_maker *m, struct trace *t, const struct prompt *p,
+			bool answers)
+{
+	struct pager pager = {.maker = m};
+	struct request *r;
 
 	if (trace_request(m) < 0)
 		return -1;
 	for (uint32_t i = 0; i < p->n; i++) {
-		uint64_t left = p->runs[i].tokens;
-
-		while (have + left >= SKVQ_PAGE_TOKENS) {
-			left -= SKVQ_PAGE_TOKENS - have;
-			if (trace_page(m, mix(key + mix(p->runs[i].name) + left)) < 0)
-				return -1;
-			key = have = 0;
-		}
-		have += left;
-		key = mix(key + mix(p->runs[i].name) + left);
+		if (write_run(&pager, &p->runs[i]) < 0)
+			return -1;
 	}
+	r = &t->requests[t->n_requests - 1];
+	r->session = p->session;
+	r->tokens += (uint32_t)pager.have;
+	r->tokens_all = r->tokens;
+	if (!answers)
+		return 0;
+	trace_answer(m);
+	if (write_run(&pager, &p->answer) < 0)
+		return -1;
+	r->tokens_all = r->tokens + p->answer.tokens;
 	return 0;
 }
 
-const char *const trace_names[] = {"chat", "rag", "agent", "mix", "scan"};
+const char *const trace_names[] = {"chat", "rag", "agent", "mix", "scan", "talk", "serve"};
 const uint32_t trace_names_n = sizeof(trace_names) / sizeof(trace_names[0]);
 
-/* Shares of sessions, not of tokens. */
+/* Shares of sessions, not of tokens: a mix of chats (5), documents (3) and agents (2); "serve" is
+ * as many short chats beside it. */
+static void session(struct traffic *t, const char *name, double at)
+{
+	bool serve = !strcmp(name, "serve"),
+	     all = serve || !strcmp(name, "mix") || !strcmp(name, "scan");
+	double u;
+
+	if (!strcmp(name, "talk") || (serve && unit(&t->rng) < 0.5)) {
+		talk(t, at);
+		return;
+	}
+	u = unit(&t->rng);
+	if (all ? u < 0.5 : !strcmp(name, "chat"))
+		chat(t, at);
+	else if (all ? u < 0.8 : !strcmp(name, "rag"))
+		rag(t, at);
+	else
+		agent(t, at);
+}
+
 static void fill(struct traffic *t, const char *name)
 {
-	bool all = !strcmp(name, "mix") || !strcmp(name, "scan");
 	double at = 0, next_scan = 600;
 
 	while (t->n < t->max) {
-		double u = unit(&t->rng);
-
-		if (all ? u < 0.5 : !strcmp(name, "chat"))
-			chat(t, at);
-		else if (all ? u < 0.8 : !strcmp(name, "rag"))
-			rag(t, at);
-		else
-			agent(t, at);
+		session(t, name, at);
 		/* A session every two seconds; each half hour of them a scan. */
 		at += exponential(&t->rng, 2);
 		if (!strcmp(name, "scan") && at >= next_scan) {
@@ -214,7 +267,7 @@ static void fill(struct traffic *t, const char *name)
 	}
 }
 
-int trace_make(const char *name, uint64_t seed, uint32_t requests, struct trace *ret)
+int trace_make(const char *name, uint64_t seed, uint32_t requests, bool answers, struct trace *ret)
 {
 	struct traffic t = {.rng = {.state = seed}, .max = requests};
 	struct trace_maker *m = NULL;
@@ -231,7 +284,7 @@ int trace_make(const char *name, uint64_t seed, uint32_t requests, struct trace 
 		status = m ? 0 : -1;
 	}
 	for (uint32_t i = 0; i < t.n && !status; i++)
-		status = write_prompt(m, &t.prompts[i]);
+		status = write_prompt(m, ret, &t.prompts[i], answers);
 	trace_maker_free(m);
 	free(t.prompts);
 	return status;
