@@ -73,6 +73,17 @@ static struct page *publish(struct sim *s, uint32_t number, struct page *parent,
 	return page;
 }
 
+static void use(struct sim *s, struct page *page)
+{
+	if (page->in_lru)
+		s->rival->remove(s->state, page);
+	page->in_lru = false;
+	page->stamp = s->stamp;
+	page->hits++;
+	s->rival->hit(s->state, page);
+	page->pins++;
+}
+
 /* A sequence that opens, publishes what was not there, and closes. */
 static void serve(struct sim *s, const struct request *r, const uint32_t *pages)
 {
@@ -84,20 +95,21 @@ static void serve(struct sim *s, const struct request *r, const uint32_t *pages)
 	s->stamp++;
 	while (n < r->n && s->there[pages[n]]) {
 		page = s->there[pages[n++]];
-		if (page->in_lru)
-			s->rival->remove(s->state, page);
-		page->in_lru = false;
-		page->stamp = s->stamp;
-		page->hits++;
-		s->rival->hit(s->state, page);
-		page->pins++;
+		use(s, page);
 	}
 	s->result->asked += r->n;
 	s->result->hit += n;
 	for (have = n; have < r->n_all; have++) {
-		page = publish(s, pages[have], page, have * SKVQ_PAGE_TOKENS);
-		if (!page)
+		struct page *here = s->there[pages[have]];
+
+		/* It may be there though it was not asked for. */
+		if (here)
+			use(s, here);
+		else
+			here = publish(s, pages[have], page, have * SKVQ_PAGE_TOKENS);
+		if (!here)
 			break; /* nothing may go: the rest is not cached */
+		page = here;
 	}
 	s->stamp++;
 	for (uint32_t i = 0; i < have; i++) {
