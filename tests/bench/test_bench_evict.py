@@ -67,7 +67,7 @@ class BenchEvict(unittest.TestCase):
                     self.assertLessEqual(value, trace["hit_percent_without_bound"] + 1e-3, where)
                     self.assertLessEqual(value, found["optimal"][i] + 1e-3, where)
             gains += [a - b for a, b in zip(found["skvqd"], found["lru"])]
-        self.assertEqual(len(gains), 5 * 6)
+        self.assertEqual(len(gains), 7 * 6)
         self.assertGreater(sum(gains) / len(gains), 0.3)
         self.assertGreater(min(gains), -1.5)
 
