@@ -2,6 +2,7 @@
 #include "cache/fill.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -61,17 +62,13 @@ static void seal_header(struct fill_task *task, uint8_t *page)
 	memcpy(page, &h, sizeof(h));
 }
 
-int fill_run(struct fill_task *task)
+/* Copied, checked and sealed in memory of our own, then written in one go: the arena is not touched
+ * through its mapping, where each new 4 KiB would be a fault and a page of zeros first. */
+static int fill_through(struct fill_task *task, uint8_t *page)
 {
-	uint8_t *page = task->arena->base + task->slot_offset;
 	char text[160] = "";
-	int err;
+	int err = copy_in(task, page, 0, task->page_bytes);
 
-	if (arena_commit(task->arena, task->slot_offset, task->page_bytes) < 0)
-		return why_fail_errno(&task->why, SKVQ_ENOMEM,
-				      "the kernel has no memory for a page of %llu bytes",
-				      (unsigned long long)task->page_bytes);
-	err = copy_in(task, page, 0, task->page_bytes);
 	if (err < 0)
 		return err;
 	err = skvq_page_check(task->layout, task->position, task->tokens, page,
@@ -83,7 +80,24 @@ int fill_run(struct fill_task *task)
 	if (err < 0)
 		return why_fail(&task->why, -err, "no memory for a page digest");
 	seal_header(task, page);
+	if (arena_write(task->arena, task->slot_offset, page, task->page_bytes) < 0)
+		return why_fail_errno(&task->why, SKVQ_ENOMEM,
+				      "the kernel has no memory for a page of %llu bytes",
+				      (unsigned long long)task->page_bytes);
 	return 0;
+}
+
+int fill_run(struct fill_task *task)
+{
+	uint8_t *page = aligned_alloc(64, (task->page_bytes + 63) / 64 * 64);
+	int err;
+
+	if (!page)
+		return why_fail(&task->why, SKVQ_ENOMEM, "no memory to copy a page of %llu bytes",
+				(unsigned long long)task->page_bytes);
+	err = fill_through(task, page);
+	free(page);
+	return err;
 }
 
 bool page_sound(const struct skvq_layout *layout, const uint8_t *page, uint64_t bytes, bool shed,
