@@ -187,6 +187,12 @@ void cache_publish_orphan(struct publish *p);
 
 /* Evicts until bytes more fit under the cap. -SKVQ_ENOSPC with the numbers. */
 int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why);
+/* The same for a page of so many bytes that is about to be copied in, and takes its slot, in state FILLING.
+ * If it comes in place of one of its size, the kernel need not take the memory back and give it again,
+ * zeroed: then the slot still has the bytes of the page before, all of which must be written over. NULL:
+ * *ret_err. */
+struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
+			     struct why *why);
 /* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. */
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 		  const int32_t tokens[SKVQ_PAGE_TOKENS]);

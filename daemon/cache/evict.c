@@ -69,7 +69,7 @@ void cache_unlist(struct cache *cache, struct page *page)
 	cache_settle(cache, page);
 }
 
-static void drop_one(struct cache *cache, struct page *page)
+static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 {
 	struct ns *ns = ns_of(page);
 
@@ -82,7 +82,7 @@ static void drop_one(struct cache *cache, struct page *page)
 	if (page->state == PAGE_RESIDENT_STORED)
 		cache->bytes_stored -= page->bytes;
 	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
-	if (!cache->closing &&
+	if (!cache->closing && !keep_memory &&
 	    arena_punch(&ns->arena, ns_page_offset(ns, page), ns_page_span(ns, page)) < 0)
 		cache->stats->n[STAT_punch_failures]++;
 	ns->bytes -= page->bytes;
@@ -91,12 +91,13 @@ static void drop_one(struct cache *cache, struct page *page)
 	page_move(page, PAGE_FREE);
 }
 
-struct page *cache_drop(struct cache *cache, struct page *page)
+static struct page *drop(struct cache *cache, struct page *page, bool keep_memory)
 {
 	for (;;) {
 		struct page *parent = page_parent(page);
 
-		drop_one(cache, page);
+		drop_one(cache, page, keep_memory);
+		keep_memory = false;
 		if (!parent)
 			return NULL;
 		assert(parent->children > 0);
@@ -107,6 +108,11 @@ struct page *cache_drop(struct cache *cache, struct page *page)
 		}
 		page = parent;
 	}
+}
+
+struct page *cache_drop(struct cache *cache, struct page *page)
+{
+	return drop(cache, page, false);
 }
 
 uint64_t cache_kernel_bytes(struct cache *cache)
@@ -131,17 +137,19 @@ uint64_t cache_bytes_used(struct cache *cache)
 	return sum;
 }
 
-static void evict(struct cache *cache, struct page *page)
+static void evict(struct cache *cache, struct page *page, bool keep_memory)
 {
 	ns_of(page)->evictions++;
 	cache->stats->n[STAT_evictions]++;
 	cache->stats->n[STAT_bytes_evicted] += page->bytes;
 	if (!spill_last_call(cache, page))
 		cache->stats->n[STAT_evictions_lost]++;
-	(void)cache_drop(cache, page);
+	(void)drop(cache, page, keep_memory);
 }
 
-int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
+/* With `heir`, a page of exactly so many bytes is about to come in that namespace. */
+static int make_room(struct cache *cache, uint64_t bytes, struct ns *heir,
+		     struct page_ref *ret_slot, struct why *why)
 {
 	uint64_t max = cache->config.ram_max;
 	uint64_t used = cache_bytes_used(cache);
@@ -164,10 +172,42 @@ int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
 					"in use and every page is pinned or has pinned descendants",
 					(unsigned long long)bytes, (unsigned long long)used,
 					(unsigned long long)max);
-		evict(cache, page);
+		if (heir && ns_of(page) == heir && page->bytes == bytes && !page->shed &&
+		    used <= max) {
+			*ret_slot =
+			    (struct page_ref){.slot = page->slot, .generation = page->generation};
+			evict(cache, page, true);
+			return 0;
+		}
+		evict(cache, page, false);
 		used = cache_bytes_used(cache);
 	}
 	return 0;
+}
+
+int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
+{
+	return make_room(cache, bytes, NULL, NULL, why);
+}
+
+struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
+			     struct why *why)
+{
+	struct page_ref kept = {0};
+	struct page *page;
+
+	*ret_err = make_room(cache, bytes, ns, &kept, why);
+	if (*ret_err < 0)
+		return NULL;
+	/* The slot that was freed last is taken first, unless more was dropped with its page. */
+	page = page_table_take(&ns->table, PAGE_FILLING);
+	if (kept.generation && (!page || page->slot != kept.slot) &&
+	    arena_punch(&ns->arena, kept.slot * ns->layout.slot_bytes, bytes) < 0)
+		cache->stats->n[STAT_punch_failures]++;
+	if (!page)
+		*ret_err = why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
+				    ns->table.slots, ns->id);
+	return page;
 }
 
 /* ---- holes that readers faulted in ---- */

@@ -222,18 +222,14 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 	struct fill *fill;
 	int err;
 
-	/* The parent is pinned by this client, so making room cannot take it. */
-	err = cache_make_room(cache, bytes, why);
-	if (err < 0)
-		return err;
 	fill = fill_new(cache, p);
 	if (!fill)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
-	fill->page = page_table_take(&ns->table, PAGE_FILLING);
+	/* The parent is pinned by this client, so making room cannot take it. */
+	fill->page = cache_take_slot(cache, ns, bytes, &err, why);
 	if (!fill->page) {
 		free(fill);
-		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
-				ns->table.slots, ns->id);
+		return err;
 	}
 	fill->page->safe = p->safe;
 	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */

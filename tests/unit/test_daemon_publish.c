@@ -10,6 +10,7 @@
 #include <skvq/error.h>
 
 #include "base/crc32c.h"
+#include "cache/fill.h"
 #include "support/cache_rig.h"
 #include "support/page_maker.h"
 
@@ -461,6 +462,39 @@ static void a_full_queue_is_busy(void **state)
 	rig_fini(&rig);
 }
 
+/* The memory of a page that makes room for one of its size is not given back in between: none of its
+ * bytes may be left, and if no page comes, none of its memory. */
+static void a_page_in_place_of_another(void **state)
+{
+	struct page *first, *second;
+	struct rig_publish rp;
+	struct rig rig;
+	uint32_t slot;
+	int err;
+
+	(void)state;
+	rig_init(&rig, 1, 100, NULL);
+	first = rig_publish(&rig, &rig.pins, NULL, 1, &err);
+	assert_non_null(first);
+	slot = first->slot;
+	(void)cache_unpin_all(&rig.cache, &rig.pins);
+	second = rig_publish(&rig, &rig.pins, NULL, 2, &err);
+	assert_non_null(second);
+	assert_int_equal(second->slot, slot);
+	assert_int_equal(rig.stats.n[STAT_evictions], 1);
+	assert_true(page_sound(&rig.layout, rig.ns->arena.base + ns_page_offset(rig.ns, second),
+			       second->bytes, false, second->digest));
+	assert_int_equal(cache_kernel_bytes(&rig.cache), rig.cache.bytes);
+	(void)cache_unpin_all(&rig.cache, &rig.pins);
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 3, 0);
+	rig.staging_map[rp.p.offset] ^= 1;
+	assert_int_equal(publish(&rig, &rp), -SKVQ_ECORRUPT);
+	assert_int_equal(rig.stats.n[STAT_evictions], 2);
+	assert_int_equal(rig.cache.pages, 0);
+	assert_int_equal(cache_kernel_bytes(&rig.cache), 0);
+	rig_fini(&rig);
+}
+
 /* Many pages in and out under a small cap, in an order nobody thought of. */
 static void a_long_mixed_run(void **state)
 {
@@ -516,6 +550,7 @@ int main(void)
 	    cmocka_unit_test(ends_with_copies_under_way),
 	    cmocka_unit_test(refusals),
 	    cmocka_unit_test(a_full_queue_is_busy),
+	    cmocka_unit_test(a_page_in_place_of_another),
 	    cmocka_unit_test(a_long_mixed_run),
 	};
 
