@@ -86,7 +86,8 @@ void report_text(const struct results *r)
 	(void)printf("a match of 512 resident pages alone: p50 %.0f us, p99 %.0f us\n",
 		     histogram_quantile(&r->attach.sum.kinds[KIND_MATCH_512], .5),
 		     histogram_quantile(&r->attach.sum.kinds[KIND_MATCH_512], .99));
-	(void)printf("four that publish: %.2f GB/s\n\n", publish_gb_s(&r->publish));
+	(void)printf("four that publish: %.2f GB/s, %.0f %% of a processor\n\n",
+		     publish_gb_s(&r->publish), r->publish.cpu_percent);
 	(void)printf("an engine computes %.0f tokens a second\n", r->load->pace);
 	print_phase("at their pace", b);
 	(void)printf("  small requests' p50 in ten parts of the time:");
@@ -171,6 +172,7 @@ void report_json(const struct results *r)
 	put(o, "", "attach512_p99_us",
 	    json_real(histogram_quantile(&r->attach.sum.kinds[KIND_MATCH_512], .99)));
 	put(o, "", "publish_gb_s", json_real(publish_gb_s(&r->publish)));
+	put(o, "", "publish_cpu_percent", json_real(r->publish.cpu_percent));
 	put(o, "", "rss_growth_bytes", json_integer(growth(b->first.rss_bytes, b->last.rss_bytes)));
 	put(o, "", "rss_bytes_per_minute", json_real(b->rss_slope));
 	put(o, "", "fd_growth", json_integer(growth(b->first.fds, b->last.fds)));
