@@ -320,8 +320,15 @@ int skvq_client_match(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
 	Skvq__Wire__Reply *reply = NULL;
 
 	match.ns = ns;
-	match.n_tokens = n_tokens;
-	match.tokens = (int32_t *)(uintptr_t)tokens;
+	/* As varints, ids take three bytes or less. */
+	if ((c->hello.features & FEATURE_FIXED_TOKENS) &&
+	    n_tokens <= (c->hello.frame_bytes_max - MATCH_BYTES) / sizeof(*tokens)) {
+		match.n_fixed_tokens = n_tokens;
+		match.fixed_tokens = (int32_t *)(uintptr_t)tokens;
+	} else {
+		match.n_tokens = n_tokens;
+		match.tokens = (int32_t *)(uintptr_t)tokens;
+	}
 	match.max_tokens = max_tokens;
 	match.wait_ms = c->timeout_ms - c->timeout_ms / 4;
 	match.recompute_us = recompute_us;

@@ -19,8 +19,11 @@
 #define FEATURE_UNREFINE UINT64_C(8)
 #define FEATURE_CALIBRATION_REPLACE UINT64_C(16)
 #define FEATURE_HANDOVER UINT64_C(32)
+#define FEATURE_FIXED_TOKENS UINT64_C(64)
 #define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
-                  FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE | FEATURE_HANDOVER)
+                  FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE | FEATURE_HANDOVER | \
+                  FEATURE_FIXED_TOKENS)
+#define MATCH_BYTES 64u              /* of a match beside its tokens, at most */
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
 struct inflight {

@@ -16,8 +16,8 @@
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
 /* Bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine, 4: calibration_replace,
- * 5: handover, of a daemon that may hand over alone. */
-#define WIRE_FEATURES      UINT64_C(63)
+ * 5: handover, of a daemon that may hand over alone, 6: match.fixed_tokens. */
+#define WIRE_FEATURES      UINT64_C(127)
 #define WIRE_UNREFINE      UINT64_C(8)
 #define WIRE_HANDOVER      UINT64_C(32)
 #define WIRE_PING_MAX      65536u

@@ -102,21 +102,25 @@ int op_match(const struct request *rq, struct why *why)
 	struct session *s = rq->session;
 	const struct control_config *config = &s->control->config;
 	uint32_t fits = (s->conn.limits.frame_max - REPLY_WIRE_BYTES) / REF_WIRE_BYTES;
-	uint32_t want = pages_of(least(m->n_tokens, m->max_tokens), least(fits, s->pins.max));
+	const int32_t *tokens = m->n_fixed_tokens ? m->fixed_tokens : m->tokens;
+	size_t n_tokens = m->n_fixed_tokens ? m->n_fixed_tokens : m->n_tokens;
+	uint32_t want = pages_of(least(n_tokens, m->max_tokens), least(fits, s->pins.max));
 	struct ns *ns = session_ns(s, m->ns, why);
 	struct match_op *op;
 	int r = ns ? session_may_wait(s, why) : -SKVQ_EINVAL;
 
 	if (r < 0)
 		return r;
+	if (m->n_fixed_tokens && m->n_tokens)
+		return why_fail(why, SKVQ_EINVAL, "a match with tokens of both kinds");
 	op = malloc(sizeof(*op) + want * sizeof(*op->refs));
 	if (!op)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a match of %u pages", want);
 	op->inflight = (struct inflight){.id = rq->id, .orphan = match_orphan};
 	op->m = (struct match){.ns = ns,
 			       .pins = &s->pins,
-			       .tokens = m->tokens,
-			       .n_tokens = (uint32_t)m->n_tokens,
+			       .tokens = tokens,
+			       .n_tokens = (uint32_t)n_tokens,
 			       .max_pages = want,
 			       .wait_ms = least(m->wait_ms, config->restore_wait_ms),
 			       .recompute_us = m->recompute_us,
@@ -381,8 +385,9 @@ static int give_back(const struct request *rq, uint32_t ns_id, size_t n,
 	if (!ns)
 		return -SKVQ_EINVAL;
 	if (n > s->pins.total)
-		return why_fail(why, SKVQ_ESTALE, "%zu pages are named, this connection holds %u pins",
-				n, s->pins.total);
+		return why_fail(why, SKVQ_ESTALE,
+				"%zu pages are named, this connection holds %u pins", n,
+				s->pins.total);
 	refs = malloc((n + 1) * sizeof(*refs));
 	if (!refs)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for the names of %zu pages", n);

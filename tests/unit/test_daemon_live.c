@@ -461,7 +461,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 31); /* masked: what both know */
+	assert_int_equal(reply->hello->features, 95); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);
@@ -604,6 +604,40 @@ static void publish_refusals(void **state)
 	raw_free(reply);
 	client_close(&a);
 	client_close(&b);
+}
+
+/* Tokens as they lie in memory are the same question. */
+static void a_match_of_fixed_tokens(void **state)
+{
+	int32_t tokens[2 * SKVQ_PAGE_TOKENS];
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Match m = SKVQ__WIRE__MATCH__INIT;
+	struct client a = client_open(0);
+	Skvq__Wire__PageRef refs[2];
+	raw_reply *reply;
+
+	(void)state;
+	publish_chain(&a, 1, 2, refs);
+	maker_tokens(1, 0, tokens);
+	maker_tokens(1, 1, tokens + SKVQ_PAGE_TOKENS);
+	m.ns = a.ns;
+	m.fixed_tokens = tokens;
+	m.n_fixed_tokens = m.max_tokens = 2 * SKVQ_PAGE_TOKENS;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_MATCH;
+	rq.match = &m;
+	reply = raw_call(a.sock, &rq, -1, NULL);
+	assert_int_equal(reply->error, 0);
+	assert_int_equal(reply->match->n_pages, 2);
+	assert_int_equal(reply->match->pages[1]->slot, refs[1].slot);
+	raw_free(reply);
+	tokens[SKVQ_PAGE_TOKENS] ^= 1;
+	reply = raw_call(a.sock, &rq, -1, NULL);
+	assert_int_equal(reply->match->n_pages, 1);
+	raw_free(reply);
+	m.tokens = tokens;
+	m.n_tokens = SKVQ_PAGE_TOKENS;
+	refused(raw_call(a.sock, &rq, -1, NULL), SKVQ_EINVAL, "both kinds");
+	client_close(&a);
 }
 
 static void pins_are_bounded(void **state)
@@ -1150,6 +1184,7 @@ int main(void)
 	    T(a_descriptor_nobody_asked_for),
 	    T(publish_refusals),
 	    T(pins_are_bounded),
+	    T(a_match_of_fixed_tokens),
 	    T(a_full_arena_is_enospc_then_evicts),
 	    T(one_too_many_connections),
 	    T(garbage_ends_only_its_connection),
