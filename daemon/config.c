@@ -15,8 +15,9 @@
 #include "base/log.h"
 #include "base/worker.h"
 #include "control/control.h"
+#include "sandbox.h"
 
-enum kind { TEXT, COUNT, BYTES, MODE, LEVEL };
+enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, SANDBOX };
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
@@ -75,6 +76,8 @@ static const struct key {
      "pages waiting to be copied; past it publishing is SKVQ_EBUSY"},
     {"log", "level", "log-level", LEVEL, FIELD(log_level), NULL, LOG_INFO, 0, 0,
      "debug, info, warning or error"},
+    {"security", "sandbox", "sandbox", SANDBOX, FIELD(sandbox), NULL, SANDBOX_ON, 0, 0,
+     "on, off or log: what the daemon may still ask of the kernel when it serves"},
     {"store", "folder", NULL, TEXT, FIELD(store_folder), "", 0, 0, 0,
      "where pages are kept on disk when memory is short; not given: memory only"},
     {"store", "spill_percent", NULL, COUNT, FIELD(spill_percent), NULL, 25, 0, 100,
@@ -198,8 +201,8 @@ static int set_value(struct config *config, const struct key *key, const char *t
 		memcpy(text_at(config, key), text, strlen(text) + 1);
 		return 0;
 	}
-	if (key->kind == LEVEL) {
-		int level = log_level_parse(text);
+	if (key->kind == LEVEL || key->kind == SANDBOX) {
+		int level = key->kind == LEVEL ? log_level_parse(text) : sandbox_mode_parse(text);
 
 		if (level < 0)
 			return why_fail(why, SKVQ_EINVAL, "%s.%s = \"%.40s\": expected %s",
@@ -401,6 +404,9 @@ static void print_value(const struct config *config, const struct key *key, FILE
 		break;
 	case LEVEL:
 		(void)fputs(log_level_name((enum log_level)v), to);
+		break;
+	case SANDBOX:
+		(void)fputs(sandbox_mode_name((enum sandbox_mode)v), to);
 		break;
 	case COUNT:
 		(void)fprintf(to, "%llu", (unsigned long long)v);

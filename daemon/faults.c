@@ -6,20 +6,33 @@
  *
  *   SKVQD_FAULTS="seed=7,eio=50,lost=2,delay=100,delay_ms=300,crash=mid-seal,crash_at=3,counts_fd=9"
  *
+ * or, of the sandbox alone, "forbidden=execve": once it serves, it tries that, and ends with status
+ * FAULT_DONE or FAULT_REFUSED, if it still can.
+ *
  * Rates are of 10,000 (spill/faults.h). counts_fd is an inherited memfd with room for a struct
  * spill_fault_counts; there the counts can be read when this process has been killed.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <skvq/error.h>
 
 #include "base/cleanup.h"
+#include "sandbox.h"
 #include "spill/faults.h"
+
+/* Exit statuses of a forbidden deed. */
+#define FAULT_DONE    40
+#define FAULT_REFUSED 41
 
 struct plan {
 	uint64_t seed, crash_at;
@@ -87,8 +100,8 @@ static int parse(const char *text, struct plan *ret, struct why *why)
 		if (value)
 			*value++ = '\0';
 		if (!value || !set(ret, at, value))
-			return why_fail(why, SKVQ_EINVAL, "SKVQD_FAULTS: \"%.40s\" is not understood",
-					at);
+			return why_fail(why, SKVQ_EINVAL,
+					"SKVQD_FAULTS: \"%.40s\" is not understood", at);
 	}
 	return 0;
 }
@@ -106,6 +119,113 @@ static int count_in(struct spill_io *io, int fd, struct why *why)
 	return 0;
 }
 
+/* ---- what a daemon that was taken over might try ---- */
+
+#define FORBIDDEN "forbidden="
+
+static long try_execve(void)
+{
+	char *const argv[] = {(char *)(uintptr_t) "true", NULL};
+
+	return execve("/bin/true", argv, argv + 1);
+}
+
+static long try_inet(void)
+{
+	return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static long try_read(void)
+{
+	return open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+}
+
+static long try_write(void)
+{
+	return open("/tmp/skvqd-forbidden", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+}
+
+/* Relative to a descriptor, which the store's files are too. */
+static long try_write_at(void)
+{
+	return openat(0, "/tmp/skvqd-forbidden", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+}
+
+static long try_unlink(void)
+{
+	return unlink("/tmp/skvqd-forbidden"); /* which the test has put there */
+}
+
+static long try_code(void)
+{
+	void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+			-1, 0);
+
+	return at == MAP_FAILED ? -1 : 0;
+}
+
+static long try_fork(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	return pid;
+}
+
+static long try_kill(void)
+{
+	return kill(getppid(), 0);
+}
+
+static long try_ptrace(void)
+{
+	return ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+}
+
+static long try_ring(void)
+{
+	uint8_t params[120] = {0};
+
+	return syscall(SYS_io_uring_setup, 1, params);
+}
+
+static long try_bpf(void)
+{
+	return syscall(SYS_bpf, 0, NULL, 0) < 0 && errno != EINVAL && errno != EFAULT ? -1 : 0;
+}
+
+static void do_forbidden(const char *name)
+{
+	static const struct {
+		const char *name;
+		long (*fn)(void);
+	} deeds[] = {{"execve", try_execve}, {"inet", try_inet},         {"read", try_read},
+		     {"write", try_write},   {"write_at", try_write_at}, {"unlink", try_unlink},
+		     {"code", try_code},     {"fork", try_fork},         {"kill", try_kill},
+		     {"ptrace", try_ptrace}, {"ring", try_ring},         {"bpf", try_bpf}};
+
+	for (size_t i = 0; i < sizeof(deeds) / sizeof(deeds[0]); i++) {
+		if (!strcmp(name, deeds[i].name))
+			_exit(deeds[i].fn() < 0 ? FAULT_REFUSED : FAULT_DONE);
+	}
+	(void)fprintf(stderr, "SKVQD_FAULTS: \"%.40s\" is not understood\n", name);
+	_exit(2);
+}
+
+int __real_sandbox_calls(enum sandbox_mode mode, bool has_store, struct why *why);
+int __wrap_sandbox_calls(enum sandbox_mode mode, bool has_store, struct why *why);
+
+int __wrap_sandbox_calls(enum sandbox_mode mode, bool has_store, struct why *why)
+{
+	const char *text = getenv("SKVQD_FAULTS");
+	int err = __real_sandbox_calls(mode, has_store, why);
+
+	if (text && !strncmp(text, FORBIDDEN, strlen(FORBIDDEN)))
+		do_forbidden(text + strlen(FORBIDDEN));
+	return err;
+}
+
 int __wrap_spill_io_new(const struct spill_io_config *config, struct spill_io **ret_io,
 			struct why *why)
 {
@@ -114,7 +234,7 @@ int __wrap_spill_io_new(const struct spill_io_config *config, struct spill_io **
 	struct spill_io *below, *io;
 	int err = 0;
 
-	if (text)
+	if (text && strncmp(text, FORBIDDEN, strlen(FORBIDDEN)) != 0)
 		err = parse(text, &plan, why);
 	if (!err)
 		err = __real_spill_io_new(config, &below, why);

@@ -22,6 +22,7 @@
 #include "disk.h"
 #include "handover.h"
 #include "notify.h"
+#include "sandbox.h"
 
 /* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
 #define TICK_SECONDS 1
@@ -149,6 +150,22 @@ static int add_listener(struct server *server)
 	return loop_add(&server->loop, &server->listen_watch);
 }
 
+/* What cannot be had is told, and done without: the unit that starts us has a filter of its own. */
+static void sandbox(const struct config *config, bool calls)
+{
+	enum sandbox_mode mode = (enum sandbox_mode)config->sandbox;
+	struct why why = {{0}};
+	uint8_t digest[IDENTITY_DIGEST] = {0};
+	int err;
+
+	/* With its first digest OpenSSL reads its configuration, and libraries that this names. */
+	(void)identity_digest(digest, 0, digest);
+	err = calls ? sandbox_calls(mode, config->store_folder[0], &why)
+		    : sandbox_paths(mode, config->socket_path, config->store_folder, &why);
+	if (err < 0)
+		log_event(LOG_WARNING, "not_in_sandbox", LOG_STR("detail", why.text));
+}
+
 static void close_watch(struct server *server, struct loop_watch *watch)
 {
 	int fd = watch->fd;
@@ -212,6 +229,7 @@ static int serve(struct server *server, const struct config *config, const char 
 		if (err < 0)
 			(void)why_fail_errno(why, -err, "listening on \"%s\"",
 					     config->socket_path);
+		sandbox(config, true);
 	}
 	if (!err) {
 		log_event(LOG_INFO, "ready", LOG_STR("socket", config->socket_path),
@@ -261,6 +279,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 		raise_nofile(config);
 		err = listener_init(&server->listener, config->socket_path,
 				    (mode_t)config->socket_mode, why);
+		sandbox(config, false);
 		if (!err)
 			err = serve(server, config, version, why);
 		listener_fini(&server->listener);

@@ -70,6 +70,7 @@ struct spill_io {
 	const char *engine; /* "io_uring", "threads" */
 	bool direct;        /* O_DIRECT */
 	bool registered;    /* the pool is known to the kernel */
+	bool restricted;    /* a ring that refuses whatever the store does not need */
 	struct why warning; /* what was wanted and could not be had; empty if nothing */
 };
 

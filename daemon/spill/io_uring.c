@@ -3,17 +3,23 @@
  * The ring: reads, writes and syncs with registered files and buffers where the kernel gives them.
  * Making and removing files is left to one thread: the ring's own calls for it came late, and each
  * of these takes milliseconds.
+ *
+ * What goes through a ring goes past a filter of system calls (sandbox.h), so the ring itself is
+ * told what it may do, for good.
  */
-#include "spill/io_thread.h"
+#include "spill/ring.h"
 
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <skvq/error.h>
 
 #include "base/cleanup.h"
+#include "spill/io_thread.h"
 
 struct ring_io {
 	struct spill_io io;
@@ -182,6 +188,48 @@ static const struct spill_io_ops ring_ops = {
     .free = ring_free,
 };
 
+/* liburing 2.3 declares calls for what follows and does not export them. */
+static int ring_register(const struct io_uring *ring, unsigned opcode, const void *arg, unsigned n)
+{
+	return syscall(SYS_io_uring_register, ring->ring_fd, opcode, arg, n) < 0 ? -errno : 0;
+}
+
+/* Reads, writes and syncs of files that are open, and what is registered once the ring runs. Linux
+ * 5.10; before that any. */
+static int restrict_ring(const struct io_uring *ring)
+{
+	static const uint8_t ops[] = {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READ_FIXED,
+				      IORING_OP_WRITE_FIXED, IORING_OP_FSYNC};
+	static const uint8_t registers[] = {IORING_REGISTER_BUFFERS, IORING_REGISTER_FILES_UPDATE};
+	struct io_uring_restriction list[sizeof(ops) + sizeof(registers) + 1] = {
+	    {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE}};
+	unsigned n = 1;
+
+	for (size_t i = 0; i < sizeof(ops); i++)
+		list[n++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_OP,
+							  .sqe_op = ops[i]};
+	for (size_t i = 0; i < sizeof(registers); i++)
+		list[n++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_REGISTER_OP,
+							  .register_op = registers[i]};
+	return ring_register(ring, IORING_REGISTER_RESTRICTIONS, list, n);
+}
+
+int spill_ring_init(struct io_uring *ring, uint32_t depth)
+{
+	return io_uring_queue_init(depth, ring, IORING_SETUP_R_DISABLED) == 0
+		   ? 0
+		   : io_uring_queue_init(depth, ring, 0);
+}
+
+int spill_ring_enable(const struct io_uring *ring, bool *ret_restricted)
+{
+	*ret_restricted = false;
+	if (!(ring->flags & IORING_SETUP_R_DISABLED))
+		return 0;
+	*ret_restricted = restrict_ring(ring) == 0;
+	return ring_register(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
 int spill_io_uring_new(struct folder *folder, uint32_t depth, uint32_t work_threads,
 		       struct spill_io **ret_io, struct why *why)
 {
@@ -190,7 +238,7 @@ int spill_io_uring_new(struct folder *folder, uint32_t depth, uint32_t work_thre
 
 	if (!own)
 		return why_fail(why, SKVQ_ENOMEM, "no memory");
-	r = io_uring_queue_init(depth, &own->ring, 0);
+	r = spill_ring_init(&own->ring, depth);
 	if (r < 0) {
 		free(own);
 		return why_fail(why, SKVQ_ENOTSUP, "no io_uring (%s): by threads", strerror(-r));
@@ -199,13 +247,15 @@ int spill_io_uring_new(struct folder *folder, uint32_t depth, uint32_t work_thre
 	own->folder = folder;
 	own->t = io_thread_new(folder, 1 + work_threads);
 	r = own->t ? io_uring_register_eventfd(&own->ring, io_thread_event_fd(own->t)) : -ENOMEM;
+	own->files = !r && io_uring_register_files_sparse(&own->ring, folder->files_max) == 0;
+	if (!r)
+		r = spill_ring_enable(&own->ring, &own->io.restricted);
 	if (r < 0) {
 		io_uring_queue_exit(&own->ring);
 		(void)io_thread_free(own->t);
 		free(own);
 		return why_fail(why, SKVQ_ENOTSUP, "no io_uring (%s): by threads", strerror(-r));
 	}
-	own->files = io_uring_register_files_sparse(&own->ring, folder->files_max) == 0;
 	own->io.ops = &ring_ops;
 	own->io.engine = "io_uring";
 	own->io.direct = folder->direct;

@@ -147,7 +147,8 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 	memcpy(file + c.tables_offset, &table, sizeof(table));
 	memset(file + c.tables_offset + sizeof(table), SKVQ_BITS_2, 2);
 	for (int is_v = 0; is_v < 2; is_v++)
-		fill_pair(skvq_calibration_into(&c, 0, 0, is_v), skvq_calibration_back(&c, 0, 0, is_v));
+		fill_pair(skvq_calibration_into(&c, 0, 0, is_v),
+			  skvq_calibration_back(&c, 0, 0, is_v));
 	fill_groups(&c);
 	skvq_calibration_seal(file, h.file_bytes);
 	fuzz_put_u8(&out, REPAIR);

@@ -125,8 +125,18 @@ static void write_corpus(const char *folder)
 
 /* ---- mutations ---- */
 
-static const uint64_t edges[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff,
-				 0x80000000, 0xffffffff, UINT64_C(0x7fffffffffffffff),
+static const uint64_t edges[] = {0,
+				 1,
+				 0x7f,
+				 0x80,
+				 0xff,
+				 0x7fff,
+				 0x8000,
+				 0xffff,
+				 0x7fffffff,
+				 0x80000000,
+				 0xffffffff,
+				 UINT64_C(0x7fffffffffffffff),
 				 UINT64_C(0xffffffffffffffff)};
 
 static size_t mutate_once(struct seeded *rng, uint8_t *at, size_t n)
@@ -148,7 +158,8 @@ static size_t mutate_once(struct seeded *rng, uint8_t *at, size_t n)
 	case 2: /* a number at its edge, or off by a little */
 		if (width > n - where)
 			return n;
-		memcpy(at + where, &edges[seeded_below(rng, sizeof(edges) / sizeof(edges[0]))], width);
+		memcpy(at + where, &edges[seeded_below(rng, sizeof(edges) / sizeof(edges[0]))],
+		       width);
 		at[where] = (uint8_t)(at[where] + seeded_below(rng, 3) - 1);
 		return n;
 	case 3: /* bytes less */

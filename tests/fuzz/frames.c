@@ -15,7 +15,7 @@
 
 enum step { BYTES, FRAME, BYTES_FDS, FRAME_FDS, WORK, DRAIN, SHUT, RECONNECT, STEPS };
 
-#define LATER    0x80u /* flag of a step: the daemon is not let run behind it */
+#define LATER     0x80u /* flag of a step: the daemon is not let run behind it */
 #define STEPS_MAX 48
 
 static void send_bytes(struct fuzz_in piece, bool framed, const int *fds, uint32_t n_fds)

@@ -26,7 +26,8 @@ size_t fuzz_seed(uint32_t i, uint8_t *at);
 #define FUZZ_CHECK(promise)                                                                        \
 	do {                                                                                       \
 		if (!(promise)) {                                                                  \
-			(void)fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__, #promise); \
+			(void)fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__,           \
+				      #promise);                                                   \
 			abort();                                                                   \
 		}                                                                                  \
 	} while (0)

@@ -191,7 +191,8 @@ static struct notify_fd *give(struct fuzz_in in, uint8_t flags, int peers[2])
 	given[1 + FILE_ARENA].fd = make_arena(flags & OTHER_PAGES);
 	given[1 + FILE_CALIBRATION].fd = make_calibration();
 	for (int i = 0; i < 2; i++) {
-		FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+		FUZZ_CHECK(
+		    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
 		given[1 + FILE_SOCKET + i].fd = pair[0];
 		peers[i] = pair[1];
 	}
@@ -268,7 +269,8 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 	init();
 	if (i > 2)
 		return 0;
-	fuzz_put_u8(&out, (uint8_t)(REPAIR | (i == 1 ? CLIENT_GONE : 0) | (i == 2 ? OTHER_PAGES : 0)));
+	fuzz_put_u8(&out,
+		    (uint8_t)(REPAIR | (i == 1 ? CLIENT_GONE : 0) | (i == 2 ? OTHER_PAGES : 0)));
 	fuzz_put(&out, description, description_size);
 	return out.n;
 }

@@ -24,7 +24,8 @@ static void serve(uint64_t id, uint32_t field, struct fuzz_in body)
 }
 
 /* NamespaceOpen{identity, model_name}. */
-static struct fuzz_in open_body(struct fuzz_in identity, struct fuzz_in name, uint8_t *buf, size_t room)
+static struct fuzz_in open_body(struct fuzz_in identity, struct fuzz_in name, uint8_t *buf,
+				size_t room)
 {
 	size_t n = 0;
 

@@ -16,7 +16,7 @@
 #include "support/page_maker.h"
 
 static const char *const profiles[] = {"k4v4", "e2.1", "k4v2", "k2v1.5", "k2v2", "k4v4"};
-#define MODELS   (sizeof(profiles) / sizeof(profiles[0])) /* the last one: its safe pages */
+#define MODELS    (sizeof(profiles) / sizeof(profiles[0])) /* the last one: its safe pages */
 #define POSITIONS 2u
 
 static struct skvq_layout layouts[MODELS];
@@ -142,7 +142,7 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 	fuzz_put_piece(&out, &h, sizeof(h));
 	fuzz_put_u8(&out, (uint8_t)layouts[i / POSITIONS].layers_offset);
 	fuzz_put_u8(&out, (uint8_t)(layouts[i / POSITIONS].layers_offset >> 8));
-	fuzz_put_piece(&out, good[i / POSITIONS][i % POSITIONS] + layouts[i / POSITIONS].layers_offset,
-		       64);
+	fuzz_put_piece(
+	    &out, good[i / POSITIONS][i % POSITIONS] + layouts[i / POSITIONS].layers_offset, 64);
 	return out.n;
 }

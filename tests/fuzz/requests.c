@@ -34,8 +34,8 @@ static void prepare(void)
 	rig_identity(0, &id);
 	FUZZ_CHECK(cache_ns_open(&rig.cache, "default", &id, "m", &ns, NULL) == 0);
 	FUZZ_CHECK(session_open_ns(s, ns) == 0);
-	FUZZ_CHECK(session_add_staging(s, fcntl(fz_fd(RIG_FD_STAGING), F_DUPFD_CLOEXEC, 3), &staging,
-				       NULL) == 0);
+	FUZZ_CHECK(session_add_staging(s, fcntl(fz_fd(RIG_FD_STAGING), F_DUPFD_CLOEXEC, 3),
+				       &staging, NULL) == 0);
 }
 
 static void request(struct fuzz_in *in, uint64_t id)
@@ -68,7 +68,8 @@ static void pages_are_sound(void)
 			if (page_readable(page))
 				FUZZ_CHECK(page_sound(ns_layout(ns, page->safe),
 						      ns->arena.base + ns_page_offset(ns, page),
-						      ns_page_span(ns, page), page->shed, page->digest));
+						      ns_page_span(ns, page), page->shed,
+						      page->digest));
 		}
 	}
 }

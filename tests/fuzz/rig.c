@@ -196,7 +196,8 @@ void fz_begin(void)
 	rig.peer = -1;
 	rig.session = NULL;
 	cache_init(&rig.cache, &cache_config, &rig.worker, &rig.stats);
-	FUZZ_CHECK(control_init(&rig.control, &config, &rig.loop, NULL, &rig.cache, &rig.stats) == 0);
+	FUZZ_CHECK(control_init(&rig.control, &config, &rig.loop, NULL, &rig.cache, &rig.stats) ==
+		   0);
 }
 
 void fz_end(void)

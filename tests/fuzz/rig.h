@@ -43,7 +43,7 @@ void fz_drain(void);
 
 /* Descriptors that a client might send, open for good. */
 enum fz_fd {
-	RIG_FD_STAGING, /* sealed; pages of the maker's model lie in it, RIG_PAGES of them */
+	RIG_FD_STAGING,     /* sealed; pages of the maker's model lie in it, RIG_PAGES of them */
 	RIG_FD_CALIBRATION, /* sealed, a small good file */
 	RIG_FD_UNSEALED,
 	RIG_FD_WRITE_ONLY, /* sealed */

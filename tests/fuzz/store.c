@@ -15,10 +15,10 @@
 #include "fuzz.h"
 #include "support/page_maker.h"
 
-#define FILES    2u
-#define BLOCKS   32u
-#define BYTES    (BLOCKS * SPILL_BLOCK)
-#define RECORDS  64u
+#define FILES   2u
+#define BLOCKS  32u
+#define BYTES   (BLOCKS * SPILL_BLOCK)
+#define RECORDS 64u
 
 enum kind { RAW, HEAD, RECORD, TABLE, FOOT, KINDS };
 enum { REPAIR = 8, REPAIR_SECTIONS = 16 }; /* flags of a kind */
@@ -29,8 +29,8 @@ static struct disk {
 	struct spill_io io;
 	uint8_t file[FILES][BYTES];
 	uint64_t number[FILES]; /* 0: none */
-	uint32_t of[256];	/* the file open as i, plus 1 */
-	uint32_t dirty[FILES];	/* blocks that are not zero, one bit each */
+	uint32_t of[256];       /* the file open as i, plus 1 */
+	uint32_t dirty[FILES];  /* blocks that are not zero, one bit each */
 	struct spill_req *done, *done_tail;
 	uint64_t now_ms;
 } disk;
@@ -210,7 +210,7 @@ static void repair_record(uint8_t *at, uint32_t f, uint32_t block, bool sections
 	memcpy(&r, at, sizeof(r));
 	r.magic = SPILL_MAGIC_RECORD;
 	r.version = r.packed_bytes[0] | r.packed_bytes[1] | r.packed_bytes[2] ? SPILL_PACKED
-									     : SPILL_VERSION;
+									      : SPILL_VERSION;
 	r.life = life_of(f);
 	r.offset = (uint64_t)block * SPILL_BLOCK;
 	for (int i = 0; sections && i < TIER_SECTIONS; i++) {
@@ -459,7 +459,8 @@ static void put_head(struct fuzz_out *out, uint8_t file)
 	put_block(out, (uint8_t)(file << 7), HEAD | REPAIR, block, sizeof(struct spill_head));
 }
 
-static void put_table(struct fuzz_out *out, uint8_t file, const struct spill_entry *entries, uint32_t n)
+static void put_table(struct fuzz_out *out, uint8_t file, const struct spill_entry *entries,
+		      uint32_t n)
 {
 	static uint8_t block[SPILL_BLOCK];
 	struct spill_life life = life_of(file);
