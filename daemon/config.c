@@ -73,7 +73,7 @@ static const struct key {
     {"workers", "threads", "threads", COUNT, FIELD(threads), NULL, 2, 1, WORKER_THREADS_MAX,
      "threads that copy and check published pages"},
     {"workers", "queue_max", "queue-max", COUNT, FIELD(queue_max), NULL, 256, 1, 65536,
-     "pages waiting to be copied; past it publishing is SKVQ_EBUSY"},
+     "pages waiting to be copied; past it publishing is SKVQ_EQUEUE"},
     {"log", "level", "log-level", LEVEL, FIELD(log_level), NULL, LOG_INFO, 0, 0,
      "debug, info, warning or error"},
     {"security", "sandbox", "sandbox", SANDBOX, FIELD(sandbox), NULL, SANDBOX_ON, 0, 0,

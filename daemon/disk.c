@@ -138,7 +138,7 @@ int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
 		disk->store = NULL;
 		return err;
 	}
-	cache_set_tier(cache, store_tier(disk->store));
+	cache_tenant(cache, config->tenant)->tier = store_tier(disk->store);
 	log_event(LOG_INFO, "store", LOG_STR("folder", config->store_folder),
 		  LOG_STR("io", engine), LOG_U64("direct", direct),
 		  LOG_U64("capacity_bytes", config->store.capacity_bytes),
@@ -178,7 +178,7 @@ static bool drain_step(struct disk *disk)
 	more = is_filling(disk->cache);
 	more = spill_drain(disk->cache) || more;
 	store_step(disk->store, END_STEP_MS);
-	return more || disk->cache->bytes_spilling;
+	return more || cache_bytes_spilling(disk->cache);
 }
 
 void disk_close(struct disk *disk, const bool *hurry)

@@ -285,7 +285,7 @@ static int adopt(struct control *control, struct finder *finder, struct blob_cur
 {
 	struct snapshot_files files = {.find = find, .ctx = finder};
 	struct cache *cache = control->cache;
-	int err = snapshot_adopt(cache, cursor, &files, control->config.tenant, snapshot, why);
+	int err = snapshot_adopt(cache, cursor, &files, snapshot, why);
 
 	if (!err)
 		err = control_inherit(control, cursor, &files, snapshot, ret_conns, why);

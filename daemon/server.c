@@ -203,6 +203,7 @@ static int serve(struct server *server, const struct config *config, const char 
 					    .spill_percent = (uint32_t)config->spill_percent,
 					    .restores_max = (uint32_t)config->restores_max,
 					    .no_shed = !config->shed};
+	struct tenant_params tenant = {.name = config->tenant};
 	struct control_config cc = control_config(config, version);
 	int err;
 
@@ -216,6 +217,8 @@ static int serve(struct server *server, const struct config *config, const char 
 		return why_fail_errno(why, SKVQ_ESYS, "starting the closer thread");
 	}
 	cache_init(&server->cache, &cache_config, &server->worker, &server->stats);
+	if (!cache_add_tenant(&server->cache, &tenant))
+		return why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
 	err = control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
 			   &server->stats);
 	if (err < 0)

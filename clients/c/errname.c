@@ -42,6 +42,12 @@ const char *skvq_err_name(int err)
 		NAME(SKVQ_EBUSY);
 		NAME(SKVQ_ELIMIT);
 		NAME(SKVQ_EFULL);
+		NAME(SKVQ_ETCONNS);
+		NAME(SKVQ_ETPINS);
+		NAME(SKVQ_ETRAM);
+		NAME(SKVQ_ENAMESPACES);
+		NAME(SKVQ_ESTAGINGS);
+		NAME(SKVQ_EQUEUE);
 	default:
 		return "unknown";
 	}

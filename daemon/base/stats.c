@@ -42,7 +42,13 @@ static const char *const stat_names[] = {STATS_TABLE(STATS_NAME_)};
 	X(EFRAME, eframe)                                                                          \
 	X(EBUSY, ebusy)                                                                            \
 	X(ELIMIT, elimit)                                                                          \
-	X(EFULL, efull)
+	X(EFULL, efull)                                                                            \
+	X(ETCONNS, etconns)                                                                        \
+	X(ETPINS, etpins)                                                                          \
+	X(ETRAM, etram)                                                                            \
+	X(ENAMESPACES, enamespaces)                                                                \
+	X(ESTAGINGS, estagings)                                                                    \
+	X(EQUEUE, equeue)
 
 static const struct {
 	int code;

@@ -26,12 +26,31 @@ void cache_init(struct cache *cache, const struct cache_config *config, struct w
 	cache->worker = worker;
 	cache->stats = stats;
 	restores_init(&cache->restores);
-	policy_init(&cache->policy, ghosts_max(config->ram_max));
 }
 
-void cache_set_tier(struct cache *cache, struct tier *tier)
+struct tenant *cache_add_tenant(struct cache *cache, const struct tenant_params *params)
 {
-	cache->tier = tier;
+	uint64_t ram_max = params->ram_max ? params->ram_max : cache->config.ram_max;
+	struct tenant *tenant;
+
+	assert(!cache_tenant(cache, params->name) && !cache->namespaces);
+	if (cache->n_tenants == TENANTS_MAX)
+		return NULL;
+	tenant = tenant_new(params, ghosts_max(ram_max));
+	if (!tenant)
+		return NULL;
+	tenant->index = cache->n_tenants;
+	cache->tenants[cache->n_tenants++] = tenant;
+	return tenant;
+}
+
+struct tenant *cache_tenant(const struct cache *cache, const char *name)
+{
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		if (!strcmp(cache->tenants[i]->name, name))
+			return cache->tenants[i];
+	}
+	return NULL;
 }
 
 /* ---- namespaces ---- */
@@ -56,6 +75,7 @@ static void ns_drop(struct cache *cache, struct ns *ns)
 		at = &(*at)->next;
 	*at = ns->next;
 	cache->n_namespaces--;
+	ns->tenant->n_namespaces--;
 	ns_free(ns);
 }
 
@@ -67,23 +87,26 @@ void cache_close(struct cache *cache)
 void cache_fini(struct cache *cache)
 {
 	cache->closing = true;
-	cache->tier = NULL;
+	for (uint32_t i = 0; i < cache->n_tenants; i++)
+		cache->tenants[i]->tier = NULL;
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
 	free(cache->drain);
 	assert(!cache->matches && cache->restores.n == 0 && cache->bytes_stored == 0);
 	assert(cache->bytes == 0 && cache->pages == 0);
-	policy_fini(&cache->policy);
+	for (uint32_t i = 0; i < cache->n_tenants; i++)
+		tenant_free(cache->tenants[i]);
+	cache->n_tenants = 0;
 }
 
-/* The namespace whose loss hurts least: nobody has it open; an empty one before one with pages, the
+/* The namespace of the tenant's whose loss hurts least: nobody has it open; an empty one before one with pages, the
  * longest unused before others. NULL if all are open. */
-static struct ns *ns_victim(struct cache *cache)
+static struct ns *ns_victim(struct cache *cache, const struct tenant *tenant)
 {
 	struct ns *best = NULL;
 
 	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (ns->openers || ns->fills || ns->pins)
+		if (ns->tenant != tenant || ns->openers || ns->fills || ns->pins)
 			continue;
 		if (!best || (ns->table.live == 0) > (best->table.live == 0) ||
 		    ((ns->table.live == 0) == (best->table.live == 0) && ns->used < best->used))
@@ -92,60 +115,82 @@ static struct ns *ns_victim(struct cache *cache)
 	return best;
 }
 
-static struct ns *ns_find(struct cache *cache, const char *tenant, const uint8_t *canon,
+static struct ns *ns_find(struct cache *cache, const struct tenant *tenant, const uint8_t *canon,
 			  uint32_t canon_bytes)
 {
 	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (ns_is(ns, tenant, canon, canon_bytes))
+		if (ns->tenant == tenant && ns_is(ns, canon, canon_bytes))
 			return ns;
 	}
 	return NULL;
 }
 
+static uint32_t ns_max(const struct cache *cache, const struct tenant *tenant)
+{
+	return tenant->limits.namespaces_max ? tenant->limits.namespaces_max
+					     : cache->config.namespaces_max;
+}
+
+static bool has_ns_left(const struct cache *cache, const struct tenant *tenant)
+{
+	return cache->n_namespaces < cache->config.namespaces_max &&
+	       tenant->n_namespaces < ns_max(cache, tenant);
+}
+
+/* Numbers of one tenant's tell nothing of another's, and those of an only tenant are 1, 2, 3. */
+static uint32_t next_ns_id(const struct cache *cache, struct tenant *tenant)
+{
+	return (uint32_t)(tenant->last_ns++ * cache->n_tenants + tenant->index + 1);
+}
+
 static int ns_create(struct cache *cache, struct ns_params *params, struct ns **ret,
 		     struct why *why)
 {
+	struct tenant *tenant = params->tenant;
 	struct ns *ns;
 	int err;
 
-	if (cache->n_namespaces >= cache->config.namespaces_max) {
-		struct ns *victim = ns_victim(cache);
+	if (!has_ns_left(cache, tenant)) {
+		struct ns *victim = ns_victim(cache, tenant);
 
 		if (!victim)
-			return why_fail(why, SKVQ_ELIMIT,
+			return why_fail(why, SKVQ_ENAMESPACES,
 					"all %u namespaces (namespaces_max) are in use",
-					cache->config.namespaces_max);
+					ns_max(cache, tenant));
 		log_event(LOG_INFO, "namespace_dropped", LOG_U64("ns", victim->id),
 			  LOG_U64("pages", victim->table.live));
 		ns_drop(cache, victim);
-		cache->stats->n[STAT_namespaces_dropped]++;
+		cache_count(cache, tenant, STAT_namespaces_dropped, 1);
 	}
-	params->ram_max = cache->config.ram_max;
+	params->ram_max = tenant->limits.ram_max && tenant->limits.ram_max < cache->config.ram_max
+			      ? tenant->limits.ram_max
+			      : cache->config.ram_max;
 	params->hash = cache->config.hash;
 	params->collisions = &cache->stats->n[STAT_index_collisions];
 	err = ns_new(params, &ns, why);
 	if (err < 0)
 		return err;
-	ns->id = ++cache->last_ns_id;
+	ns->id = next_ns_id(cache, tenant);
 	ns->next = cache->namespaces;
 	cache->namespaces = ns;
 	cache->n_namespaces++;
-	cache->stats->n[STAT_namespaces_created]++;
-	log_event(LOG_INFO, "namespace", LOG_U64("ns", ns->id), LOG_STR("tenant", ns->tenant),
+	tenant->n_namespaces++;
+	cache_count(cache, tenant, STAT_namespaces_created, 1);
+	log_event(LOG_INFO, "namespace", LOG_U64("ns", ns->id), LOG_STR("tenant", tenant->name),
 		  LOG_STR("model", ns->model_name), LOG_STR("profile", ns->identity.profile),
 		  LOG_STR("engine", ns->identity.engine_numerics),
 		  LOG_U64("page_bytes", ns->layout.base_bytes));
-	if (cache->tier && skvq_layout_page_bytes(&ns->layout, 0) > cache->tier->page_bytes_max)
+	if (tenant->tier && skvq_layout_page_bytes(&ns->layout, 0) > tenant->tier->page_bytes_max)
 		log_event(LOG_WARNING, "namespace_not_stored", LOG_U64("ns", ns->id),
 			  LOG_U64("page_bytes", skvq_layout_page_bytes(&ns->layout, 0)),
-			  LOG_U64("store_page_bytes_max", cache->tier->page_bytes_max),
+			  LOG_U64("store_page_bytes_max", tenant->tier->page_bytes_max),
 			  LOG_STR("detail", "its first pages do not fit a record: raise "
 					    "store.record_bytes"));
 	*ret = ns;
 	return 0;
 }
 
-int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
+int cache_ns_open(struct cache *cache, struct tenant *tenant, struct identity *id,
 		  const char *model_name, struct ns **ret, struct why *why)
 {
 	CLEANUP_FREE struct skvq_layout *layout = malloc(sizeof(*layout));
@@ -173,7 +218,7 @@ int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
 	return 0;
 }
 
-int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
+int cache_ns_adopt(struct cache *cache, struct tenant *tenant, struct identity *id,
 		   const char *model_name, int *arena_fd, struct ns **ret, struct why *why)
 {
 	CLEANUP_FREE struct skvq_layout *layout = malloc(sizeof(*layout));
@@ -192,9 +237,9 @@ int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
 		return err;
 	if (ns_find(cache, tenant, canon, identity_encode(id, canon)))
 		return why_fail(why, SKVQ_EINVAL, "a namespace of this identity is there");
-	if (cache->n_namespaces >= cache->config.namespaces_max)
-		return why_fail(why, SKVQ_ELIMIT, "more than %u namespaces (namespaces_max)",
-				cache->config.namespaces_max);
+	if (!has_ns_left(cache, tenant))
+		return why_fail(why, SKVQ_ENAMESPACES, "more than %u namespaces (namespaces_max)",
+				ns_max(cache, tenant));
 	err = ns_create(cache, &params, ret, why);
 	if (!err)
 		(*ret)->used = ++cache->stamp;
@@ -203,14 +248,18 @@ int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
 
 void cache_abandon(struct cache *cache)
 {
-	struct tier *tier = cache->tier;
+	struct tier *tiers[TENANTS_MAX];
 
 	assert(cache->closing);
-	cache->tier = NULL;
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		tiers[i] = cache->tenants[i]->tier;
+		cache->tenants[i]->tier = NULL;
+	}
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
 	cache->closing = false;
-	cache->tier = tier;
+	for (uint32_t i = 0; i < cache->n_tenants; i++)
+		cache->tenants[i]->tier = tiers[i];
 }
 
 void cache_ns_close(struct cache *cache, struct ns *ns)
@@ -233,12 +282,14 @@ struct ns *cache_ns_by_id(struct cache *cache, uint32_t id)
 
 void cache_hold(struct cache *cache, struct page *page)
 {
-	policy_remove(&cache->policy, page); /* before its stamp changes */
+	policy_remove(&ns_of(page)->tenant->policy, page); /* before its stamp changes */
 	page->stamp = cache->stamp;
 	page->used_ms = clock_ms();
 	page->pins++;
 	ns_of(page)->pins++;
+	ns_of(page)->tenant->pins++;
 	cache->pins++;
+	cache_settle_held(page);
 }
 
 void cache_release(struct cache *cache, struct page *page, uint32_t n)
@@ -246,6 +297,7 @@ void cache_release(struct cache *cache, struct page *page, uint32_t n)
 	assert(page->pins >= n);
 	page->pins -= n;
 	ns_of(page)->pins -= n;
+	ns_of(page)->tenant->pins -= n;
 	cache->pins -= n;
 	if (page->pins == 0) {
 		/* In use until now, whenever it was matched. */
@@ -280,7 +332,7 @@ static int name_pages(struct cache *cache, struct ns *ns, const struct pins *pin
 		struct page *page = page_table_get(&ns->table, refs[i]);
 
 		if (!page)
-			cache->stats->n[STAT_stale_handles]++;
+			cache_count(cache, ns->tenant, STAT_stale_handles, 1);
 		if (!page || pins_count(asked, page) >= pins_count(pins, page))
 			return why_fail(why, SKVQ_ESTALE,
 					"page %u of %u, slot %u generation %u of namespace %u, is "
@@ -301,7 +353,7 @@ static void unrefine_one(struct cache *cache, struct pins *pins, struct page *pa
 {
 	if (pins_unrefine(pins, page))
 		page->refine_pins--;
-	cache->stats->n[STAT_unrefines]++;
+	cache_count(cache, ns_of(page)->tenant, STAT_unrefines, 1);
 	cache_settle(cache, page);
 }
 

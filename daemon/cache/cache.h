@@ -26,8 +26,7 @@
 #include "cache/scrub.h"
 #include "cache/shed.h"
 #include "cache/spill.h"
-#include "mem/policy.h"
-#include "mem/tier.h"
+#include "cache/tenant.h"
 
 struct cache_config {
 	uint64_t ram_max; /* bytes over all arenas */
@@ -46,12 +45,9 @@ struct cache {
 	struct stats *stats;
 	struct ns *namespaces; /* newest first */
 	uint32_t n_namespaces;
-	uint32_t last_ns_id;
-	uint64_t stamp;       /* counts operations; orders uses */
-	struct policy policy; /* which page goes, of all namespaces */
-	struct tier *tier; /* NULL: memory is all there is */
-	struct spill_queue spill_queue;
-	struct shed_queue shed_queue;
+	struct tenant *tenants[TENANTS_MAX]; /* [n_tenants], owned */
+	uint32_t n_tenants;
+	uint64_t stamp; /* counts operations; orders uses */
 	struct scrubber scrubber;
 	struct restores restores;
 	struct match *matches;   /* waiting for restores */
@@ -59,7 +55,6 @@ struct cache {
 	uint64_t n_drain, drain_at;
 	uint64_t bytes;          /* sum of ns->bytes */
 	uint64_t bytes_stored;   /* of these, of pages that are below too */
-	uint64_t bytes_spilling; /* on their way down */
 	uint64_t pages;
 	uint64_t pins;
 	/* The daemon ends. Engines go on reading their mappings of the arenas, pinned or not any
@@ -69,8 +64,23 @@ struct cache {
 
 void cache_init(struct cache *cache, const struct cache_config *config, struct worker *worker,
 		struct stats *stats);
-/* Before the first namespace, or never. The tier must give all its callbacks before cache_fini. */
-void cache_set_tier(struct cache *cache, struct tier *tier);
+/* Before the first namespace. A tier put into it (then, too) must give all its callbacks before
+ * cache_fini. NULL: no memory, or TENANTS_MAX are there. */
+struct tenant *cache_add_tenant(struct cache *cache, const struct tenant_params *params);
+struct tenant *cache_tenant(const struct cache *cache, const char *name); /* NULL: none */
+/* Counts for the tenant and for all. */
+static inline void cache_count(struct cache *cache, struct tenant *tenant, enum stats_id id,
+			       uint64_t n)
+{
+	tenant->stats.n[id] += n;
+	cache->stats->n[id] += n;
+}
+/* Of pages that are below too; bytes modulo 2^64. */
+static inline void cache_add_stored(struct cache *cache, struct tenant *tenant, uint64_t bytes)
+{
+	tenant->bytes_stored += bytes;
+	cache->bytes_stored += bytes;
+}
 /* To be called before the first client is turned away by a daemon that ends. */
 void cache_close(struct cache *cache);
 /* Frees all namespaces. Nobody has one open and nothing is in flight. */
@@ -79,14 +89,14 @@ void cache_fini(struct cache *cache);
 /* ---- namespaces (cache.c) ---- */
 
 /* Finds or makes the namespace and counts the caller as one opener. id is checked and settled here.
- * Errors of identity_check and ns_new, -SKVQ_ELIMIT at namespaces_max. */
-int cache_ns_open(struct cache *cache, const char *tenant, struct identity *id,
+ * Errors of identity_check and ns_new, -SKVQ_ENAMESPACES at namespaces_max. */
+int cache_ns_open(struct cache *cache, struct tenant *tenant, struct identity *id,
 		  const char *model_name, struct ns **ret, struct why *why);
 void cache_ns_close(struct cache *cache, struct ns *ns);
 /* Makes a namespace on an arena that another process left, without an opener; the caller fills in
  * its pages (cache/snapshot.c). Takes *arena_fd and sets it to -1 on success. Errors of
- * identity_check and ns_new, -SKVQ_ELIMIT, -SKVQ_EINVAL if it is there already. */
-int cache_ns_adopt(struct cache *cache, const char *tenant, struct identity *id,
+ * identity_check and ns_new, -SKVQ_ENAMESPACES, -SKVQ_EINVAL if it is there already. */
+int cache_ns_adopt(struct cache *cache, struct tenant *tenant, struct identity *id,
 		   const char *model_name, int *arena_fd, struct ns **ret, struct why *why);
 /* Undoes all adoptions, before the first client: nothing is punched. After cache_close, which it
  * undoes too, and with nothing pinned. */
@@ -177,7 +187,8 @@ struct publish {
 };
 
 /* 1: done at once, p->page is pinned, done() is not called. 0: done() will be called.
- * -SKVQ_EINVAL, -SKVQ_ESTALE, -SKVQ_EPINS, -SKVQ_ENOSPC, -SKVQ_EBUSY, -SKVQ_ESHORT, -SKVQ_ENOMEM.
+ * -SKVQ_EINVAL, -SKVQ_ESTALE, -SKVQ_EPINS, -SKVQ_ETPINS, -SKVQ_ENOSPC, -SKVQ_ETRAM, -SKVQ_EQUEUE,
+ * -SKVQ_ESHORT, -SKVQ_ENOMEM.
  * An equal page that is being copied in the other layout is -SKVQ_EBUSY as well. */
 int cache_publish(struct cache *cache, struct publish *p, struct why *why);
 /* The client of a publish in flight is gone: the page stays, without a pin. */
@@ -185,14 +196,19 @@ void cache_publish_orphan(struct publish *p);
 
 /* ---- room (evict.c) ---- */
 
-/* Evicts until bytes more fit under the cap. -SKVQ_ENOSPC with the numbers. */
-int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why);
+/* Evicts until bytes more of the tenant's fit under its cap and that of all: its own pages at its
+ * cap; else those of the tenant that has most above its guarantee, and never what is guaranteed to
+ * another. -SKVQ_ENOSPC; -SKVQ_ETRAM: its own cap, or what others have been guaranteed. */
+int cache_make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes, struct why *why);
 /* The same for a page of so many bytes that is about to be copied in, and takes its slot, in state FILLING.
  * If it comes in place of one of its size, the kernel need not take the memory back and give it again,
  * zeroed: then the slot still has the bytes of the page before, all of which must be written over. NULL:
  * *ret_err. */
 struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
 			     struct why *why);
+/* Bytes of pages that the tenant may come to hold, beside what it holds: pinned pages cannot be
+ * taken back, so they never take room that is guaranteed to another. UINT64_MAX with one tenant. */
+uint64_t cache_may_hold(const struct cache *cache, const struct tenant *tenant);
 /* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. */
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 		  const int32_t tokens[SKVQ_PAGE_TOKENS]);
@@ -204,6 +220,10 @@ void cache_unlist(struct cache *cache, struct page *page);
 /* To be called whenever pins, children or state of a page changed: puts it among the pages that
  * may go or takes it out. */
 void cache_settle(struct cache *cache, struct page *page);
+/* The part of it that counts what cannot go: of the page and those above it. */
+void cache_settle_held(struct page *page);
+/* Bytes that have been offered to the tiers and are not there yet. */
+uint64_t cache_bytes_spilling(const struct cache *cache);
 /* Sum over all arenas as the cap counts it; asks the kernel. */
 uint64_t cache_bytes_used(struct cache *cache);
 /* Sum of st_blocks. */

@@ -21,21 +21,38 @@ static bool is_dead(const struct page *page)
 	return page->unlisted && page->pins == 0 && page->children == 0 && !page->restore;
 }
 
+void cache_settle_held(struct page *page)
+{
+	while (page) {
+		bool held = page->pins || page->held_children || !page_readable(page);
+		struct page *parent = page_parent(page);
+
+		if (held == page->held)
+			return;
+		page->held = held;
+		ns_of(page)->tenant->held += held ? page->bytes : 0 - page->bytes;
+		if (parent)
+			parent->held_children += held ? 1u : UINT32_MAX;
+		page = parent;
+	}
+}
+
 void cache_settle(struct cache *cache, struct page *page)
 {
 	bool may_go = page_readable(page) && page->pins == 0 && page->children == 0;
 
+	cache_settle_held(page);
 	if (is_dead(page)) {
 		(void)cache_drop(cache, page);
 		return;
 	}
-	shed_settle(cache, page);
+	shed_settle(page);
 	if (may_go == page->in_lru)
 		return;
 	if (may_go)
-		policy_add(&cache->policy, page);
+		policy_add(&ns_of(page)->tenant->policy, page);
 	else
-		policy_remove(&cache->policy, page);
+		policy_remove(&ns_of(page)->tenant->policy, page);
 }
 
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
@@ -54,19 +71,37 @@ void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 	}
 	index_insert(&ns->index, page);
 	ns->bytes += page->bytes;
+	ns->tenant->bytes += page->bytes;
 	cache->bytes += page->bytes;
+	ns->tenant->pages++;
 	cache->pages++;
+	cache_settle_held(page);
 }
 
 void cache_unlist(struct cache *cache, struct page *page)
 {
 	if (!page->unlisted) {
 		index_remove(&ns_of(page)->index, page);
-		spill_forget(cache, page);
-		shed_forget(cache, page);
+		spill_forget(page);
+		shed_forget(page);
 		page->unlisted = true;
 	}
 	cache_settle(cache, page);
+}
+
+/* A page that goes was not held, or was on its way. */
+static void let_loose(struct page *page)
+{
+	struct page *parent = page_parent(page);
+
+	if (!page->held)
+		return;
+	page->held = false;
+	ns_of(page)->tenant->held -= page->bytes;
+	if (parent) {
+		parent->held_children--;
+		cache_settle_held(parent);
+	}
 }
 
 static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
@@ -74,19 +109,22 @@ static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
-	policy_gone(&cache->policy, page);
-	spill_forget(cache, page);
-	shed_forget(cache, page);
+	policy_gone(&ns->tenant->policy, page);
+	let_loose(page);
+	spill_forget(page);
+	shed_forget(page);
 	if (!page->unlisted)
 		index_remove(&ns->index, page);
 	if (page->state == PAGE_RESIDENT_STORED)
-		cache->bytes_stored -= page->bytes;
+		cache_add_stored(cache, ns->tenant, 0 - page->bytes);
 	/* A range the kernel keeps still counts (cache_bytes_used asks it); cache_trim retries. */
 	if (!cache->closing && !keep_memory &&
 	    arena_punch(&ns->arena, ns_page_offset(ns, page), ns_page_span(ns, page)) < 0)
-		cache->stats->n[STAT_punch_failures]++;
+		cache_count(cache, ns->tenant, STAT_punch_failures, 1);
 	ns->bytes -= page->bytes;
+	ns->tenant->bytes -= page->bytes;
 	cache->bytes -= page->bytes;
+	ns->tenant->pages--;
 	cache->pages--;
 	page_move(page, PAGE_FREE);
 }
@@ -132,62 +170,149 @@ uint64_t cache_bytes_used(struct cache *cache)
 	uint64_t sum = 0;
 
 	(void)cache_kernel_bytes(cache);
-	for (struct ns *ns = cache->namespaces; ns; ns = ns->next)
-		sum += ns->bytes > ns->kernel_bytes ? ns->bytes : ns->kernel_bytes;
+	for (uint32_t i = 0; i < cache->n_tenants; i++)
+		cache->tenants[i]->used = 0;
+	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		uint64_t used = ns->bytes > ns->kernel_bytes ? ns->bytes : ns->kernel_bytes;
+
+		ns->tenant->used += used;
+		sum += used;
+	}
 	return sum;
+}
+
+uint64_t cache_may_hold(const struct cache *cache, const struct tenant *tenant)
+{
+	uint64_t taken = tenant->held;
+
+	if (cache->n_tenants == 1)
+		return UINT64_MAX;
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		const struct tenant *t = cache->tenants[i];
+
+		if (t != tenant)
+			taken += t->held > t->limits.ram_min ? t->held : t->limits.ram_min;
+	}
+	return taken < cache->config.ram_max ? cache->config.ram_max - taken : 0;
 }
 
 static void evict(struct cache *cache, struct page *page, bool keep_memory)
 {
+	struct tenant *tenant = ns_of(page)->tenant;
+
 	ns_of(page)->evictions++;
-	cache->stats->n[STAT_evictions]++;
-	cache->stats->n[STAT_bytes_evicted] += page->bytes;
+	cache_count(cache, tenant, STAT_evictions, 1);
+	cache_count(cache, tenant, STAT_bytes_evicted, page->bytes);
 	if (!spill_last_call(cache, page))
-		cache->stats->n[STAT_evictions_lost]++;
+		cache_count(cache, tenant, STAT_evictions_lost, 1);
 	(void)drop(cache, page, keep_memory);
 }
 
-/* With `heir`, a page of exactly so many bytes is about to come in that namespace. */
-static int make_room(struct cache *cache, uint64_t bytes, struct ns *heir,
+/* What the tenant would give up next; 0: nothing. */
+static uint64_t gives(const struct cache *cache, const struct tenant *tenant)
+{
+	const struct page *page = tenant->shed_queue.head;
+
+	if (page && !cache->closing && !cache->config.no_shed)
+		return ns_of(page)->layout.refine_bytes;
+	page = policy_victim(&tenant->policy);
+	return page ? page->bytes : 0;
+}
+
+/* Of those that have something to give, the one with most above its guarantee, if bytes more were
+ * the asking one's. So under pressure tenants come to have equal parts of what is not guaranteed,
+ * and who has less than another is not asked. NULL: nobody. */
+static struct tenant *giver(struct cache *cache, struct tenant *asking, uint64_t bytes)
+{
+	struct tenant *best = NULL;
+	uint64_t most = 0;
+
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		struct tenant *t = cache->tenants[i];
+		uint64_t min = t->limits.ram_min, size = gives(cache, t);
+		uint64_t used = t->used + (t == asking ? bytes : 0);
+		uint64_t above = used > min ? used - min : 0;
+
+		if (!size || (t != asking && t->used < min + size))
+			continue;
+		if (!best || above > most || (above == most && t == asking)) {
+			best = t;
+			most = above;
+		}
+	}
+	return best;
+}
+
+/* With `heir`, a page of exactly so many bytes is about to come in that namespace: a page that goes
+ * may leave it its slot and memory. */
+static void give_up(struct cache *cache, struct tenant *tenant, uint64_t bytes, struct ns *heir,
+		    struct page_ref *ret_slot)
+{
+	struct page *page;
+
+	if (shed_one(cache, tenant))
+		return;
+	page = policy_victim(&tenant->policy);
+	if (!heir || ns_of(page) != heir || page->bytes != bytes || page->shed) {
+		evict(cache, page, false);
+		return;
+	}
+	*ret_slot = (struct page_ref){.slot = page->slot, .generation = page->generation};
+	evict(cache, page, true);
+}
+
+/* The sentence tells the tenant of nobody but itself, unless it is the only one. */
+static int no_room(const struct cache *cache, const struct tenant *tenant, uint64_t bytes,
+		   uint64_t max, struct why *why)
+{
+	return why_fail(why, max < cache->config.ram_max ? SKVQ_ETRAM : SKVQ_ENOSPC,
+			"a page of %llu bytes does not fit: this tenant uses %llu of %llu bytes, "
+			"and every page that may go is pinned or has pinned descendants",
+			(unsigned long long)bytes, (unsigned long long)tenant->used,
+			(unsigned long long)max);
+}
+
+static int make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes, struct ns *heir,
 		     struct page_ref *ret_slot, struct why *why)
 {
 	uint64_t max = cache->config.ram_max;
+	uint64_t own = tenant->limits.ram_max ? tenant->limits.ram_max : max;
 	uint64_t used = cache_bytes_used(cache);
 
-	if (used > cache->bytes && used + bytes > max) {
+	if (bytes > cache_may_hold(cache, tenant))
+		return why_fail(why, SKVQ_ETRAM,
+				"a page of %llu bytes does not fit beside %llu that this tenant "
+				"holds: the rest is held by others or guaranteed to them",
+				(unsigned long long)bytes, (unsigned long long)tenant->held);
+	if (used > cache->bytes && (used + bytes > max || tenant->used + bytes > own)) {
 		cache_trim(cache);
 		used = cache_bytes_used(cache);
 	}
-	while (used + bytes > max) {
-		struct page *page;
-
-		if (shed_one(cache)) {
-			used = cache_bytes_used(cache);
-			continue;
-		}
-		page = policy_victim(&cache->policy);
-		if (!page)
-			return why_fail(why, SKVQ_ENOSPC,
-					"a page of %llu bytes does not fit: %llu of %llu bytes are "
-					"in use and every page is pinned or has pinned descendants",
-					(unsigned long long)bytes, (unsigned long long)used,
-					(unsigned long long)max);
-		if (heir && ns_of(page) == heir && page->bytes == bytes && !page->shed &&
-		    used <= max) {
-			*ret_slot =
-			    (struct page_ref){.slot = page->slot, .generation = page->generation};
-			evict(cache, page, true);
+	while (tenant->used + bytes > own) {
+		if (!gives(cache, tenant))
+			return no_room(cache, tenant, bytes, own, why);
+		give_up(cache, tenant, bytes, used <= max && tenant->used <= own ? heir : NULL,
+			ret_slot);
+		if (ret_slot && ret_slot->generation)
 			return 0;
-		}
-		evict(cache, page, false);
+		used = cache_bytes_used(cache);
+	}
+	while (used + bytes > max) {
+		struct tenant *from = giver(cache, tenant, bytes);
+
+		if (!from)
+			return no_room(cache, tenant, bytes, max, why);
+		give_up(cache, from, bytes, used <= max ? heir : NULL, ret_slot);
+		if (ret_slot && ret_slot->generation)
+			return 0;
 		used = cache_bytes_used(cache);
 	}
 	return 0;
 }
 
-int cache_make_room(struct cache *cache, uint64_t bytes, struct why *why)
+int cache_make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes, struct why *why)
 {
-	return make_room(cache, bytes, NULL, NULL, why);
+	return make_room(cache, tenant, bytes, NULL, NULL, why);
 }
 
 struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
@@ -196,14 +321,14 @@ struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes,
 	struct page_ref kept = {0};
 	struct page *page;
 
-	*ret_err = make_room(cache, bytes, ns, &kept, why);
+	*ret_err = make_room(cache, ns->tenant, bytes, ns, &kept, why);
 	if (*ret_err < 0)
 		return NULL;
 	/* The slot that was freed last is taken first, unless more was dropped with its page. */
 	page = page_table_take(&ns->table, PAGE_FILLING);
 	if (kept.generation && (!page || page->slot != kept.slot) &&
 	    arena_punch(&ns->arena, kept.slot * ns->layout.slot_bytes, bytes) < 0)
-		cache->stats->n[STAT_punch_failures]++;
+		cache_count(cache, ns->tenant, STAT_punch_failures, 1);
 	if (!page)
 		*ret_err = why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
 				    ns->table.slots, ns->id);
@@ -224,9 +349,9 @@ static void trim_flush(struct trim *t)
 	if (t->from == t->to)
 		return;
 	if (arena_punch(&t->ns->arena, t->from, t->to - t->from) < 0)
-		t->cache->stats->n[STAT_punch_failures]++;
+		cache_count(t->cache, t->ns->tenant, STAT_punch_failures, 1);
 	else
-		t->cache->stats->n[STAT_holes_punched]++;
+		cache_count(t->cache, t->ns->tenant, STAT_holes_punched, 1);
 	t->punches++;
 	t->from = t->to = 0;
 }

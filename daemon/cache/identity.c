@@ -374,3 +374,20 @@ int page_digest(const uint8_t identity[IDENTITY_DIGEST], const uint8_t parent[ID
 	assert(at == buf + sizeof(buf));
 	return EVP_Digest(buf, sizeof(buf), ret, NULL, EVP_sha256(), NULL) == 1 ? 0 : -SKVQ_ENOMEM;
 }
+
+int namespace_digest(const uint8_t identity[IDENTITY_DIGEST], const char *tenant,
+		     const uint8_t *salt, uint32_t salt_bytes, uint8_t ret[IDENTITY_DIGEST])
+{
+	uint8_t buf[IDENTITY_DIGEST + 64 + 64];
+	size_t n = strlen(tenant);
+
+	assert(n < 64 && salt_bytes <= 64);
+	memcpy(buf, identity, IDENTITY_DIGEST);
+	memcpy(buf + IDENTITY_DIGEST, tenant, n + 1); /* no name has a zero byte: it ends there */
+	n += IDENTITY_DIGEST;
+	if (salt_bytes) {
+		memcpy(buf + n + 1, salt, salt_bytes);
+		n += 1 + salt_bytes;
+	}
+	return EVP_Digest(buf, n, ret, NULL, EVP_sha256(), NULL) == 1 ? 0 : -SKVQ_ENOMEM;
+}

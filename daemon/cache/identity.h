@@ -69,4 +69,9 @@ int page_digest(const uint8_t identity[IDENTITY_DIGEST], const uint8_t parent[ID
 		uint32_t position, const int32_t tokens[SKVQ_PAGE_TOKENS],
 		uint8_t ret[IDENTITY_DIGEST]);
 
+/* The digest that names a namespace below memory: SHA-256(identity digest, the tenant's name and,
+ * with a salt, a zero byte and the salt). tenant has at most 63 bytes, salt 64. -SKVQ_ENOMEM. */
+int namespace_digest(const uint8_t identity[IDENTITY_DIGEST], const char *tenant,
+		     const uint8_t *salt, uint32_t salt_bytes, uint8_t ret[IDENTITY_DIGEST]);
+
 #endif /* SKVQD_CACHE_IDENTITY_H */

@@ -32,12 +32,15 @@ struct plan {
 	uint32_t n_ready; /* of these, the first that are readable; the rest is on its way */
 	uint32_t n_cold;  /* behind these, in the tier */
 	bool cut;         /* by pins_max */
+	bool full;        /* more may not be held: it is guaranteed to other tenants */
 	uint8_t *digests; /* [n_cold][IDENTITY_DIGEST] */
 };
 
-static void plan_table(struct match *m, uint32_t pins_left, struct plan *plan)
+static void plan_table(const struct cache *cache, struct match *m, uint32_t pins_left,
+		       struct plan *plan)
 {
 	struct ns *ns = m->ns;
+	uint64_t hold = cache_may_hold(cache, ns->tenant);
 	struct page *page = NULL;
 
 	while (plan->n < plan->want) {
@@ -51,14 +54,18 @@ static void plan_table(struct match *m, uint32_t pins_left, struct plan *plan)
 			plan->cut = true;
 			return;
 		}
+		if (!next->held && next->bytes > hold) {
+			plan->full = true;
+			return;
+		}
+		hold -= next->held ? 0 : next->bytes;
 		plan->n_ready += plan->n_ready == plan->n && page_readable(next);
 		m->refs[plan->n++] = page_ref(next);
 		page = next;
 	}
 }
 
-static int plan_tier(struct cache *cache, struct match *m, uint32_t most, struct plan *plan,
-		     struct why *why)
+static int plan_tier(struct match *m, uint32_t most, struct plan *plan, struct why *why)
 {
 	uint8_t parent[IDENTITY_DIGEST] = {0}, *digest;
 	struct tier_key key;
@@ -76,7 +83,7 @@ static int plan_tier(struct cache *cache, struct match *m, uint32_t most, struct
 				digest) < 0)
 			return why_fail(why, SKVQ_ENOMEM, "no memory for a page digest");
 		restore_key(m->ns, digest, &key);
-		if (!cache->tier->ops->contains(cache->tier, &key))
+		if (!m->ns->tenant->tier->ops->contains(m->ns->tenant->tier, &key))
 			return 0;
 		memcpy(parent, digest, sizeof(parent));
 	}
@@ -93,7 +100,7 @@ static void plan_worth(struct cache *cache, const struct match *m, struct plan *
 
 	if (m->recompute_us && read_us > (uint64_t)n * SKVQ_PAGE_TOKENS * m->recompute_us)
 		n = 0;
-	cache->stats->n[STAT_restores_declined] += plan->n_cold - n;
+	cache_count(cache, m->ns->tenant, STAT_restores_declined, plan->n_cold - n);
 	plan->n_cold = n;
 }
 
@@ -101,13 +108,15 @@ static int make_plan(struct cache *cache, struct match *m, uint32_t pins_left, s
 		     struct why *why)
 {
 	uint32_t most, out_max = cache->config.restores_max;
+	uint32_t tenant_max = m->ns->tenant->limits.restores_max;
 	int err;
 
 	plan->want = m->n_tokens / SKVQ_PAGE_TOKENS;
 	if (plan->want > m->max_pages)
 		plan->want = m->max_pages;
-	plan_table(m, pins_left, plan);
-	if (!cache->tier || !m->wait_ms || cache->closing || plan->cut || plan->n == plan->want ||
+	plan_table(cache, m, pins_left, plan);
+	if (!m->ns->tenant->tier || !m->wait_ms || cache->closing || plan->cut || plan->full ||
+	    plan->n == plan->want ||
 	    index_find(&m->ns->index, &m->ns->table,
 		       plan->n ? chain_at(m, plan->n - 1) : NULL, tokens_at(m, plan->n)))
 		return 0;
@@ -116,7 +125,9 @@ static int make_plan(struct cache *cache, struct match *m, uint32_t pins_left, s
 		most = pins_left - plan->n;
 	if (most > out_max - cache->restores.n)
 		most = out_max - cache->restores.n;
-	err = plan_tier(cache, m, most, plan, why);
+	if (tenant_max && most > tenant_max - m->ns->tenant->n_restores)
+		most = tenant_max - m->ns->tenant->n_restores;
+	err = plan_tier(m, most, plan, why);
 	if (!err)
 		plan_worth(cache, m, plan);
 	return err;
@@ -133,7 +144,7 @@ static void begin_cold(struct cache *cache, struct match *m, const struct plan *
 
 		if (restore_begin(cache, m->ns, page, tokens_at(m, m->n_chain), digest, timeout_ms,
 				  &page, NULL) < 0) {
-			cache->stats->n[STAT_restores_refused] += plan->n_cold - i;
+			cache_count(cache, m->ns->tenant, STAT_restores_refused, plan->n_cold - i);
 			return;
 		}
 		cache_hold(cache, page);
@@ -163,17 +174,18 @@ static void let_go(struct cache *cache, struct match *m)
 
 static void count(struct cache *cache, const struct match *m)
 {
-	struct stats *stats = cache->stats;
+	struct tenant *tenant = m->ns->tenant;
 	uint64_t tokens = (uint64_t)m->n * SKVQ_PAGE_TOKENS;
 
 	m->ns->page_hits += m->n;
 	m->ns->tokens_asked += m->n_tokens;
 	m->ns->tokens_matched += tokens;
-	stats->n[STAT_matches]++;
-	stats->n[STAT_page_hits] += m->n;
-	stats->n[STAT_tokens_asked] += m->n_tokens;
-	stats->n[STAT_tokens_matched] += tokens;
-	stats->n[STAT_tokens_restored] += (uint64_t)m->n_restored * SKVQ_PAGE_TOKENS;
+	cache_count(cache, tenant, STAT_matches, 1);
+	cache_count(cache, tenant, STAT_page_hits, m->n);
+	cache_count(cache, tenant, STAT_tokens_asked, m->n_tokens);
+	cache_count(cache, tenant, STAT_tokens_matched, tokens);
+	cache_count(cache, tenant, STAT_tokens_restored,
+		    (uint64_t)m->n_restored * SKVQ_PAGE_TOKENS);
 }
 
 /* The chain up to n_waiting is good. */
@@ -185,9 +197,9 @@ static void complete(struct cache *cache, struct match *m)
 		struct page *page = chain_at(m, i);
 
 		page->hits++;
-		policy_hit(&cache->policy, page);
+		policy_hit(&m->ns->tenant->policy, page);
 		cache_pin(cache, m->pins, page);
-		spill_want(cache, page);
+		spill_want(page);
 	}
 	if (m->pins)
 		pins_unreserve(m->pins, m->n_chain - m->n);
@@ -255,7 +267,7 @@ int cache_match(struct cache *cache, struct match *m, struct why *why)
 				   plan.n + plan.n_cold || !plan.cut ? plan.n + plan.n_cold : 1,
 				   why);
 	if (!err) {
-		cache->stats->n[STAT_matches_cut] += plan.cut;
+		cache_count(cache, m->ns->tenant, STAT_matches_cut, plan.cut || plan.full);
 		begin(cache, m, &plan);
 		/* What could not be asked for after all. */
 		pins_unreserve(m->pins, plan.n + plan.n_cold - m->n_chain);
@@ -286,7 +298,7 @@ int cache_prefetch(struct cache *cache, struct match *m, uint32_t *ret_here, uin
 	if (!err) {
 		begin(cache, m, &plan);
 		let_go(cache, m); /* reads go on without being held */
-		cache->stats->n[STAT_prefetches]++;
+		cache_count(cache, m->ns->tenant, STAT_prefetches, 1);
 		*ret_here = plan.n_ready;
 		*ret_coming = m->n_chain - plan.n_ready;
 	}

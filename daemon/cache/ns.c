@@ -10,18 +10,6 @@
 
 #include "base/checked.h"
 
-/* SHA-256 of the identity's digest and the tenant's name: the digest comes first, for its length is
- * fixed. */
-static int tier_name(struct ns *ns)
-{
-	uint8_t text[IDENTITY_DIGEST + NS_TENANT_MAX + 1] = {0};
-	size_t n = strlen(ns->tenant);
-
-	memcpy(text, ns->digest, IDENTITY_DIGEST);
-	memcpy(text + IDENTITY_DIGEST, ns->tenant, n);
-	return identity_digest(text, IDENTITY_DIGEST + (uint32_t)n, ns->tier_name);
-}
-
 /* As the plugin finds it: by the identity alone. */
 static bool has_safe(const struct ns_params *params, struct skvq_layout *ret)
 {
@@ -57,7 +45,7 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 	if (!ns)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a namespace");
 	ns->arena.fd = ns->arena.fd_ro = -1;
-	(void)snprintf(ns->tenant, sizeof(ns->tenant), "%s", params->tenant);
+	ns->tenant = params->tenant;
 	(void)snprintf(ns->model_name, sizeof(ns->model_name), "%s", params->model_name);
 	ns->identity = *params->identity;
 	ns->layout = *layout;
@@ -65,7 +53,8 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 	ns->canon_bytes = identity_encode(&ns->identity, ns->canon);
 	err = identity_digest(ns->canon, ns->canon_bytes, ns->digest);
 	if (!err)
-		err = tier_name(ns);
+		err = namespace_digest(ns->digest, ns->tenant->name, ns->tenant->salt,
+				       ns->tenant->limits.salt_bytes, ns->tier_name);
 	if (err < 0) {
 		(void)why_fail(why, -err, "no memory for the identity's digest");
 		goto fail;
@@ -84,8 +73,8 @@ int ns_new(const struct ns_params *params, struct ns **ret, struct why *why)
 				     (unsigned long long)slots);
 		goto fail;
 	}
-	(void)snprintf(name, sizeof(name), "skvqd-%02x%02x%02x%02x", ns->digest[0], ns->digest[1],
-		       ns->digest[2], ns->digest[3]);
+	(void)snprintf(name, sizeof(name), "skvqd-%02x%02x%02x%02x", ns->tier_name[0],
+		       ns->tier_name[1], ns->tier_name[2], ns->tier_name[3]);
 	err = params->arena_fd ? arena_adopt(&ns->arena, params->arena_fd, arena_bytes, why)
 			       : arena_init(&ns->arena, name, arena_bytes, why);
 	if (err < 0)
@@ -109,8 +98,7 @@ void ns_free(struct ns *ns)
 	free(ns);
 }
 
-bool ns_is(const struct ns *ns, const char *tenant, const uint8_t *canon, uint32_t canon_bytes)
+bool ns_is(const struct ns *ns, const uint8_t *canon, uint32_t canon_bytes)
 {
-	return ns->canon_bytes == canon_bytes && !memcmp(ns->canon, canon, canon_bytes) &&
-	       !strcmp(ns->tenant, tenant);
+	return ns->canon_bytes == canon_bytes && !memcmp(ns->canon, canon, canon_bytes);
 }

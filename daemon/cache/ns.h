@@ -15,10 +15,10 @@
 #include "cache/errors.h"
 #include "cache/identity.h"
 #include "cache/index.h"
+#include "cache/tenant.h"
 #include "mem/arena.h"
 #include "mem/page.h"
 
-#define NS_TENANT_MAX 63u
 #define NS_NAME_MAX   255u
 /* A page costs about half a KiB of ours beside its arena bytes; this bounds the table's address
  * space (8 GiB) where pages are tiny and the RAM cap is huge. */
@@ -27,13 +27,13 @@
 struct ns {
 	struct ns *next;
 	uint32_t id; /* on the wire; never reused by this process */
-	char tenant[NS_TENANT_MAX + 1];
+	struct tenant *tenant;
 	char model_name[NS_NAME_MAX + 1]; /* for people, from the first opener */
 	struct identity identity;
 	uint32_t canon_bytes;
 	uint8_t canon[IDENTITY_CANON_MAX];
 	uint8_t digest[IDENTITY_DIGEST];
-	uint8_t tier_name[IDENTITY_DIGEST]; /* of tenant and digest: this namespace in the tier */
+	uint8_t tier_name[IDENTITY_DIGEST]; /* namespace_digest: this namespace in the tier */
 	struct skvq_layout layout;
 	bool has_safe;
 	struct skvq_layout safe; /* of safe pages, if there may be any */
@@ -54,7 +54,7 @@ struct ns {
 
 /* What a namespace is made of; all borrowed for the call, collisions for its life. */
 struct ns_params {
-	const char *tenant;
+	struct tenant *tenant; /* for its life */
 	const char *model_name;
 	const struct identity *identity;  /* checked */
 	const struct skvq_layout *layout; /* of this identity */
@@ -69,8 +69,8 @@ struct ns_params {
 int ns_new(const struct ns_params *params, struct ns **ret, struct why *why);
 void ns_free(struct ns *ns); /* NULL is fine; no openers, no fills, no pins */
 
-/* Tenant and canonical bytes equal: the proof behind an equal digest. */
-bool ns_is(const struct ns *ns, const char *tenant, const uint8_t *canon, uint32_t canon_bytes);
+/* Canonical bytes equal: the proof behind an equal digest. */
+bool ns_is(const struct ns *ns, const uint8_t *canon, uint32_t canon_bytes);
 
 static inline struct ns *ns_of(const struct page *page)
 {

@@ -46,7 +46,12 @@ void pins_fini(struct pins *pins)
 
 uint32_t pins_left(const struct pins *pins)
 {
-	return pins->max - pins->total - pins->reserved;
+	uint32_t own = pins->max - pins->total - pins->reserved;
+	uint64_t all = UINT64_MAX;
+
+	if (pins->group)
+		all = pins->group->max > pins->group->n ? pins->group->max - pins->group->n : 0;
+	return own < all ? own : (uint32_t)all;
 }
 
 /* Places for that many distinct pages at a load of at most a half. */
@@ -76,14 +81,21 @@ static int grow(struct pins *pins, uint64_t pages)
 
 int pins_reserve(struct pins *pins, uint32_t n, struct why *why)
 {
-	if (n > pins_left(pins))
+	if (n > pins->max - pins->total - pins->reserved)
 		return why_fail(why, SKVQ_EPINS,
 				"this connection holds %u pins and %u promised ones of %u",
 				pins->total, pins->reserved, pins->max);
+	if (n > pins_left(pins))
+		return why_fail(why, SKVQ_ETPINS,
+				"the connections of this tenant hold %llu pins of %llu",
+				(unsigned long long)pins->group->n,
+				(unsigned long long)pins->group->max);
 	if (grow(pins, (uint64_t)pins->pages + pins->reserved + n) < 0)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a table of %u pins",
 				pins->total + pins->reserved + n);
 	pins->reserved += n;
+	if (pins->group)
+		pins->group->n += n;
 	return 0;
 }
 
@@ -91,6 +103,8 @@ void pins_unreserve(struct pins *pins, uint32_t n)
 {
 	assert(n <= pins->reserved);
 	pins->reserved -= n;
+	if (pins->group)
+		pins->group->n -= n;
 }
 
 void pins_add(struct pins *pins, struct page *page, bool refined)
@@ -136,6 +150,8 @@ uint32_t pins_take(struct pins *pins, struct page *page, uint32_t n)
 	assert(pin->page == page && pin->count >= n);
 	pin->count -= n;
 	pins->total -= n;
+	if (pins->group)
+		pins->group->n -= n;
 	ended = pin->refined > pin->count ? pin->refined - pin->count : 0;
 	pin->refined -= ended;
 	if (pin->count)

@@ -21,7 +21,14 @@ struct pin {
 	uint32_t refined; /* of these, such as hold the page's refinement too */
 };
 
+/* What several connections hold together. */
+struct pins_group {
+	uint64_t n; /* totals and reservations */
+	uint64_t max;
+};
+
 struct pins {
+	struct pins_group *group; /* NULL: none; set before the first pin */
 	struct pin *table; /* open addressing, a power of two of places */
 	uint32_t places;
 	uint32_t pages;    /* distinct */
@@ -33,10 +40,10 @@ struct pins {
 void pins_init(struct pins *pins, uint32_t max); /* allocates nothing yet */
 void pins_fini(struct pins *pins);               /* must be empty */
 
-/* How many pins may still be added. */
+/* How many pins may still be added, by this bound and the group's. */
 uint32_t pins_left(const struct pins *pins);
-/* Makes room for n more pins: the next n pins_add cannot fail. -SKVQ_EPINS naming the bound,
- * -SKVQ_ENOMEM. Counts n as reserved. */
+/* Makes room for n more pins: the next n pins_add cannot fail. -SKVQ_EPINS, -SKVQ_ETPINS (the
+ * group's) naming the bound, -SKVQ_ENOMEM. Counts n as reserved. */
 int pins_reserve(struct pins *pins, uint32_t n, struct why *why);
 void pins_unreserve(struct pins *pins, uint32_t n);
 

@@ -62,19 +62,25 @@ static void append(struct fill *fill, struct publish *p)
 	fill->tail = p;
 }
 
+static void end_fill(struct fill *fill)
+{
+	fill->ns->fills--;
+	fill->ns->tenant->n_fills--;
+}
+
 /* Undoes begin_fill, whether a copy ran or not. */
 static void fill_abandon(struct fill *fill)
 {
 	struct cache *cache = fill->cache;
 	struct page *page = fill->page;
 
-	fill->ns->fills--;
+	end_fill(fill);
 	page->fill = NULL;
 	if (fill->refine) {
 		if (arena_punch(&fill->ns->arena,
 				fill->task.slot_offset + fill->ns->layout.base_bytes,
 				fill->ns->layout.refine_bytes) < 0)
-			cache->stats->n[STAT_punch_failures]++;
+			cache_count(cache, fill->ns->tenant, STAT_punch_failures, 1);
 		cache_release(cache, page, 1);
 	} else {
 		(void)cache_drop(cache, page);
@@ -94,15 +100,16 @@ static void arrived(struct fill *fill)
 {
 	struct cache *cache = fill->cache;
 	struct page *page = fill->page;
+	struct tenant *tenant = fill->ns->tenant;
 
 	memcpy(page->digest, fill->task.digest, sizeof(page->digest));
 	page->stamp = cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
-	cache->stats->n[STAT_pages_returned] += policy_born(&cache->policy, page);
-	spill_want(cache, page);
-	cache->stats->n[STAT_bytes_copied] += page->bytes;
-	cache->stats->n[STAT_pages_safe] += page->safe;
+	cache_count(cache, tenant, STAT_pages_returned, policy_born(&tenant->policy, page));
+	spill_want(page);
+	cache_count(cache, tenant, STAT_bytes_copied, page->bytes);
+	cache_count(cache, tenant, STAT_pages_safe, page->safe);
 	fill->ns->pages_safe += page->safe;
 	errors_count(fill->ns->errors, fill->task.layout,
 		     fill->ns->arena.base + fill->task.slot_offset);
@@ -111,7 +118,7 @@ static void arrived(struct fill *fill)
 static void fill_succeeded(struct fill *fill)
 {
 	struct cache *cache = fill->cache;
-	struct stats *stats = cache->stats;
+	struct tenant *tenant = fill->ns->tenant;
 	struct page *page = fill->page;
 	struct publish *p;
 
@@ -119,11 +126,11 @@ static void fill_succeeded(struct fill *fill)
 	cache->stamp++;
 	if (fill->refine) {
 		shed_undo(cache, page);
-		stats->n[STAT_bytes_copied] += fill->ns->layout.refine_bytes;
+		cache_count(cache, tenant, STAT_bytes_copied, fill->ns->layout.refine_bytes);
 	} else {
 		arrived(fill);
 	}
-	fill->ns->fills--;
+	end_fill(fill);
 	fill->ns->used = cache->stamp;
 	/* All pins before the first answer: an answer may end a connection. */
 	for (p = fill->head; p; p = p->next) {
@@ -131,8 +138,8 @@ static void fill_succeeded(struct fill *fill)
 		p->existed = fill->refine || p != fill->head;
 		if (p->pins)
 			cache_pin(cache, p->pins, page);
-		stats->n[STAT_publishes]++;
-		stats->n[STAT_publishes_joined] += p->existed;
+		cache_count(cache, tenant, STAT_publishes, 1);
+		cache_count(cache, tenant, STAT_publishes_joined, p->existed);
 	}
 	if (fill->refine)
 		cache_release(cache, page, 1);
@@ -151,14 +158,14 @@ static void fill_failed(struct fill *fill)
 	int err = fill->result;
 
 	if (err == -SKVQ_ECORRUPT)
-		fill->cache->stats->n[STAT_page_check_failures]++;
+		cache_count(fill->cache, fill->ns->tenant, STAT_page_check_failures, 1);
 	finish_one(p, err, why.text);
 	if (fill->head) {
 		err = fill_start(fill);
 		if (!err)
 			return;
 		while ((p = pop(fill)))
-			finish_one(p, err, "the copy queue (workers queue_max) is full");
+			finish_one(p, -SKVQ_EQUEUE, "the copy queue (workers queue_max) is full");
 	}
 	fill_abandon(fill);
 }
@@ -188,6 +195,15 @@ static struct fill *fill_new(struct cache *cache, const struct publish *p)
 	return fill;
 }
 
+/* Whether one more copy may be under way for this tenant. */
+static int check_queue(const struct tenant *tenant, struct why *why)
+{
+	if (!tenant->limits.fills_max || tenant->n_fills < tenant->limits.fills_max)
+		return 0;
+	return why_fail(why, SKVQ_EQUEUE, "this tenant's part of the copy queue (workers queue_max), "
+			"%u pages, is full", tenant->limits.fills_max);
+}
+
 /* The page has its place; its bytes are to be copied. */
 static int fill_begin(struct fill *fill, struct publish *p, uint64_t bytes,
 		      const struct page *parent, struct why *why)
@@ -206,11 +222,12 @@ static int fill_begin(struct fill *fill, struct publish *p, uint64_t bytes,
 	if (parent)
 		memcpy(fill->task.parent, parent->digest, sizeof(fill->task.parent));
 	ns->fills++;
+	ns->tenant->n_fills++;
 	append(fill, p);
 	err = fill_start(fill);
 	if (err < 0) {
 		fill_abandon(fill);
-		return why_fail(why, -err, "the copy queue (workers queue_max) is full");
+		return why_fail(why, SKVQ_EQUEUE, "the copy queue (workers queue_max) is full");
 	}
 	return 0;
 }
@@ -222,6 +239,9 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 	struct fill *fill;
 	int err;
 
+	err = check_queue(ns->tenant, why);
+	if (err < 0)
+		return err;
 	fill = fill_new(cache, p);
 	if (!fill)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a copy job");
@@ -248,7 +268,9 @@ static int begin_refine(struct cache *cache, struct publish *p, struct page *pag
 	fill->refine = true;
 	fill->page = page;
 	cache_hold(cache, page);
-	err = cache_make_room(cache, p->ns->layout.refine_bytes, why);
+	err = check_queue(p->ns->tenant, why);
+	if (!err)
+		err = cache_make_room(cache, p->ns->tenant, p->ns->layout.refine_bytes, why);
 	if (err < 0) {
 		cache_release(cache, page, 1);
 		free(fill);
@@ -271,7 +293,7 @@ static int check_parent(struct cache *cache, const struct publish *p, struct pag
 		return 0;
 	parent = page_table_get(&p->ns->table, p->parent);
 	if (!parent) {
-		cache->stats->n[STAT_stale_handles]++;
+		cache_count(cache, p->ns->tenant, STAT_stale_handles, 1);
 		return why_fail(why, SKVQ_ESTALE,
 				"parent slot %u generation %u of namespace %u is gone",
 				p->parent.slot, p->parent.generation, p->ns->id);
@@ -356,8 +378,8 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 		cache_pin(cache, p->pins, page);
 		p->page = page;
 		p->existed = true;
-		cache->stats->n[STAT_publishes]++;
-		cache->stats->n[STAT_publishes_existed]++;
+		cache_count(cache, ns->tenant, STAT_publishes, 1);
+		cache_count(cache, ns->tenant, STAT_publishes_existed, 1);
 		return 1;
 	}
 	err = begin_fill(cache, p, parent, bytes, why);

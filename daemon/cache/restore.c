@@ -88,16 +88,16 @@ static void failed(struct restore *r, int err)
 	struct cache *cache = r->cache;
 	struct tier_key key;
 
-	cache->stats->n[STAT_restores_failed]++;
+	cache_count(cache, r->ns->tenant, STAT_restores_failed, 1);
 	if (err != -SKVQ_ECORRUPT || !r->given)
 		return;
 	/* The record's own checksum held: what went in was wrong already, or belongs to another
 	 * page. */
-	cache->stats->n[STAT_restore_check_failures]++;
+	cache_count(cache, r->ns->tenant, STAT_restore_check_failures, 1);
 	log_event(LOG_WARNING, "restore_corrupt", LOG_U64("ns", r->ns->id),
 		  LOG_U64("position", r->page->position), LOG_STR("detail", r->task.why.text));
 	restore_key(r->ns, r->page->digest, &key);
-	cache->tier->ops->drop(cache->tier, &key);
+	r->ns->tenant->tier->ops->drop(r->ns->tenant->tier, &key);
 }
 
 /* The page is good or not, and its parent has been judged. */
@@ -105,20 +105,22 @@ static void settle_one(struct restore *r, int err)
 {
 	struct cache *cache = r->cache;
 	struct page *page = r->page, *parent = page_parent(page);
+	struct tenant *tenant = r->ns->tenant;
 
 	page->restore = NULL;
 	r->ns->fills--;
+	tenant->n_restores--;
 	if (err < 0)
 		failed(r, err);
 	if (!err) {
 		page->born_ms = page->used_ms = clock_ms();
 		page_move(page, PAGE_RESIDENT_STORED);
-		cache->bytes_stored += page->bytes;
+		cache_add_stored(cache, tenant, page->bytes);
 		if (r->task.shed)
 			shed_mark(cache, page);
-		(void)policy_born(&cache->policy, page);
-		cache->stats->n[STAT_restores]++;
-		cache->stats->n[STAT_bytes_restored] += page->bytes;
+		(void)policy_born(&tenant->policy, page);
+		cache_count(cache, tenant, STAT_restores, 1);
+		cache_count(cache, tenant, STAT_bytes_restored, page->bytes);
 	}
 	free(r);
 	/* Nobody can come by a page whose parent is not found. */
@@ -194,13 +196,15 @@ static int settle_kind(struct restore *r, const struct tier_page *from)
 		return why_fail(&r->task.why, SKVQ_ECORRUPT,
 				"a safe page in a namespace that has none");
 	more += skvq_layout_page_bytes(&r->ns->safe, page->position);
-	err = cache_make_room(r->cache, more, &r->task.why);
+	err = cache_make_room(r->cache, r->ns->tenant, more, &r->task.why);
 	if (err < 0)
 		return err;
 	page->safe = true;
 	r->task.layout = &r->ns->safe;
 	page->bytes += more;
 	r->ns->bytes += more;
+	r->ns->tenant->bytes += more;
+	r->ns->tenant->held += more; /* it is on its way, so it is held */
 	r->cache->bytes += more;
 	r->task.page_bytes = page->bytes;
 	return 0;
@@ -291,7 +295,8 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	struct tier_key key;
 	int err;
 
-	err = cache_make_room(cache, skvq_layout_page_bytes(&ns->layout, position), why);
+	err = cache_make_room(cache, ns->tenant, skvq_layout_page_bytes(&ns->layout, position),
+			      why);
 	if (err < 0)
 		return err;
 	r = calloc(1, sizeof(*r));
@@ -308,7 +313,7 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	}
 	fill_in_task(&r->task, ns, r->page);
 	restore_key(ns, digest, &key);
-	err = cache->tier->ops->get(cache->tier, &key, timeout_ms, got, r);
+	err = ns->tenant->tier->ops->get(ns->tenant->tier, &key, timeout_ms, got, r);
 	if (err <= 0) {
 		cache_drop(cache, r->page);
 		free(r);
@@ -316,6 +321,7 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	}
 	r->page->restore = r;
 	ns->fills++;
+	ns->tenant->n_restores++;
 	r->bytes = r->page->bytes;
 	count_out(&cache->restores, r->bytes);
 	*ret_page = r->page;

@@ -35,7 +35,7 @@ static void check_work(struct job *job)
 
 static void bad(struct cache *cache, struct ns *ns, struct page *page)
 {
-	cache->stats->n[STAT_scrub_failures]++;
+	cache_count(cache, ns->tenant, STAT_scrub_failures, 1);
 	log_event(LOG_ERROR, "page_corrupt", LOG_U64("ns", ns->id), LOG_U64("slot", page->slot),
 		  LOG_U64("generation", page->generation), LOG_U64("position", page->position),
 		  LOG_U64("pins", page->pins));
@@ -53,7 +53,7 @@ static void check_done(struct job *job)
 	cache->scrubber.busy = false;
 	/* What was dropped, or lost or got its refinement meanwhile, was not read as one thing. */
 	if (!job->cancelled && page && page->shed == c->shed && !page->fill && !page->unlisted) {
-		cache->stats->n[STAT_scrubbed]++;
+		cache_count(cache, ns->tenant, STAT_scrubbed, 1);
 		if (!c->good)
 			bad(cache, ns, page);
 	}

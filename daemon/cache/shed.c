@@ -5,9 +5,9 @@
 
 #include "cache/cache.h"
 
-void shed_forget(struct cache *cache, struct page *page)
+void shed_forget(struct page *page)
 {
-	struct shed_queue *q = &cache->shed_queue;
+	struct shed_queue *q = &ns_of(page)->tenant->shed_queue;
 
 	if (!page->in_shed)
 		return;
@@ -24,16 +24,16 @@ void shed_forget(struct cache *cache, struct page *page)
 	q->n--;
 }
 
-void shed_settle(struct cache *cache, struct page *page)
+void shed_settle(struct page *page)
 {
-	struct shed_queue *q = &cache->shed_queue;
+	struct shed_queue *q = &ns_of(page)->tenant->shed_queue;
 	bool may_go = ns_of(page)->layout.refine_bytes && page_readable(page) && !page->shed &&
 		      page->refine_pins == 0 && !page->unlisted;
 
 	if (may_go == page->in_shed)
 		return;
 	if (!may_go) {
-		shed_forget(cache, page);
+		shed_forget(page);
 		return;
 	}
 	page->in_shed = true;
@@ -54,16 +54,19 @@ static void resize(struct cache *cache, struct page *page, uint64_t bytes, bool 
 	uint64_t delta = grows ? bytes : 0 - bytes;
 
 	page->bytes += delta;
-	policy_resized(&cache->policy, page, delta);
+	policy_resized(&ns->tenant->policy, page, delta);
 	ns->bytes += delta;
+	ns->tenant->bytes += delta;
+	if (page->held)
+		ns->tenant->held += delta;
 	cache->bytes += delta;
 	if (page->state == PAGE_RESIDENT_STORED)
-		cache->bytes_stored += delta;
+		cache_add_stored(cache, ns->tenant, delta);
 }
 
-bool shed_one(struct cache *cache)
+bool shed_one(struct cache *cache, struct tenant *tenant)
 {
-	struct page *page = cache->shed_queue.head;
+	struct page *page = tenant->shed_queue.head;
 	struct ns *ns;
 	uint64_t at;
 
@@ -73,12 +76,13 @@ bool shed_one(struct cache *cache)
 	(void)spill_last_call(cache, page);
 	ns = ns_of(page);
 	at = ns_page_offset(ns, page) + ns->layout.base_bytes;
-	shed_forget(cache, page);
+	shed_forget(page);
 	if (arena_punch(&ns->arena, at, ns->layout.refine_bytes) < 0)
-		cache->stats->n[STAT_punch_failures]++; /* still counted by the kernel; cache_trim */
+		/* still counted by the kernel; cache_trim */
+		cache_count(cache, tenant, STAT_punch_failures, 1);
 	shed_mark(cache, page);
-	cache->stats->n[STAT_sheds]++;
-	cache->stats->n[STAT_bytes_shed] += ns->layout.refine_bytes;
+	cache_count(cache, tenant, STAT_sheds, 1);
+	cache_count(cache, tenant, STAT_bytes_shed, ns->layout.refine_bytes);
 	return true;
 }
 
@@ -93,6 +97,6 @@ void shed_undo(struct cache *cache, struct page *page)
 	assert(page->shed);
 	page->shed = false;
 	resize(cache, page, ns_of(page)->layout.refine_bytes, true);
-	cache->stats->n[STAT_refills]++;
-	shed_settle(cache, page);
+	cache_count(cache, ns_of(page)->tenant, STAT_refills, 1);
+	shed_settle(page);
 }

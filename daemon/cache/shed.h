@@ -17,6 +17,7 @@
 #include "mem/page.h"
 
 struct cache;
+struct tenant;
 
 struct shed_queue {
 	struct page *head, *tail; /* head: let go of longest ago */
@@ -24,11 +25,11 @@ struct shed_queue {
 };
 
 /* To be called whenever state or refined pins of a page changed. */
-void shed_settle(struct cache *cache, struct page *page);
+void shed_settle(struct page *page);
 /* Before a page goes. */
-void shed_forget(struct cache *cache, struct page *page);
-/* Gives up one refinement. False if there is none that may go. */
-bool shed_one(struct cache *cache);
+void shed_forget(struct page *page);
+/* Gives up one refinement of the tenant's. False if there is none that may go. */
+bool shed_one(struct cache *cache, struct tenant *tenant);
 /* A page came without its refinement (restore.c): the books had counted that. */
 void shed_mark(struct cache *cache, struct page *page);
 /* A refinement came back (publish.c); its bytes are there. */

@@ -97,7 +97,7 @@ static void write_ns(const struct ns *ns, struct blob *blob)
 	}
 	blob_put_u32(blob, ns->id);
 	snapshot_put_file(blob, ns->arena.fd);
-	blob_put_text(blob, ns->tenant);
+	blob_put_text(blob, ns->tenant->name);
 	blob_put_text(blob, ns->model_name);
 	blob_put_u32(blob, ns->canon_bytes);
 	blob_put(blob, ns->canon, ns->canon_bytes);
@@ -135,7 +135,7 @@ static int corrupt(struct why *why, const char *what)
 struct head {
 	uint32_t id;
 	struct snapshot_file file;
-	char tenant[NS_TENANT_MAX + 1];
+	char tenant[TENANT_NAME_MAX + 1];
 	char model_name[NS_NAME_MAX + 1];
 	struct identity identity;
 	bool has_identity;
@@ -178,8 +178,9 @@ static bool is_laid_out(const struct ns *ns, const struct head *h)
 
 /* *ret NULL: left out. */
 static int make_ns(struct cache *cache, struct head *h, const struct snapshot_files *files,
-		   const char *tenant, struct ns **ret, struct why *why)
+		   struct ns **ret, struct why *why)
 {
+	struct tenant *tenant = cache_tenant(cache, h->tenant);
 	int *fd = files->find(files->ctx, h->file);
 	struct why detail = {{0}};
 	struct ns *ns = NULL;
@@ -188,12 +189,11 @@ static int make_ns(struct cache *cache, struct head *h, const struct snapshot_fi
 	*ret = NULL;
 	if (!fd)
 		err = why_fail(&detail, SKVQ_EFD, "its arena was not given");
-	else if (strcmp(h->tenant, tenant) != 0)
+	else if (!tenant)
 		err = why_fail(&detail, SKVQ_EINVAL, "it belongs to tenant \"%s\"", h->tenant);
 	else
-		err =
-		    cache_ns_adopt(cache, h->tenant, &h->identity, h->model_name, fd, &ns, &detail);
-	if (err == -SKVQ_ENOMEM || err == -SKVQ_ELIMIT)
+		err = cache_ns_adopt(cache, tenant, &h->identity, h->model_name, fd, &ns, &detail);
+	if (err == -SKVQ_ENOMEM)
 		return why_fail(why, -err, "%s", detail.text);
 	if (!err && !is_laid_out(ns, h))
 		return corrupt(why, "a page is laid out otherwise");
@@ -259,7 +259,7 @@ static int adopt_page(struct cache *cache, struct ns *ns, struct blob_cursor *c,
 }
 
 static int adopt_ns(struct cache *cache, struct blob_cursor *c, const struct snapshot_files *files,
-		    const char *tenant, struct snapshot *ret, struct why *why)
+		    struct snapshot *ret, struct why *why)
 {
 	CLEANUP_FREE struct head *h = calloc(1, sizeof(*h));
 	struct ns *ns;
@@ -273,7 +273,7 @@ static int adopt_ns(struct cache *cache, struct blob_cursor *c, const struct sna
 			return corrupt(why, "two namespaces of one number");
 	}
 	if (!err)
-		err = make_ns(cache, h, files, tenant, &ns, why);
+		err = make_ns(cache, h, files, &ns, why);
 	if (err < 0)
 		return err;
 	ret->of[ret->n].id = h->id;
@@ -289,8 +289,7 @@ static int adopt_ns(struct cache *cache, struct blob_cursor *c, const struct sna
 }
 
 int snapshot_adopt(struct cache *cache, struct blob_cursor *cursor,
-		   const struct snapshot_files *files, const char *tenant, struct snapshot *ret,
-		   struct why *why)
+		   const struct snapshot_files *files, struct snapshot *ret, struct why *why)
 {
 	uint32_t n = blob_get_u32(cursor);
 	int err = 0;
@@ -300,10 +299,10 @@ int snapshot_adopt(struct cache *cache, struct blob_cursor *cursor,
 	if (cursor->failed)
 		return corrupt(why, "it ends before the namespaces");
 	if (n > SNAPSHOT_NS_MAX || n > cache->config.namespaces_max)
-		return why_fail(why, SKVQ_ELIMIT, "%u namespaces, at most %u (namespaces_max)", n,
+		return why_fail(why, SKVQ_ENAMESPACES, "%u namespaces, at most %u (namespaces_max)", n,
 				cache->config.namespaces_max);
 	for (uint32_t i = 0; !err && i < n; i++)
-		err = adopt_ns(cache, cursor, files, tenant, ret, why);
+		err = adopt_ns(cache, cursor, files, ret, why);
 	return err;
 }
 
@@ -428,17 +427,18 @@ static int check_pages(struct cache *cache, const struct ns *ns, struct page *co
 /* What is below too is known as such: it need not be written again. */
 static void settle_tier(struct cache *cache, struct page *page)
 {
+	struct tier *tier = ns_of(page)->tenant->tier;
 	struct tier_key key;
 
-	if (!cache->tier)
+	if (!tier)
 		return;
 	restore_key(ns_of(page), page->digest, &key);
-	if (!cache->tier->ops->contains(cache->tier, &key)) {
-		spill_want(cache, page);
+	if (!tier->ops->contains(tier, &key)) {
+		spill_want(page);
 		return;
 	}
 	page_move(page, PAGE_RESIDENT_STORED);
-	cache->bytes_stored += page->bytes;
+	cache_add_stored(cache, ns_of(page)->tenant, page->bytes);
 }
 
 static void list_page(struct cache *cache, struct snapshot *snapshot, struct page *page, bool sound)
@@ -454,9 +454,9 @@ static void list_page(struct cache *cache, struct snapshot *snapshot, struct pag
 		return;
 	}
 	snapshot->pages++;
-	(void)policy_born(&cache->policy, page);
+	(void)policy_born(&ns->tenant->policy, page);
 	if (page->hits)
-		policy_hit(&cache->policy, page);
+		policy_hit(&ns->tenant->policy, page);
 	settle_tier(cache, page);
 	errors_count(ns->errors, ns_layout(ns, page->safe),
 		     ns->arena.base + ns_page_offset(ns, page));

@@ -48,12 +48,11 @@ struct snapshot {
 /* Every namespace with pages. When nothing is in flight any more. */
 void snapshot_write(const struct cache *cache, struct blob *blob);
 
-/* Makes the namespaces of this tenant whose arenas were given and are what they should be; others
+/* Makes the namespaces of the cache's tenants whose arenas were given and are what they should be; others
  * are left out, with a line in the log. -SKVQ_ECORRUPT: the description contradicts itself;
  * -SKVQ_ELIMIT, -SKVQ_ENOMEM. Then the caller calls cache_abandon. */
 int snapshot_adopt(struct cache *cache, struct blob_cursor *cursor,
-		   const struct snapshot_files *files, const char *tenant, struct snapshot *ret,
-		   struct why *why);
+		   const struct snapshot_files *files, struct snapshot *ret, struct why *why);
 /* The page that was called this; *ret NULL: its namespace was left out. -SKVQ_ECORRUPT if there is
  * no such page. */
 int snapshot_page(const struct snapshot *snapshot, uint32_t ns, struct page_ref ref,

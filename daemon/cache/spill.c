@@ -17,18 +17,20 @@
 struct spill {
 	struct cache *cache;
 	uint32_t ns;
+	struct tenant *tenant;
 	struct page_ref ref;
 	uint64_t bytes;
 };
 
 /* ---- the queue ---- */
 
-void spill_want(struct cache *cache, struct page *page)
+void spill_want(struct page *page)
 {
-	struct spill_queue *q = &cache->spill_queue;
+	struct spill_queue *q = &ns_of(page)->tenant->spill_queue;
+	const struct tier *tier = ns_of(page)->tenant->tier;
 
-	if (!cache->tier || page->state != PAGE_RESIDENT || page->in_spill || page->spilling ||
-	    page->unlisted || page->bytes > cache->tier->page_bytes_max)
+	if (!tier || page->state != PAGE_RESIDENT || page->in_spill || page->spilling ||
+	    page->unlisted || page->bytes > tier->page_bytes_max)
 		return;
 	page->in_spill = true;
 	page->spill_next = NULL;
@@ -41,9 +43,9 @@ void spill_want(struct cache *cache, struct page *page)
 	q->n++;
 }
 
-void spill_forget(struct cache *cache, struct page *page)
+void spill_forget(struct page *page)
 {
-	struct spill_queue *q = &cache->spill_queue;
+	struct spill_queue *q = &ns_of(page)->tenant->spill_queue;
 
 	if (!page->in_spill)
 		return;
@@ -67,7 +69,7 @@ static void stored(struct cache *cache, struct page *page)
 	if (page->state != PAGE_RESIDENT)
 		return;
 	page_move(page, PAGE_RESIDENT_STORED);
-	cache->bytes_stored += page->bytes;
+	cache_add_stored(cache, ns_of(page)->tenant, page->bytes);
 }
 
 static void put_done(void *ctx, int status)
@@ -77,12 +79,12 @@ static void put_done(void *ctx, int status)
 	struct ns *ns = cache_ns_by_id(cache, s->ns);
 	struct page *page = ns ? page_table_get(&ns->table, s->ref) : NULL;
 
-	cache->bytes_spilling -= s->bytes;
+	s->tenant->bytes_spilling -= s->bytes;
 	if (status < 0) {
-		cache->stats->n[STAT_spills_failed]++;
+		cache_count(cache, s->tenant, STAT_spills_failed, 1);
 	} else {
-		cache->stats->n[STAT_spills]++;
-		cache->stats->n[STAT_bytes_spilled] += s->bytes;
+		cache_count(cache, s->tenant, STAT_spills, 1);
+		cache_count(cache, s->tenant, STAT_bytes_spilled, s->bytes);
 	}
 	if (page) {
 		page->spilling = false;
@@ -109,7 +111,7 @@ static int put(struct cache *cache, struct page *page, bool hot)
 
 	if (!s)
 		return -SKVQ_ENOMEM;
-	*s = (struct spill){cache, ns->id, page_ref(page), page->bytes};
+	*s = (struct spill){cache, ns->id, ns->tenant, page_ref(page), page->bytes};
 	restore_key(ns, page->digest, &tp.key);
 	if (parent)
 		memcpy(tp.parent, parent->digest, sizeof(tp.parent));
@@ -118,10 +120,10 @@ static int put(struct cache *cache, struct page *page, bool hot)
 		tp.section[i].bytes = i == TIER_REFINEMENT && page->shed ? 0 : bytes[i];
 		data += bytes[i];
 	}
-	r = cache->tier->ops->put(cache->tier, &tp, hot ? TIER_PUT_HOT : 0, put_done, s);
+	r = ns->tenant->tier->ops->put(ns->tenant->tier, &tp, hot ? TIER_PUT_HOT : 0, put_done, s);
 	if (r == 1) {
 		page->spilling = true;
-		cache->bytes_spilling += page->bytes;
+		ns->tenant->bytes_spilling += page->bytes;
 		return 1;
 	}
 	free(s);
@@ -133,14 +135,15 @@ static int put(struct cache *cache, struct page *page, bool hot)
 
 bool spill_last_call(struct cache *cache, struct page *page)
 {
+	struct tier *tier = ns_of(page)->tenant->tier;
 	struct tier_key key;
 
-	if (!cache->tier || page->unlisted || page->bytes > cache->tier->page_bytes_max)
+	if (!tier || page->unlisted || page->bytes > tier->page_bytes_max)
 		return false;
 	if (page->spilling)
 		return true;
 	restore_key(ns_of(page), page->digest, &key);
-	if (cache->tier->ops->contains(cache->tier, &key))
+	if (tier->ops->contains(tier, &key))
 		return true;
 	/* One publication is one touch, however often it is offered. */
 	if (page->refused && !page->hits)
@@ -150,33 +153,58 @@ bool spill_last_call(struct cache *cache, struct page *page)
 
 /* ---- when ---- */
 
-static bool is_short(const struct cache *cache)
+uint64_t cache_bytes_spilling(const struct cache *cache)
 {
-	uint64_t max = cache->config.ram_max;
-	uint64_t want = max / 100 * cache->config.spill_percent;
-	uint64_t free_bytes = max > cache->bytes ? max - cache->bytes : 0;
+	uint64_t sum = 0;
 
-	return free_bytes + cache->bytes_stored + cache->bytes_spilling < want ||
-	       cache->config.spill_percent == 100;
+	for (uint32_t i = 0; i < cache->n_tenants; i++)
+		sum += cache->tenants[i]->bytes_spilling;
+	return sum;
 }
 
-void spill_pump(struct cache *cache)
+/* Of so many bytes, too few are free or below too. */
+static bool is_below(const struct cache *cache, uint64_t max, uint64_t bytes, uint64_t safe)
+{
+	uint64_t want = max / 100 * cache->config.spill_percent;
+	uint64_t free_bytes = max > bytes ? max - bytes : 0;
+
+	return free_bytes + safe < want || cache->config.spill_percent == 100;
+}
+
+/* Under the tenant's own cap, or that of all. */
+static bool is_short(const struct cache *cache, const struct tenant *tenant)
+{
+	uint64_t safe = cache->bytes_stored + cache_bytes_spilling(cache);
+
+	return is_below(cache, cache->config.ram_max, cache->bytes, safe) ||
+	       (tenant->limits.ram_max &&
+		is_below(cache, tenant->limits.ram_max, tenant->bytes,
+			 tenant->bytes_stored + tenant->bytes_spilling));
+}
+
+static void pump(struct cache *cache, struct tenant *tenant)
 {
 	uint32_t puts = 0, refused = 0;
 	struct page *page;
 
-	while ((page = cache->spill_queue.head) && puts < BURST_PUTS && refused < BURST_REFUSED &&
-	       !cache->closing && is_short(cache)) {
+	while ((page = tenant->spill_queue.head) && puts < BURST_PUTS && refused < BURST_REFUSED &&
+	       is_short(cache, tenant)) {
 		int r = put(cache, page, page->hits > 0);
 
 		/* Busy, no segment ready, over the budget: later. */
 		if (r == -SKVQ_EBUSY || r == -SKVQ_ENOSPC || r == -SKVQ_ELIMIT ||
 		    r == -SKVQ_ENOMEM)
 			return;
-		spill_forget(cache, page);
+		spill_forget(page);
 		puts += r == 1;
 		refused += r != 1;
 	}
+}
+
+void spill_pump(struct cache *cache)
+{
+	for (uint32_t i = 0; i < cache->n_tenants && !cache->closing; i++)
+		pump(cache, cache->tenants[i]);
 }
 
 /* ---- the end ---- */
@@ -198,11 +226,11 @@ static bool collect(struct cache *cache)
 	if (!cache->drain)
 		return false;
 	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		for (uint32_t i = 0; i < ns->table.touched; i++) {
+		for (uint32_t i = 0; ns->tenant->tier && i < ns->table.touched; i++) {
 			struct page *page = &ns->table.pages[i];
 
 			if (page->state == PAGE_RESIDENT && !page->spilling && !page->unlisted &&
-			    page->bytes <= cache->tier->page_bytes_max)
+			    page->bytes <= ns->tenant->tier->page_bytes_max)
 				cache->drain[n++] = page;
 		}
 	}
@@ -214,7 +242,7 @@ static bool collect(struct cache *cache)
 bool spill_drain(struct cache *cache)
 {
 	assert(cache->closing);
-	if (!cache->tier || (!cache->drain && !collect(cache)))
+	if (!cache->drain && !collect(cache))
 		return false;
 	for (; cache->drain_at < cache->n_drain; cache->drain_at++) {
 		struct page *page = cache->drain[cache->drain_at];

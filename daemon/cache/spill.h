@@ -27,9 +27,9 @@ struct spill_queue {
 };
 
 /* A page became readable, or was matched: queues it unless it is below, or on its way. */
-void spill_want(struct cache *cache, struct page *page);
+void spill_want(struct page *page);
 /* Before a page goes or is proved bad. */
-void spill_forget(struct cache *cache, struct page *page);
+void spill_forget(struct page *page);
 /* Before a page is evicted: the last offer. True if it is below, or on its way. */
 bool spill_last_call(struct cache *cache, struct page *page);
 /* Offers what should be offered now, a bounded number. */

@@ -88,7 +88,7 @@ static void fill_namespace(const struct ns *ns, Skvq__Wire__NamespaceInfo *m)
 {
 	skvq__wire__namespace_info__init(m);
 	m->ns = ns->id;
-	m->tenant = (char *)(uintptr_t)ns->tenant;
+	m->tenant = (char *)(uintptr_t)ns->tenant->name;
 	m->identity_digest.len = IDENTITY_DIGEST;
 	m->identity_digest.data = (uint8_t *)(uintptr_t)ns->digest;
 	m->model_name = (char *)(uintptr_t)ns->model_name;

@@ -47,7 +47,7 @@ int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struc
 	uint32_t max = session->control->config.staging_max;
 
 	if (session->n_stagings >= max)
-		return why_fail(why, SKVQ_ELIMIT, "this connection has %u stagings (staging_max)",
+		return why_fail(why, SKVQ_ESTAGINGS, "this connection has %u stagings (staging_max)",
 				max);
 	staging = malloc(sizeof(*staging));
 	if (!staging || grow(&session->stagings, session->n_stagings, &session->stagings_cap) < 0) {

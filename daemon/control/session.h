@@ -70,7 +70,7 @@ int session_open_ns(struct session *session, struct ns *ns);
 /* A namespace this client has open, else NULL with -SKVQ_EINVAL's sentence in why. */
 struct ns *session_ns(const struct session *session, uint32_t id, struct why *why);
 
-/* Takes fd on success. -SKVQ_ELIMIT, -SKVQ_ENOMEM. */
+/* Takes fd on success. -SKVQ_ESTAGINGS, -SKVQ_ENOMEM. */
 int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struct why *why);
 /* NULL with a sentence if there is none. */
 struct staging *session_staging(const struct session *session, uint32_t id, struct why *why);

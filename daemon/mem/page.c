@@ -41,8 +41,8 @@ void page_move(struct page *page, enum page_state to)
 	if (to != PAGE_FREE)
 		return;
 	assert(page->pins == 0 && page->children == 0 && !page->in_lru && !page->in_spill &&
-	       !page->in_shed && page->refine_pins == 0 &&
-	       !page->restore);
+	       !page->in_shed && page->refine_pins == 0 && !page->held &&
+	       page->held_children == 0 && !page->restore);
 	page->generation++;
 	if (page->generation == 0)
 		page->generation = 1;

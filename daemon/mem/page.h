@@ -55,6 +55,7 @@ struct page {
 	bool refused;  /* the tier did not want it so far */
 	bool spilling; /* the tier has taken it and not answered yet */
 	bool unlisted; /* not in the index: proved bad, goes when nobody has it any more */
+	bool held; /* it cannot go, however short memory is: pinned, on its way, or a held page's parent */
 	uint8_t queue; /* enum policy_queue; mem/policy.c's */
 	uint8_t state; /* enum page_state; changed by page_move alone */
 	uint32_t slot;
@@ -63,6 +64,7 @@ struct page {
 	uint32_t pins;      /* over all connections */
 	uint32_t refine_pins; /* of these, such as hold the refinement too */
 	uint32_t children;  /* pages whose parent this is, being filled or living */
+	uint32_t held_children; /* of these, held ones */
 	uint32_t parent;    /* slot, PAGE_NONE for a first page; lives at least as long as this */
 	uint32_t position;  /* of the first token */
 	uint32_t hash;      /* cache/index.c */

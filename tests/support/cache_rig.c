@@ -42,8 +42,23 @@ void rig_identity(uint32_t seed, struct identity *ret)
 	ret->page_version = SKVQ_PAGE_VERSION;
 }
 
+struct others {
+	const struct tenant_params *of;
+	uint32_t n;
+};
+
+static void add_tenants(struct rig *rig, struct others others)
+{
+	const struct tenant_params own = {.name = "default"};
+
+	rig->tenant = cache_add_tenant(&rig->cache, &own);
+	must(rig->tenant ? 0 : -1, "tenant");
+	for (uint32_t i = 0; i < others.n; i++)
+		must(cache_add_tenant(&rig->cache, &others.of[i]) ? 0 : -1, "tenant");
+}
+
 static void start(struct rig *rig, const struct skvq_layout *layout, struct identity *id,
-		  uint32_t pages_max, uint32_t pins_max, index_hash_fn hash)
+		  uint32_t pages_max, uint32_t pins_max, index_hash_fn hash, struct others others)
 {
 	struct cache_config config = {
 	    .namespaces_max = 4, .spill_percent = 50, .restores_max = 32, .hash = hash};
@@ -56,8 +71,9 @@ static void start(struct rig *rig, const struct skvq_layout *layout, struct iden
 	must(loop_init(&rig->loop), "loop");
 	must(worker_init(&rig->worker, &rig->loop, 2, 64), "worker");
 	cache_init(&rig->cache, &config, &rig->worker, &rig->stats);
+	add_tenants(rig, others);
 	pins_init(&rig->pins, pins_max);
-	must(cache_ns_open(&rig->cache, "default", id, "tiny", &rig->ns, &why), "namespace");
+	must(cache_ns_open(&rig->cache, rig->tenant, id, "tiny", &rig->ns, &why), "namespace");
 	bytes = (size_t)(RIG_STAGING_PAGES * rig->layout.slot_bytes);
 	rig->staging = maker_memfd(bytes, F_SEAL_GROW | F_SEAL_SHRINK);
 	rig->staging_map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, rig->staging, 0);
@@ -71,7 +87,18 @@ void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash
 
 	maker_layout(&layout);
 	rig_identity(0, &id);
-	start(rig, &layout, &id, pages_max, pins_max, hash);
+	start(rig, &layout, &id, pages_max, pins_max, hash, (struct others){NULL, 0});
+}
+
+void rig_init_tenants(struct rig *rig, uint32_t pages_max, uint32_t pins_max,
+		      const struct tenant_params *others, uint32_t n)
+{
+	struct skvq_layout layout;
+	struct identity id;
+
+	maker_layout(&layout);
+	rig_identity(0, &id);
+	start(rig, &layout, &id, pages_max, pins_max, NULL, (struct others){others, n});
 }
 
 void rig_init_elastic(struct rig *rig, uint32_t pages_max, uint32_t pins_max)
@@ -83,7 +110,7 @@ void rig_init_elastic(struct rig *rig, uint32_t pages_max, uint32_t pins_max)
 	rig_identity(0, &id);
 	strcpy(id.profile, MAKER_ELASTIC);
 	memset(id.bit_table, SKVQ_BITS_2, id.n_bit_table);
-	start(rig, &layout, &id, pages_max, pins_max, NULL);
+	start(rig, &layout, &id, pages_max, pins_max, NULL, (struct others){NULL, 0});
 }
 
 void rig_fini(struct rig *rig)

@@ -16,6 +16,7 @@ struct rig {
 	struct worker worker;
 	struct stats stats;
 	struct cache cache;
+	struct tenant *tenant; /* "default" */
 	struct ns *ns;
 	struct skvq_layout layout;
 	struct pins pins; /* of the one client most tests need */
@@ -47,6 +48,9 @@ struct rig_match {
 void rig_init(struct rig *rig, uint32_t pages_max, uint32_t pins_max, index_hash_fn hash);
 /* The same with pages of an elastic profile (page_maker.h). */
 void rig_init_elastic(struct rig *rig, uint32_t pages_max, uint32_t pins_max);
+/* The same as rig_init with tenants beside "default", which has no limits. */
+void rig_init_tenants(struct rig *rig, uint32_t pages_max, uint32_t pins_max,
+		      const struct tenant_params *others, uint32_t n);
 /* Waits a moment for whatever may happen. */
 void rig_step(struct rig *rig);
 void rig_fini(struct rig *rig); /* pins of rig->pins are dropped, others must be gone */

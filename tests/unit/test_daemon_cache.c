@@ -140,7 +140,7 @@ static void evicts_leaves_of_the_oldest_first(void **state)
 		ref_b[i] = page_ref(b[i]);
 	}
 	assert_int_equal(cache_unpin_all(&rig.cache, &rig.pins), 6);
-	assert_int_equal(policy_may_go(&rig.cache.policy), 2); /* only leaves may go */
+	assert_int_equal(policy_may_go(&rig.tenant->policy), 2); /* only leaves may go */
 	assert_int_equal(match(&rig, &rig.pins, 1, 3), 3);     /* a is younger now */
 	(void)cache_unpin_all(&rig.cache, &rig.pins);
 	rig_chain(&rig, &rig.pins, 3, 1, c);
@@ -287,17 +287,21 @@ static struct ns *ns_open(struct rig *rig, const char *tenant, uint32_t seed, in
 	struct why why;
 
 	rig_identity(seed, &id);
-	assert_int_equal(cache_ns_open(&rig->cache, tenant, &id, "m", &ns, &why), want);
+	assert_int_equal(cache_ns_open(&rig->cache, cache_tenant(&rig->cache, tenant), &id, "m",
+				       &ns, &why),
+			 want);
 	return ns;
 }
 
 static void namespaces_are_tenant_and_identity(void **state)
 {
-	struct ns *same, *tenant, *other;
+	const struct tenant_params others[] = {
+	    {.name = "other"}, {.name = "third", .salt = (const uint8_t *)"0123456789abcdef", .salt_bytes = 16}};
+	struct ns *same, *tenant, *other, *salted;
 	struct rig rig;
 
 	(void)state;
-	rig_init(&rig, 8, 100, NULL);
+	rig_init_tenants(&rig, 8, 100, others, 2);
 	same = ns_open(&rig, "default", 0, 0);
 	tenant = ns_open(&rig, "other", 0, 0);
 	other = ns_open(&rig, "default", 1, 0);
@@ -306,7 +310,12 @@ static void namespaces_are_tenant_and_identity(void **state)
 	assert_ptr_not_equal(other, rig.ns);
 	assert_ptr_equal(cache_ns_by_id(&rig.cache, other->id), other);
 	assert_null(cache_ns_by_id(&rig.cache, 99));
+	salted = ns_open(&rig, "third", 0, 0);
 	assert_memory_equal(tenant->digest, rig.ns->digest, IDENTITY_DIGEST);
+	assert_memory_equal(salted->digest, rig.ns->digest, IDENTITY_DIGEST);
+	assert_memory_not_equal(tenant->tier_name, rig.ns->tier_name, IDENTITY_DIGEST);
+	assert_memory_not_equal(salted->tier_name, rig.ns->tier_name, IDENTITY_DIGEST);
+	cache_ns_close(&rig.cache, salted);
 	assert_memory_not_equal(other->digest, rig.ns->digest, IDENTITY_DIGEST);
 	cache_ns_close(&rig.cache, same);
 	cache_ns_close(&rig.cache, tenant);
@@ -326,7 +335,7 @@ static void namespaces_are_bounded(void **state)
 	rig_chain(&rig, &rig.pins, 1, 2, a);
 	for (uint32_t i = 0; i < 3; i++)
 		ns[i] = ns_open(&rig, "default", i + 1, 0);
-	(void)ns_open(&rig, "default", 9, -SKVQ_ELIMIT);
+	(void)ns_open(&rig, "default", 9, -SKVQ_ENAMESPACES);
 	/* One that nobody has open goes; those that are open stay. */
 	id = ns[1]->id;
 	cache_ns_close(&rig.cache, ns[1]);
@@ -343,7 +352,7 @@ static void namespaces_are_bounded(void **state)
 		cache_ns_close(&rig.cache, ns_open(&rig, "default", 20 + i, 0));
 	assert_non_null(cache_ns_by_id(&rig.cache, id));
 	for (uint32_t i = 0; i < 4; i++)
-		ns[i % 3] = ns_open(&rig, "default", 30 + i, i < 4 ? 0 : -SKVQ_ELIMIT);
+		ns[i % 3] = ns_open(&rig, "default", 30 + i, i < 4 ? 0 : -SKVQ_ENAMESPACES);
 	assert_null(cache_ns_by_id(&rig.cache, id));
 	assert_int_equal(rig.cache.pages, 0);
 	assert_int_equal(rig.cache.bytes, 0);
@@ -365,7 +374,7 @@ static void a_cap_below_one_page_is_refused(void **state)
 	rig_init(&rig, 8, 100, NULL);
 	rig.cache.config.ram_max = skvq_layout_page_bytes(&rig.layout, 0) - 1;
 	rig_identity(5, &id);
-	assert_int_equal(cache_ns_open(&rig.cache, "default", &id, "m", &ns, &why), -SKVQ_ENOSPC);
+	assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &ns, &why), -SKVQ_ENOSPC);
 	assert_non_null(strstr(why.text, "RAM cap"));
 	rig_fini(&rig);
 }

@@ -517,7 +517,7 @@ static void stagings_must_be_sealed_memfds(void **state)
 	refused(raw_staging_add(sock, half), SKVQ_ESEALS, "seals SHRINK");
 	for (int i = 0; i < 3; i++)
 		ok(raw_staging_add(sock, good));
-	refused(raw_staging_add(sock, good), SKVQ_ELIMIT, "staging_max");
+	refused(raw_staging_add(sock, good), SKVQ_ESTAGINGS, "staging_max");
 	close(pipes[0]);
 	close(pipes[1]);
 	close(file);

@@ -93,16 +93,16 @@ static void refinements_go_before_pages(void **state)
 	rig_init_elastic(&rig, PAGES, 100);
 	assert_true(rig.layout.refine_bytes > 0);
 	chain(&rig, pages);
-	assert_false(shed_one(&rig.cache)); /* all are held */
+	assert_false(shed_one(&rig.cache, rig.tenant)); /* all are held */
 	unrefine(&rig, pages, 3);
-	assert_int_equal(rig.cache.shed_queue.n, 3);
+	assert_int_equal(rig.tenant->shed_queue.n, 3);
 	room = rig.cache.config.ram_max - rig.cache.bytes;
-	assert_int_equal(cache_make_room(&rig.cache, room + 1, &why), 0);
+	assert_int_equal(cache_make_room(&rig.cache, rig.tenant, room + 1, &why), 0);
 	assert_true(pages[0]->shed); /* let go of first */
 	assert_false(pages[1]->shed);
 	assert_int_equal(rig.stats.n[STAT_sheds], 1);
 	/* More than the three hold: what is pinned stays, base and all. */
-	assert_int_equal(cache_make_room(&rig.cache, room + 4 * rig.layout.refine_bytes, &why),
+	assert_int_equal(cache_make_room(&rig.cache, rig.tenant, room + 4 * rig.layout.refine_bytes, &why),
 			 -SKVQ_ENOSPC);
 	for (uint32_t i = 0; i < PAGES; i++) {
 		assert_int_equal(pages[i]->shed, i < 3);
@@ -143,7 +143,7 @@ static void no_shed_keeps_pages_whole(void **state)
 
 static void shed_all(struct rig *rig)
 {
-	while (shed_one(&rig->cache))
+	while (shed_one(&rig->cache, rig->tenant))
 		;
 }
 
@@ -275,10 +275,10 @@ static void the_disk_keeps_what_there_is(void **state)
 	chain(&rig, pages);
 	unrefine(&rig, pages, 2);
 	shed_all(&rig);
-	cache_set_tier(&rig.cache, store_tier(rig.store));
+	rig.tenant->tier = store_tier(rig.store);
 	rig.cache.config.spill_percent = 100;
 	for (uint32_t i = 0; i < PAGES; i++)
-		spill_want(&rig.cache, pages[i]);
+		spill_want(pages[i]);
 	for (int i = 0; i < 200 && rig.stats.n[STAT_spills] < PAGES; i++) {
 		spill_pump(&rig.cache);
 		rig_step(&rig);

@@ -33,6 +33,7 @@ static struct blob blob;
 /* The cache that takes over, and the copy of the arena that it is given. */
 static struct heir {
 	struct cache cache;
+	struct tenant *tenant;
 	struct stats stats;
 	struct snapshot snapshot;
 	struct blob_cursor cursor;
@@ -40,6 +41,8 @@ static struct heir {
 	int fd;
 	uint8_t *bytes; /* of the copy, mapped beside */
 } heir;
+
+static const char *heir_tenant = "default";
 
 static int setup(void **state)
 {
@@ -89,6 +92,8 @@ static void heir_init(uint8_t *data, size_t bytes)
 
 	memset(&heir, 0, sizeof(heir));
 	cache_init(&heir.cache, &rig.cache.config, &rig.worker, &heir.stats);
+	heir.tenant = cache_add_tenant(&heir.cache, &(struct tenant_params){.name = heir_tenant});
+	assert_non_null(heir.tenant);
 	heir.fd = memfd_create("heir", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	assert_int_equal(ftruncate(heir.fd, (off_t)arena->bytes), 0);
 	heir.bytes = mmap(NULL, arena->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, heir.fd, 0);
@@ -116,7 +121,7 @@ static int adopt(void)
 {
 	struct why why = {{0}};
 
-	return snapshot_adopt(&heir.cache, &heir.cursor, &files, "default", &heir.snapshot, &why);
+	return snapshot_adopt(&heir.cache, &heir.cursor, &files, &heir.snapshot, &why);
 }
 
 static int verify(void)
@@ -178,7 +183,7 @@ static void all_is_taken_over(void **state)
 	assert_memory_equal(page->digest, chain[4]->digest, sizeof(page->digest));
 	assert_int_equal(page_parent(page)->slot, chain[3]->slot);
 	/* The two leaves may go; what a match has found is in the other queue. */
-	assert_int_equal(policy_may_go(&heir.cache.policy), 2);
+	assert_int_equal(policy_may_go(&heir.tenant->policy), 2);
 	assert_int_equal(page->queue, POLICY_AGAIN);
 	heir_fini();
 }
@@ -272,9 +277,10 @@ static void what_does_not_fit_is_left_out(void **state)
 
 	(void)state;
 	/* Another tenant's. */
+	heir_tenant = "other";
 	heir_init(blob.data, blob.bytes);
-	assert_int_equal(
-	    snapshot_adopt(&heir.cache, &heir.cursor, &files, "other", &heir.snapshot, &why), 0);
+	heir_tenant = "default";
+	assert_int_equal(snapshot_adopt(&heir.cache, &heir.cursor, &files, &heir.snapshot, &why), 0);
 	assert_int_equal(heir.cursor.left, 0);
 	assert_null(heir.cache.namespaces);
 	assert_null(heir.snapshot.of[0].ns);
@@ -290,7 +296,7 @@ static void what_does_not_fit_is_left_out(void **state)
 	/* None of the namespaces that there may be. */
 	heir_init(blob.data, blob.bytes);
 	heir.cache.config.namespaces_max = 0;
-	assert_int_equal(adopt(), -SKVQ_ELIMIT);
+	assert_int_equal(adopt(), -SKVQ_ENAMESPACES);
 	heir_fini();
 }
 

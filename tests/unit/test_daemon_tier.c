@@ -28,13 +28,14 @@ struct bed {
 
 static void bed_start(struct bed *b, uint32_t pages_max)
 {
+	static const struct tenant_params other = {.name = "other"};
 	static const struct spill_fault_rates none;
 
-	rig_init(&b->rig, pages_max, 1000, NULL);
+	rig_init_tenants(&b->rig, pages_max, 1000, &other, 1);
 	b->rig.cache.config.spill_percent = 50;
 	b->faults = spill_faults_new(spill_disk_io(b->disk), 7, &none);
 	b->rig.store = rig_open(&b->options, b->faults);
-	cache_set_tier(&b->rig.cache, store_tier(b->rig.store));
+	b->rig.tenant->tier = store_tier(b->rig.store);
 }
 
 static void bed_init(struct bed *b, uint32_t pages_max)
@@ -149,7 +150,7 @@ static void nothing_is_written_while_memory_is_plenty(void **state)
 	publish(&b, 1, PAGES, true);
 	settle(&b);
 	assert_int_equal(stat(&b, STAT_spills), 0);
-	assert_int_equal(b.rig.cache.spill_queue.n, PAGES);
+	assert_int_equal(b.rig.tenant->spill_queue.n, PAGES);
 	b.rig.cache.config.spill_percent = 100;
 	settle(&b);
 	assert_int_equal(stat(&b, STAT_spills), PAGES);
@@ -204,7 +205,7 @@ static void a_restart_serves_what_was_drained(void **state)
 	publish(&b, 1, PAGES, true);
 	assert_int_equal(stat(&b, STAT_spills), 0);
 	cache_close(&b.rig.cache);
-	while (spill_drain(&b.rig.cache) || b.rig.cache.bytes_spilling)
+	while (spill_drain(&b.rig.cache) || cache_bytes_spilling(&b.rig.cache))
 		rig_step(&b.rig);
 	assert_int_equal(stat(&b, STAT_spills), PAGES);
 	assert_int_equal(rig_flush(b.rig.store), 0);
@@ -220,19 +221,22 @@ static void a_restart_serves_what_was_drained(void **state)
 static void another_tenant_finds_nothing(void **state)
 {
 	struct identity id;
+	struct tenant *other;
 	struct ns *mine;
 	struct why why;
 	struct bed b;
 
 	(void)state;
 	bed_init(&b, 4 * PAGES);
+	other = cache_tenant(&b.rig.cache, "other");
+	other->tier = b.rig.tenant->tier; /* not in a daemon, where each has its own */
 	b.rig.cache.config.spill_percent = 100;
 	publish(&b, 1, PAGES, true);
 	settle(&b);
 	assert_int_equal(stat(&b, STAT_spills), PAGES);
 	mine = b.rig.ns;
 	rig_identity(0, &id);
-	assert_int_equal(cache_ns_open(&b.rig.cache, "other", &id, "tiny", &b.rig.ns, &why), 0);
+	assert_int_equal(cache_ns_open(&b.rig.cache, other, &id, "tiny", &b.rig.ns, &why), 0);
 	assert_memory_equal(mine->digest, b.rig.ns->digest, sizeof(mine->digest));
 	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 0);
 	cache_ns_close(&b.rig.cache, b.rig.ns);

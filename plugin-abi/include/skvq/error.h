@@ -48,5 +48,11 @@
 #define SKVQ_EBUSY 84    /* this connection has as many requests in flight as it may       */
 #define SKVQ_ELIMIT 85   /* another limit; the detail names it                             */
 #define SKVQ_EFULL 86    /* the sequence is at its max_tokens                              */
+#define SKVQ_ETCONNS 87  /* the tenant holds as many connections as it may                 */
+#define SKVQ_ETPINS 88   /* the tenant's connections hold as many pins as they may         */
+#define SKVQ_ETRAM 89    /* no room in the tenant's share of memory                        */
+#define SKVQ_ENAMESPACES 90 /* as many namespaces are open as may be                       */
+#define SKVQ_ESTAGINGS 91 /* this connection has as many staging memfds as it may          */
+#define SKVQ_EQUEUE 92   /* as many pages wait to be copied as may                         */
 
 #endif /* SKVQ_ERROR_H */

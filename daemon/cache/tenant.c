@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cache/tenant.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct tenant *tenant_new(const struct tenant_params *params, uint32_t ghosts_max)
+{
+	struct tenant *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	assert(params->salt_bytes <= TENANT_SALT_MAX);
+	(void)snprintf(t->name, sizeof(t->name), "%s", params->name);
+	if (params->salt_bytes)
+		memcpy(t->salt, params->salt, params->salt_bytes);
+	t->limits = *params;
+	t->limits.name = t->name;
+	t->limits.salt = t->salt;
+	t->pins_group.max = params->pins_max ? params->pins_max : UINT64_MAX;
+	policy_init(&t->policy, ghosts_max);
+	return t;
+}
+
+void tenant_free(struct tenant *tenant)
+{
+	if (!tenant)
+		return;
+	assert(tenant->bytes == 0 && tenant->pages == 0 && tenant->bytes_stored == 0);
+	policy_fini(&tenant->policy);
+	free(tenant);
+}

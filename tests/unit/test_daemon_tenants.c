@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Several tenants in one cache: whose page goes, and what nobody can take from another. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cmocka_all.h"
+
+#include <skvq/error.h>
+
+#include "support/cache_rig.h"
+#include "support/page_maker.h"
+
+#define CAP 32u /* first pages under the cap */
+
+/* One tenant's client: a namespace and pins. */
+struct side {
+	struct tenant *tenant;
+	struct ns *ns;
+	struct pins pins;
+};
+
+static struct rig rig;
+static uint64_t page_bytes;
+
+static void begin(const struct tenant_params *others, uint32_t n)
+{
+	rig_init_tenants(&rig, CAP, 4096, others, n);
+	page_bytes = skvq_layout_page_bytes(&rig.layout, 0);
+}
+
+static void side_open(struct side *s, const char *tenant)
+{
+	struct identity id;
+	struct why why;
+
+	rig_identity(0, &id);
+	s->tenant = cache_tenant(&rig.cache, tenant);
+	assert_non_null(s->tenant);
+	assert_int_equal(cache_ns_open(&rig.cache, s->tenant, &id, "m", &s->ns, &why), 0);
+	pins_init(&s->pins, 4096);
+	s->pins.group = &s->tenant->pins_group;
+}
+
+static void side_close(struct side *s)
+{
+	(void)cache_unpin_all(&rig.cache, &s->pins);
+	pins_fini(&s->pins);
+	cache_ns_close(&rig.cache, s->ns);
+}
+
+/* A first page of its own, pinned; NULL and the error. */
+static struct page *put_in(struct side *s, uint32_t seed, int *ret_error)
+{
+	struct ns *own = rig.ns;
+	struct page *page;
+
+	rig.ns = s->ns;
+	page = rig_publish(&rig, &s->pins, NULL, seed, ret_error);
+	rig.ns = own;
+	return page;
+}
+
+static void let_go(struct side *s)
+{
+	(void)cache_unpin_all(&rig.cache, &s->pins);
+}
+
+/* Publishes n pages one after the other and keeps none. */
+static void scan(struct side *s, uint32_t first_seed, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		int err;
+
+		assert_non_null(put_in(s, first_seed + i, &err));
+		let_go(s);
+	}
+}
+
+/* How many of the first pages of n seeds a match finds; keeps no pins. */
+static uint32_t found(struct side *s, uint32_t first_seed, uint32_t n)
+{
+	struct ns *own = rig.ns;
+	struct rig_match rm;
+	uint32_t sum = 0;
+
+	rig.ns = s->ns;
+	for (uint32_t i = 0; i < n; i++) {
+		assert_int_equal(rig_match(&rig, &rm, &s->pins, first_seed + i, 1, 0), 0);
+		sum += rm.m.n;
+		let_go(s);
+	}
+	rig.ns = own;
+	return sum;
+}
+
+/* The books of every tenant, counted again page by page. */
+static void assert_books(void)
+{
+	uint64_t all = 0;
+
+	for (uint32_t i = 0; i < rig.cache.n_tenants; i++) {
+		const struct tenant *t = rig.cache.tenants[i];
+		uint64_t bytes = 0, held = 0, pages = 0, pins = 0;
+
+		for (const struct ns *ns = rig.cache.namespaces; ns; ns = ns->next) {
+			if (ns->tenant != t)
+				continue;
+			for (uint32_t k = 0; k < ns->table.touched; k++) {
+				const struct page *p = &ns->table.pages[k];
+
+				if (p->state == PAGE_FREE)
+					continue;
+				pages++;
+				bytes += p->bytes;
+				pins += p->pins;
+				held += p->held ? p->bytes : 0;
+				assert_int_equal(p->held,
+						 p->pins || p->held_children || !page_readable(p));
+			}
+		}
+		assert_int_equal(t->bytes, bytes);
+		assert_int_equal(t->held, held);
+		assert_int_equal(t->pages, pages);
+		assert_int_equal(t->pins, pins);
+		assert_int_equal(t->pins_group.n, pins);
+		all += bytes;
+	}
+	assert_int_equal(rig.cache.bytes, all);
+	assert_true(all <= rig.cache.config.ram_max);
+}
+
+static void a_scan_takes_nothing_guaranteed(void **state)
+{
+	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
+	struct side quiet, loud;
+
+	(void)state;
+	begin(NULL, 0); /* for page_bytes */
+	others[0].ram_min = 8 * page_bytes;
+	rig_fini(&rig);
+	begin(others, 2);
+	side_open(&quiet, "quiet");
+	side_open(&loud, "loud");
+	scan(&quiet, 100, 8);
+	scan(&loud, 1000, 10 * CAP);
+	assert_int_equal(found(&quiet, 100, 8), 8);
+	assert_int_equal(quiet.tenant->stats.n[STAT_evictions], 0);
+	assert_int_equal(quiet.tenant->bytes, 8 * page_bytes);
+	assert_int_equal(loud.tenant->bytes, (CAP - 8) * page_bytes); /* all the rest */
+	/* Also if the pages of the scan come back, and so are thought worth more. */
+	for (uint32_t i = 0; i < 5; i++) {
+		scan(&loud, 1000, 2 * CAP);
+		(void)found(&loud, 1000, 2 * CAP);
+	}
+	assert_int_equal(found(&quiet, 100, 8), 8);
+	assert_books();
+	side_close(&quiet);
+	side_close(&loud);
+	rig_fini(&rig);
+}
+
+static void pins_take_nothing_guaranteed(void **state)
+{
+	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
+	struct side quiet, loud;
+	uint32_t n = 0;
+	int err = 0;
+
+	(void)state;
+	others[0].ram_min = 8 * page_bytes;
+	begin(others, 2);
+	side_open(&quiet, "quiet");
+	side_open(&loud, "loud");
+	/* Nobody is there yet, and still what is guaranteed cannot be pinned away. */
+	while (put_in(&loud, 1000 + n, &err))
+		n++;
+	assert_int_equal(err, -SKVQ_ETRAM);
+	assert_int_equal(n, CAP - 8);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_non_null(put_in(&quiet, 100 + i, &err));
+	assert_null(put_in(&quiet, 200, &err)); /* more than that all others have pinned */
+	assert_int_equal(err, -SKVQ_ETRAM);
+	assert_books();
+	/* What lies in idle guaranteed room may be used, and goes when it is asked for. */
+	let_go(&quiet);
+	let_go(&loud);
+	scan(&quiet, 300, 1);
+	assert_books();
+	side_close(&quiet);
+	side_close(&loud);
+	rig_fini(&rig);
+}
+
+static void a_match_pins_nothing_guaranteed(void **state)
+{
+	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
+	struct rig_match rm[CAP];
+	struct side quiet, loud;
+	struct ns *own;
+	uint32_t n = 0;
+	int err;
+
+	(void)state;
+	others[0].ram_min = 8 * page_bytes;
+	begin(others, 2);
+	side_open(&quiet, "quiet");
+	side_open(&loud, "loud");
+	own = rig.ns;
+	/* Unpinned pages fill all memory, borrowed room too. */
+	scan(&loud, 1000, CAP);
+	assert_int_equal(loud.tenant->bytes, CAP * page_bytes);
+	rig.ns = loud.ns;
+	for (uint32_t i = 0; i < CAP; i++) {
+		assert_int_equal(rig_match(&rig, &rm[i], &loud.pins, 1000 + i, 1, 0), 0);
+		n += rm[i].m.n;
+	}
+	rig.ns = own;
+	assert_int_equal(n, CAP - 8);
+	assert_int_equal(loud.tenant->stats.n[STAT_matches_cut], 8);
+	assert_int_equal(loud.pins.reserved, 0);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_non_null(put_in(&quiet, 100 + i, &err));
+	assert_books();
+	side_close(&quiet);
+	side_close(&loud);
+	rig_fini(&rig);
+}
+
+/* A page that only its continuation keeps is held like a pinned one. */
+static void ancestors_are_held(void **state)
+{
+	const struct tenant_params other = {.name = "other"};
+	struct page *chain[4];
+	struct page_ref refs[4];
+	struct why why;
+	struct side s;
+	struct ns *own;
+
+	(void)state;
+	begin(&other, 1);
+	side_open(&s, "other");
+	own = rig.ns;
+	rig.ns = s.ns;
+	rig_chain(&rig, &s.pins, 7, 4, chain);
+	rig.ns = own;
+	for (uint32_t i = 0; i < 4; i++)
+		refs[i] = page_ref(chain[i]);
+	assert_int_equal(cache_unpin(&rig.cache, s.ns, &s.pins, refs, 3, &why), 0);
+	assert_int_equal(s.tenant->held, s.tenant->bytes);
+	assert_books();
+	assert_int_equal(cache_unpin(&rig.cache, s.ns, &s.pins, refs + 3, 1, &why), 0);
+	assert_int_equal(s.tenant->held, 0);
+	assert_books();
+	side_close(&s);
+	rig_fini(&rig);
+}
+
+static void tenants_come_to_equal_parts(void **state)
+{
+	const struct tenant_params others[] = {{.name = "a"}, {.name = "b"}, {.name = "c"}};
+	struct side side[3];
+
+	(void)state;
+	begin(others, 3);
+	for (uint32_t i = 0; i < 3; i++)
+		side_open(&side[i], others[i].name);
+	scan(&side[0], 1000, 4 * CAP); /* alone: everything */
+	assert_int_equal(side[0].tenant->bytes, CAP * page_bytes);
+	scan(&side[1], 2000, 4 * CAP); /* half each, however long it reads */
+	assert_true(side[0].tenant->pages >= CAP / 2 - 1);
+	scan(&side[2], 3000, 4 * CAP);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_in_range(side[i].tenant->pages, CAP / 3 - 1, CAP / 3 + 2);
+	/* A tenant that has less than its part is not touched by the others. */
+	let_go(&side[2]);
+	assert_books();
+	for (uint32_t i = 0; i < 3; i++)
+		side_close(&side[i]);
+	rig_fini(&rig);
+}
+
+/* A small working set beside a scan: its hit rate stays what it is alone. */
+static void a_scan_beside_costs_no_hits(void **state)
+{
+	const struct tenant_params others[] = {{.name = "worker"}, {.name = "scanner"}};
+	struct side worker, scanner;
+	uint32_t hits = 0, rounds = 40, set = CAP / 4;
+
+	(void)state;
+	begin(others, 2);
+	side_open(&worker, "worker");
+	side_open(&scanner, "scanner");
+	scan(&worker, 100, set);
+	for (uint32_t i = 0; i < rounds; i++) {
+		scan(&scanner, 1000 + i * CAP, CAP);
+		hits += found(&worker, 100, set);
+	}
+	assert_int_equal(hits, rounds * set);
+	assert_books();
+	side_close(&worker);
+	side_close(&scanner);
+	rig_fini(&rig);
+}
+
+static void caps_of_its_own(void **state)
+{
+	struct tenant_params other = {.name = "other", .pins_max = 3, .namespaces_max = 2};
+	struct side s;
+	struct identity id;
+	struct ns *ns[2];
+	struct why why;
+	int err;
+
+	(void)state;
+	other.ram_max = 4 * page_bytes;
+	begin(&other, 1);
+	side_open(&s, "other");
+	for (uint32_t i = 0; i < 3; i++)
+		assert_non_null(put_in(&s, i, &err));
+	assert_null(put_in(&s, 3, &err));
+	assert_int_equal(err, -SKVQ_ETPINS);
+	let_go(&s);
+	/* Its own pages go at its own cap, with most of the memory free. */
+	scan(&s, 100, 20);
+	assert_true(s.tenant->bytes <= 4 * page_bytes);
+	assert_int_equal(rig.cache.bytes, s.tenant->bytes);
+	s.tenant->pins_group.max = 100;
+	for (uint32_t i = 0; i < 4; i++)
+		assert_non_null(put_in(&s, 200 + i, &err));
+	assert_null(put_in(&s, 300, &err));
+	assert_int_equal(err, -SKVQ_ETRAM);
+	/* Namespaces: one more, and no third; "default" has its own. */
+	rig_identity(1, &id);
+	assert_int_equal(cache_ns_open(&rig.cache, s.tenant, &id, "m", &ns[0], &why), 0);
+	rig_identity(2, &id);
+	assert_int_equal(cache_ns_open(&rig.cache, s.tenant, &id, "m", &ns[1], &why),
+			 -SKVQ_ENAMESPACES);
+	assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &ns[1], &why), 0);
+	assert_true(ns[0]->id != ns[1]->id);
+	assert_books();
+	cache_ns_close(&rig.cache, ns[0]);
+	cache_ns_close(&rig.cache, ns[1]);
+	side_close(&s);
+	rig_fini(&rig);
+}
+
+static void copies_at_once_are_bounded(void **state)
+{
+	const struct tenant_params other = {.name = "other", .fills_max = 2};
+	struct rig_publish rp[3];
+	struct side s;
+	struct ns *own;
+
+	(void)state;
+	begin(&other, 1);
+	side_open(&s, "other");
+	own = rig.ns;
+	rig.ns = s.ns;
+	for (uint32_t i = 0; i < 3; i++) {
+		rig_prepare(&rig, &rp[i], &s.pins, NULL, i, i);
+		assert_int_equal(cache_publish(&rig.cache, &rp[i].p, &rp[i].why),
+				 i < 2 ? 0 : -SKVQ_EQUEUE);
+	}
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(rig_wait(&rig, &rp[i]), 0);
+	assert_int_equal(s.tenant->n_fills, 0);
+	assert_int_equal(cache_publish(&rig.cache, &rp[2].p, &rp[2].why), 0);
+	assert_int_equal(rig_wait(&rig, &rp[2]), 0);
+	rig.ns = own;
+	assert_books();
+	side_close(&s);
+	rig_fini(&rig);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(a_scan_takes_nothing_guaranteed),
+	    cmocka_unit_test(pins_take_nothing_guaranteed),
+	    cmocka_unit_test(a_match_pins_nothing_guaranteed),
+	    cmocka_unit_test(ancestors_are_held),
+	    cmocka_unit_test(tenants_come_to_equal_parts),
+	    cmocka_unit_test(a_scan_beside_costs_no_hits),
+	    cmocka_unit_test(caps_of_its_own),
+	    cmocka_unit_test(copies_at_once_are_bounded),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
