@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <ini.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 #include "control/control.h"
 #include "sandbox.h"
 
-enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, SANDBOX };
+enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, SANDBOX, IDS };
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
@@ -28,23 +29,28 @@ enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, SANDBOX };
 #define STORE_KEY_(name, kind, def, least, most, help)                                             \
 	{"store", #name, NULL, kind, FIELD(store.name), NULL, def, least, most, help},
 
+#define TENANT(f) offsetof(struct config_tenant, f), sizeof(((struct config_tenant *)0)->f)
+
 /* The one place of every other bound. */
-static const struct key {
+struct key {
 	const char *section, *name;
 	const char *flag; /* NULL: section-name, with dashes for underscores */
 	enum kind kind;
-	size_t offset, size; /* in struct config */
+	size_t offset, size; /* in struct config, or config_tenant */
 	const char *text;    /* default of TEXT */
 	uint64_t value;      /* default of the others */
 	uint64_t min, max;
 	const char *reason;
-} keys[] = {
+};
+static const struct key keys[] = {
     {"socket", "path", "socket", TEXT, FIELD(socket_path), "", 0, 0, 0,
      "where clients connect (Unix stream socket)"},
     {"socket", "socket_mode", "socket-mode", MODE, FIELD(socket_mode), NULL, 0600, 0, 0777,
      "who may connect: file mode of the socket"},
     {"socket", "tenant", "tenant", TEXT, FIELD(tenant), "default", 0, 0, 0,
-     "all clients of this socket share pages under this name"},
+     "all clients share pages under this name, if there is no section [tenant NAME]"},
+    {"socket", "admin", "admin", IDS, FIELD(admins), NULL, 0, 0, UINT32_MAX - 1,
+     "users who may look at all tenants, beside root and the daemon's own, on this socket"},
     {"memory", "ram_max", "ram-max", BYTES, FIELD(ram_max), NULL, 4 * GIB, 64 * KIB,
      UINT64_C(1) << 46,
      "bytes of all arenas together, as the kernel counts them; page records come on top (about "
@@ -97,22 +103,57 @@ static const struct key {
      "0: through the page cache; so it also is where the file system refuses O_DIRECT"},
     STORE_OPTIONS(STORE_KEY_)
 };
+
+/* Of a section [tenant NAME]. A bound of 0 is an equal part of the daemon's, or none. */
+static const struct key tenant_keys[CONFIG_TENANT_KEYS] = {
+    [TENANT_SOCKET] = {"tenant", "socket", NULL, TEXT, TENANT(socket_path), "", 0, 0, 0,
+     "a socket of its own; not given: the one in [socket]"},
+    [TENANT_MODE] = {"tenant", "socket_mode", NULL, MODE, TENANT(socket_mode), NULL, 0600, 0, 0777,
+     "file mode of that socket"},
+    [TENANT_UID] = {"tenant", "uid", NULL, IDS, TENANT(uids), NULL, 0, 0, UINT32_MAX - 1,
+     "users of this tenant, by number; on its own socket nobody else then"},
+    [TENANT_GID] = {"tenant", "gid", NULL, IDS, TENANT(gids), NULL, 0, 0, UINT32_MAX - 1,
+     "groups of this tenant, looked at for users that no tenant names"},
+    [TENANT_RAM_MIN] = {"tenant", "ram_min", NULL, BYTES, TENANT(ram_min), NULL, 0, 0,
+     UINT64_C(1) << 46, "bytes of ram_max that no other tenant can take"},
+    [TENANT_RAM_MAX] = {"tenant", "ram_max", NULL, BYTES, TENANT(ram_max), NULL, 0, 0,
+     UINT64_C(1) << 46, "bytes of its arenas together; 0: as much as there is"},
+    [TENANT_DISK_MAX] = {"tenant", "disk_max", NULL, BYTES, TENANT(disk_max), NULL, 0, 0,
+     UINT64_C(1) << 43,
+     "bytes of disk, in a folder of its own below the store's; 0: an equal part of capacity_bytes"},
+    [TENANT_CALIBRATION_MAX] = {"tenant", "calibration_max", NULL, BYTES, TENANT(calibration_max),
+     NULL, 0, 0, 16 * GIB,
+     "bytes of its models' calibration files; 0: an equal part of the daemon's"},
+    [TENANT_CONNECTIONS_MAX] = {"tenant", "connections_max", NULL, COUNT, TENANT(connections_max),
+     NULL, 0, 0, 4096, "its connections; 0: an equal part of the daemon's"},
+    [TENANT_PINS_MAX] = {"tenant", "pins_max", NULL, COUNT, TENANT(pins_max), NULL, 0, 0,
+     UINT64_C(1) << 36, "pins of all its connections together; 0: as many as they each may have"},
+    [TENANT_NAMESPACES_MAX] = {"tenant", "namespaces_max", NULL, COUNT, TENANT(namespaces_max),
+     NULL, 0, 0, 1024, "its models served at once; 0: an equal part of the daemon's"},
+    [TENANT_SALT_FILE] = {"tenant", "salt_file", NULL, TEXT, TENANT(salt_file), "", 0, 0, 0,
+     "16 to 64 secret bytes that go into the names of its namespaces on disk and in /proc; nobody "
+     "else may have rights to the file"},
+};
 #undef FIELD
+#undef TENANT
 #undef STORE_KEY_
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
 
-static char *text_at(struct config *config, const struct key *key)
+/* base: the struct that the key's table is of. */
+static char *text_at(void *base, const struct key *key)
 {
-	return (char *)config + key->offset;
+	return (char *)base + key->offset;
 }
 
-static uint64_t *value_at(struct config *config, const struct key *key)
+static uint64_t *value_at(void *base, const struct key *key)
 {
-	return (uint64_t *)(void *)((char *)config + key->offset);
+	return (uint64_t *)(void *)((char *)base + key->offset);
 }
 
 #define FLAG_BYTES 40
+
+#define TENANT_PREFIX "tenant " /* of a section's name */
 
 static void flag_of(const struct key *key, char ret[FLAG_BYTES])
 {
@@ -170,8 +211,7 @@ static bool parse_bytes(const char *text, uint64_t *ret)
 	return true;
 }
 
-static int set_number(struct config *config, const struct key *key, const char *text,
-		      struct why *why)
+static int set_number(void *base, const struct key *key, const char *text, struct why *why)
 {
 	const char *end = text;
 	uint64_t v = 0;
@@ -180,7 +220,7 @@ static int set_number(struct config *config, const struct key *key, const char *
 				      : parse_number(text, 10, &v, &end) && !*end;
 
 	if (ok && v >= key->min && v <= key->max) {
-		*value_at(config, key) = v;
+		*value_at(base, key) = v;
 		return 0;
 	}
 	return why_fail(why, SKVQ_EINVAL,
@@ -191,14 +231,38 @@ static int set_number(struct config *config, const struct key *key, const char *
 			key->kind == BYTES ? " bytes, with K, M, G or T behind if you like" : "");
 }
 
-static int set_value(struct config *config, const struct key *key, const char *text,
-		     struct why *why)
+/* "1000, 1001 2000", behind those that are there: a list may go on in another line. */
+static int add_ids(struct config_ids *ids, const struct key *key, const char *text,
+		   struct why *why)
 {
+	const char *at = text + strspn(text, ", \t");
+
+	while (*at) {
+		uint64_t v;
+
+		if (!parse_number(at, 10, &v, &at) || v > key->max || !strchr(", \t", *at))
+			return why_fail(why, SKVQ_EINVAL,
+					"%s.%s = \"%.40s\": expected numbers, with commas between "
+					"them",
+					key->section, key->name, text);
+		if (ids->n == CONFIG_IDS_MAX)
+			return why_fail(why, SKVQ_EINVAL, "%s.%s has more than %d numbers",
+					key->section, key->name, CONFIG_IDS_MAX);
+		ids->id[ids->n++] = (uint32_t)v;
+		at += strspn(at, ", \t");
+	}
+	return 0;
+}
+
+static int set_value(void *base, const struct key *key, const char *text, struct why *why)
+{
+	if (key->kind == IDS)
+		return add_ids((struct config_ids *)(void *)text_at(base, key), key, text, why);
 	if (key->kind == TEXT) {
 		if (strlen(text) >= key->size || !*text)
 			return why_fail(why, SKVQ_EINVAL, "%s.%s has %zu bytes, expected 1 to %zu",
 					key->section, key->name, strlen(text), key->size - 1);
-		memcpy(text_at(config, key), text, strlen(text) + 1);
+		memcpy(text_at(base, key), text, strlen(text) + 1);
 		return 0;
 	}
 	if (key->kind == LEVEL || key->kind == SANDBOX) {
@@ -207,10 +271,65 @@ static int set_value(struct config *config, const struct key *key, const char *t
 		if (level < 0)
 			return why_fail(why, SKVQ_EINVAL, "%s.%s = \"%.40s\": expected %s",
 					key->section, key->name, text, key->reason);
-		*value_at(config, key) = (uint64_t)level;
+		*value_at(base, key) = (uint64_t)level;
 		return 0;
 	}
-	return set_number(config, key, text, why);
+	return set_number(base, key, text, why);
+}
+
+static void set_defaults(void *base, const struct key *table, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (table[i].kind == TEXT)
+			memcpy(text_at(base, &table[i]), table[i].text, strlen(table[i].text) + 1);
+		else if (table[i].kind != IDS)
+			*value_at(base, &table[i]) = table[i].value;
+	}
+}
+
+#define NAME_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+/* The tenant of this name, which is made if it is new. NULL with a sentence. */
+static struct config_tenant *get_tenant(struct config *config, const char *name, struct why *why)
+{
+	struct config_tenant *t = config->tenants;
+
+	if (!*name || strlen(name) > CONFIG_SECTION_MAX || name[strspn(name, NAME_CHARS)]) {
+		(void)why_fail(why, SKVQ_EINVAL,
+			       "section \"tenant %.40s\": a tenant's name has 1 to %d letters, digits, "
+			       "_ and -",
+			       name, CONFIG_SECTION_MAX);
+		return NULL;
+	}
+	for (; t < config->tenants + config->n_tenants; t++) {
+		if (!strcmp(t->name, name))
+			return t;
+	}
+	if (config->n_tenants == CONFIG_TENANTS_MAX) {
+		(void)why_fail(why, SKVQ_EINVAL, "more than %d tenants", CONFIG_TENANTS_MAX);
+		return NULL;
+	}
+	config->n_tenants++;
+	*t = (struct config_tenant){.socket_mode = 0};
+	memcpy(t->name, name, strlen(name) + 1);
+	set_defaults(t, tenant_keys, CONFIG_TENANT_KEYS);
+	return t;
+}
+
+static int set_tenant(struct config *config, const char *tenant, const char *name,
+		      const char *value, uint32_t line, struct why *why)
+{
+	struct config_tenant *t = get_tenant(config, tenant, why);
+
+	for (size_t i = 0; t && i < CONFIG_TENANT_KEYS; i++) {
+		if (!strcmp(tenant_keys[i].name, name)) {
+			t->line[i] = line;
+			return set_value(t, &tenant_keys[i], value, why);
+		}
+	}
+	if (!t)
+		return -SKVQ_EINVAL;
+	return why_fail(why, SKVQ_EINVAL, "there is no key \"%.40s\" for a tenant", name);
 }
 
 int config_set(struct config *config, const char *section, const char *name, const char *value,
@@ -227,27 +346,44 @@ int config_set(struct config *config, const char *section, const char *name, con
 void config_defaults(struct config *config)
 {
 	memset(config, 0, sizeof(*config));
-	for (size_t i = 0; i < N_KEYS; i++) {
-		if (keys[i].kind == TEXT)
-			memcpy(text_at(config, &keys[i]), keys[i].text, strlen(keys[i].text) + 1);
-		else
-			*value_at(config, &keys[i]) = keys[i].value;
-	}
+	set_defaults(config, keys, N_KEYS);
 }
 
 /* ---- file ---- */
 
 struct file_ctx {
 	struct config *config;
+	FILE *file;
+	uint32_t line; /* being read */
+	bool inside;   /* the last piece did not end it */
 	struct why first; /* of the first line that is wrong, the one ini_parse returns */
 };
+
+/* As fgets, counting lines: libinih tells a handler of none. */
+static char *read_line(char *buf, int bytes, void *stream)
+{
+	struct file_ctx *ctx = stream;
+	char *got = fgets(buf, bytes, ctx->file);
+
+	if (!got)
+		return NULL;
+	ctx->line += !ctx->inside;
+	ctx->inside = !strchr(got, '\n');
+	return got;
+}
 
 static int on_key(void *user, const char *section, const char *name, const char *value)
 {
 	struct file_ctx *ctx = user;
 	struct why why;
+	int err;
 
-	if (config_set(ctx->config, section, name, value, &why) == 0)
+	if (!strncmp(section, TENANT_PREFIX, strlen(TENANT_PREFIX)))
+		err = set_tenant(ctx->config, section + strlen(TENANT_PREFIX), name, value,
+				 ctx->line, &why);
+	else
+		err = config_set(ctx->config, section, name, value, &why);
+	if (err == 0)
 		return 1;
 	if (!ctx->first.text[0])
 		ctx->first = why;
@@ -264,7 +400,8 @@ int config_file(struct config *config, const char *path, struct why *why)
 	if (!f)
 		return why_fail_errno(why, SKVQ_EIO, "config file \"%.100s\"", path);
 	errno = 0;
-	line = ini_parse_file(f, on_key, &ctx);
+	ctx.file = f;
+	line = ini_parse_stream(read_line, &ctx, on_key, &ctx);
 	failed = ferror(f); /* ini takes it for the end: half a file, or a folder */
 	if (failed)
 		(void)why_fail_errno(why, SKVQ_EIO, "reading config file \"%.100s\"", path);
@@ -354,17 +491,172 @@ int config_args(struct config *config, int argc, char **argv, enum config_action
 	return 0;
 }
 
+/* ---- tenants ---- */
+
+/* A sentence about a key of a tenant's, with the section and, if it was given, its line. */
+static int at_key(const struct config_tenant *t, enum config_tenant_key key, struct why *why,
+		  const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static int at_key(const struct config_tenant *t, enum config_tenant_key key, struct why *why,
+		  const char *fmt, ...)
+{
+	char text[WHY_BYTES];
+	va_list args;
+
+	va_start(args, fmt);
+	(void)vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (!t->line[key])
+		return why_fail(why, SKVQ_EINVAL, "[tenant %s]: %s", t->name, text);
+	return why_fail(why, SKVQ_EINVAL, "[tenant %s], line %u, %s: %s", t->name, t->line[key],
+			tenant_keys[key].name, text);
+}
+
+static uint64_t share(uint64_t given, uint64_t all, uint32_t n)
+{
+	return given ? given : all / n;
+}
+
+struct config_tenant config_tenant(const struct config *config, uint32_t i)
+{
+	struct config_tenant t = {.pins_max = 0};
+	uint32_t n = config->n_tenants;
+
+	if (!n) {
+		memcpy(t.name, config->tenant, sizeof(t.name));
+		n = 1;
+	} else {
+		t = config->tenants[i];
+	}
+	t.disk_max = share(t.disk_max, config->store.capacity_bytes, n);
+	t.calibration_max = share(t.calibration_max, config->calibration_max, n);
+	t.connections_max = share(t.connections_max, config->connections_max, n);
+	t.namespaces_max = share(t.namespaces_max, config->namespaces_max, n);
+	return t;
+}
+
+struct store_options config_store(const struct config *config, uint32_t i)
+{
+	struct store_options options = config->store;
+	uint32_t n = config->n_tenants ? config->n_tenants : 1;
+
+	options.capacity_bytes = config_tenant(config, i).disk_max;
+	options.write_bytes_per_day /= n;
+	if (config->store.write_bytes_per_day && !options.write_bytes_per_day)
+		options.write_bytes_per_day = 1;
+	options.touch_entries = (options.touch_entries + n - 1) / n;
+	return options;
+}
+
+static bool has_id(const struct config_ids *ids, uint32_t id)
+{
+	for (uint32_t i = 0; i < ids->n; i++) {
+		if (ids->id[i] == id)
+			return true;
+	}
+	return false;
+}
+
+static int check_ids(const struct config_tenant *t, const struct config_ids *mine,
+		     const struct config_tenant *other, const struct config_ids *theirs,
+		     enum config_tenant_key key, struct why *why)
+{
+	for (uint32_t i = 0; i < mine->n; i++) {
+		if (has_id(theirs, mine->id[i]))
+			return at_key(t, key, why, "%u is of [tenant %s] already", mine->id[i],
+				      other->name);
+	}
+	return 0;
+}
+
+static int check_apart(const struct config_tenant *t, const struct config_tenant *other,
+		       struct why *why)
+{
+	int err;
+
+	if (t->socket_path[0] && !strcmp(t->socket_path, other->socket_path))
+		return at_key(t, TENANT_SOCKET, why, "it is that of [tenant %s]", other->name);
+	err = check_ids(t, &t->uids, other, &other->uids, TENANT_UID, why);
+	return err ? err : check_ids(t, &t->gids, other, &other->gids, TENANT_GID, why);
+}
+
+static int check_bounds(const struct config *config, const struct config_tenant *t,
+			struct why *why)
+{
+	if (!t->socket_path[0] && !t->uids.n && !t->gids.n)
+		return at_key(t, TENANT_SOCKET, why, "nobody can be of it: give socket, uid or gid");
+	if (!strcmp(t->socket_path, config->socket_path))
+		return at_key(t, TENANT_SOCKET, why, "it is that of [socket]");
+	if (t->ram_max > config->ram_max)
+		return at_key(t, TENANT_RAM_MAX, why, "more than memory.ram_max");
+	if (t->ram_min > (t->ram_max ? t->ram_max : config->ram_max))
+		return at_key(t, TENANT_RAM_MIN, why, "more than ram_max");
+	if (t->disk_max > config->store.capacity_bytes)
+		return at_key(t, TENANT_DISK_MAX, why, "more than store.capacity_bytes");
+	if (t->connections_max > config->connections_max)
+		return at_key(t, TENANT_CONNECTIONS_MAX, why, "more than limits.connections_max");
+	if (t->namespaces_max > config->namespaces_max)
+		return at_key(t, TENANT_NAMESPACES_MAX, why, "more than limits.namespaces_max");
+	return 0;
+}
+
+static int check_tenants(const struct config *config, struct why *why)
+{
+	uint64_t ram = 0, disk = 0;
+	int err = 0;
+
+	if (config->n_tenants && strcmp(config->tenant, "default"))
+		return why_fail(why, SKVQ_EINVAL,
+				"socket.tenant = \"%.40s\" is for a daemon without sections [tenant "
+				"NAME]",
+				config->tenant);
+	if (config->n_tenants > config->connections_max ||
+	    config->n_tenants > config->namespaces_max || config->n_tenants > config->queue_max)
+		return why_fail(why, SKVQ_EINVAL,
+				"%u tenants are more than connections_max, namespaces_max or "
+				"queue_max",
+				config->n_tenants);
+	for (uint32_t i = 0; !err && i < config->n_tenants; i++) {
+		const struct config_tenant *t = &config->tenants[i];
+
+		err = check_bounds(config, t, why);
+		for (uint32_t k = 0; !err && k < i; k++)
+			err = check_apart(t, &config->tenants[k], why);
+		ram += t->ram_min; /* each at most 2^46, as ram_max */
+		disk += config_tenant(config, i).disk_max;
+		if (!err && ram > config->ram_max)
+			err = at_key(t, TENANT_RAM_MIN, why,
+				     "with those before it %llu bytes are guaranteed, memory.ram_max "
+				     "is %llu",
+				     (unsigned long long)ram, (unsigned long long)config->ram_max);
+		if (!err && config->store_folder[0] && disk > config->store.capacity_bytes)
+			err = at_key(t, TENANT_DISK_MAX, why,
+				     "with those before it %llu bytes, store.capacity_bytes is %llu",
+				     (unsigned long long)disk,
+				     (unsigned long long)config->store.capacity_bytes);
+	}
+	return err;
+}
+
 int config_check(const struct config *config, struct why *why)
 {
 	struct why inner;
+	int err;
 
 	if (!config->socket_path[0])
 		return why_fail(why, SKVQ_EINVAL,
 				"no socket: give --socket PATH, or path in section [socket]");
-	if (!config->store_folder[0])
-		return 0;
+	err = check_tenants(config, why);
+	if (err < 0 || !config->store_folder[0])
+		return err;
 	if (store_options_check(&config->store, &inner) < 0)
 		return why_fail(why, SKVQ_EINVAL, "[store]: %s", inner.text);
+	for (uint32_t i = 0; i < config->n_tenants; i++) {
+		struct store_options options = config_store(config, i);
+
+		if (store_options_check(&options, &inner) < 0)
+			return at_key(&config->tenants[i], TENANT_DISK_MAX, why,
+				      "its part of the disk: %s", inner.text);
+	}
 	return 0;
 }
 
@@ -386,15 +678,25 @@ static void print_bytes(uint64_t v, FILE *to)
 		(void)fprintf(to, "%llu", (unsigned long long)v);
 }
 
-static void print_value(const struct config *config, const struct key *key, FILE *to)
+static void print_ids(const struct config_ids *ids, FILE *to)
 {
+	for (uint32_t i = 0; i < ids->n; i++)
+		(void)fprintf(to, "%s%u", i ? ", " : "", ids->id[i]);
+}
+
+static void print_value(const void *base, const struct key *key, FILE *to)
+{
+	const char *at = (const char *)base + key->offset;
 	uint64_t v = 0;
 
-	if (key->kind != TEXT)
-		memcpy(&v, (const char *)config + key->offset, sizeof(v));
+	if (key->kind != TEXT && key->kind != IDS)
+		memcpy(&v, at, sizeof(v));
 	switch (key->kind) {
 	case TEXT:
-		(void)fputs((const char *)config + key->offset, to);
+		(void)fputs(at, to);
+		break;
+	case IDS:
+		print_ids((const struct config_ids *)(const void *)at, to);
 		break;
 	case BYTES:
 		print_bytes(v, to);
@@ -414,27 +716,60 @@ static void print_value(const struct config *config, const struct key *key, FILE
 	}
 }
 
+/* Not given: a text or list with nothing in it. */
+static bool is_empty(const void *base, const struct key *key)
+{
+	const char *at = (const char *)base + key->offset;
+
+	return key->kind == TEXT  ? !*at
+	       : key->kind == IDS ? !((const struct config_ids *)(const void *)at)->n
+				  : false;
+}
+
+static void print_key(const void *base, const struct key *key, bool off, FILE *to)
+{
+	(void)fprintf(to, "; %s\n%s%s = ", key->reason, off || is_empty(base, key) ? "; " : "",
+		      key->name);
+	print_value(base, key, to);
+	(void)fputc('\n', to);
+}
+
+static void print_tenants(const struct config *config, FILE *to)
+{
+	struct config_tenant none = {.socket_mode = 0};
+
+	for (uint32_t i = 0; i < config->n_tenants; i++) {
+		(void)fprintf(to, "\n[" TENANT_PREFIX "%s]\n", config->tenants[i].name);
+		for (size_t k = 0; k < CONFIG_TENANT_KEYS; k++)
+			print_key(&config->tenants[i], &tenant_keys[k], false, to);
+	}
+	if (config->n_tenants)
+		return;
+	set_defaults(&none, tenant_keys, CONFIG_TENANT_KEYS);
+	(void)fputs("\n; One such section for each tenant, if they are to share the daemon and no "
+		    "pages.\n; [" TENANT_PREFIX "NAME]\n",
+		    to);
+	for (size_t k = 0; k < CONFIG_TENANT_KEYS; k++)
+		print_key(&none, &tenant_keys[k], true, to);
+}
+
 void config_print(const struct config *config, FILE *to)
 {
 	const char *section = "";
 
 	for (size_t i = 0; i < N_KEYS; i++) {
-		bool is_empty = keys[i].kind == TEXT && !((const char *)config)[keys[i].offset];
-
 		if (strcmp(section, keys[i].section)) {
 			section = keys[i].section;
 			(void)fprintf(to, "%s[%s]\n", i ? "\n" : "", section);
 		}
-		(void)fprintf(to, "; %s\n%s%s = ", keys[i].reason, is_empty ? "; " : "",
-			      keys[i].name);
-		print_value(config, &keys[i], to);
-		(void)fputc('\n', to);
+		print_key(config, &keys[i], false, to);
 	}
+	print_tenants(config, to);
 }
 
 void config_help(FILE *to)
 {
-	struct config config;
+	static struct config config;
 
 	config_defaults(&config);
 	(void)fputs("usage: skvqd --socket PATH [flags]\n\n"
@@ -451,7 +786,7 @@ void config_help(FILE *to)
 
 		flag_of(&keys[i], flag);
 		(void)fprintf(to, "  --%-26s %s", flag, keys[i].reason);
-		if (keys[i].kind != TEXT || keys[i].text[0]) {
+		if (!is_empty(&config, &keys[i])) {
 			(void)fputs(" [", to);
 			print_value(&config, &keys[i], to);
 			(void)fputc(']', to);
@@ -464,8 +799,15 @@ uint64_t config_fds(const struct config *config)
 {
 	/* A connection, its stagings, and queued replies with an arena each; two for each arena and calibration;
 	 * one message full of strangers, twice, while the closer is at it; and our own. */
-	uint64_t n = config->connections_max * (1 + config->staging_max + 8) +
-		     config->namespaces_max * 2 + CALIBRATIONS_MAX * 2 + 2 * 253 + 64;
+	uint64_t tenants = config->n_tenants ? config->n_tenants : 1;
+	uint64_t n = (config->connections_max + ADMIN_CONNECTIONS_MAX) * (1 + config->staging_max + 8) +
+		     config->namespaces_max * 2 + tenants * CALIBRATIONS_MAX * 2 + 2 * 253 + 64 +
+		     config->n_tenants;
 
-	return config->store_folder[0] ? n + store_files_max(&config->store) : n;
+	for (uint32_t i = 0; i < tenants && config->store_folder[0]; i++) {
+		struct store_options options = config_store(config, i);
+
+		n += store_files_max(&options) + 8;
+	}
+	return n;
 }

@@ -17,11 +17,38 @@
 
 #define CONFIG_PATH_MAX   4095
 #define CONFIG_TENANT_MAX 63
+#define CONFIG_SECTION_MAX 40 /* of a tenant's name in a section: libinih cuts longer ones */
+#define CONFIG_TENANTS_MAX 64
+#define CONFIG_IDS_MAX     32
+
+/* Users or groups. */
+struct config_ids {
+	uint32_t n;
+	uint32_t id[CONFIG_IDS_MAX];
+};
+
+enum config_tenant_key { TENANT_SOCKET, TENANT_MODE, TENANT_UID, TENANT_GID, TENANT_RAM_MIN,
+			 TENANT_RAM_MAX, TENANT_DISK_MAX, TENANT_CALIBRATION_MAX,
+			 TENANT_CONNECTIONS_MAX, TENANT_PINS_MAX, TENANT_NAMESPACES_MAX,
+			 TENANT_SALT_FILE, CONFIG_TENANT_KEYS };
+
+/* A section [tenant NAME]. A bound of 0: see its reason in config.c. */
+struct config_tenant {
+	char name[CONFIG_TENANT_MAX + 1];
+	char socket_path[CONFIG_PATH_MAX + 1]; /* empty: the shared one */
+	char salt_file[CONFIG_PATH_MAX + 1];   /* empty: no salt */
+	uint64_t socket_mode;
+	struct config_ids uids, gids;
+	uint64_t ram_min, ram_max, disk_max, calibration_max; /* bytes */
+	uint64_t connections_max, pins_max, namespaces_max;
+	uint32_t line[CONFIG_TENANT_KEYS]; /* of the file; 0: not given */
+};
 
 struct config {
 	char socket_path[CONFIG_PATH_MAX + 1]; /* too long for a socket is told by the listener */
-	char tenant[CONFIG_TENANT_MAX + 1];
+	char tenant[CONFIG_TENANT_MAX + 1]; /* without sections for tenants */
 	uint64_t socket_mode;
+	struct config_ids admins;
 	uint64_t ram_max;         /* bytes */
 	uint64_t calibration_max; /* bytes */
 	uint64_t shed;            /* 0, 1 */
@@ -46,6 +73,8 @@ struct config {
 	uint64_t io_uring; /* 0, 1 */
 	uint64_t direct;   /* 0, 1 */
 	struct store_options store;
+	uint32_t n_tenants; /* 0: one, of the name above */
+	struct config_tenant tenants[CONFIG_TENANTS_MAX];
 };
 
 /* What the command line asks for. */
@@ -72,6 +101,11 @@ int config_check(const struct config *config, struct why *why);
 
 void config_print(const struct config *config, FILE *to);
 void config_help(FILE *to);
+
+/* The i-th tenant, or the only one, with every bound that is a part of the daemon's filled in. */
+struct config_tenant config_tenant(const struct config *config, uint32_t i);
+/* Of its store. */
+struct store_options config_store(const struct config *config, uint32_t i);
 
 /* Descriptors the daemon may come to hold under this config. */
 uint64_t config_fds(const struct config *config);

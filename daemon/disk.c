@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "disk.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -10,9 +12,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "spill/folder.h"
 
 /* Where there is no io_uring. */
 #define IO_THREADS 4u
+/* The store's folder, a slash and a tenant's name. */
+#define FOLDER_BYTES (CONFIG_PATH_MAX + CONFIG_TENANT_MAX + 2)
 /* One wait of the end. */
 #define END_STEP_MS 10u
 
@@ -98,12 +103,32 @@ static void unwatch(struct disk *disk)
 		(void)close(timer);
 }
 
-int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
+/* The folder of a tenant's store. The one around it must be nobody else's either. */
+static int name_folder(const struct config *config, uint32_t i, char ret[FOLDER_BYTES],
+		       struct why *why)
+{
+	int fd, err;
+
+	if (!config->n_tenants) {
+		(void)snprintf(ret, FOLDER_BYTES, "%s", config->store_folder);
+		return 0;
+	}
+	err = folder_own(config->store_folder, &fd, why);
+	if (err < 0)
+		return err;
+	(void)close(fd);
+	(void)snprintf(ret, FOLDER_BYTES, "%s/%s", config->store_folder, config->tenants[i].name);
+	return 0;
+}
+
+int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct loop *loop,
 	      struct cache *cache, struct why *why)
 {
-	struct spill_io_config io_config = {.folder = config->store_folder,
-					    .files_max = store_files_max(&config->store),
-					    .depth = store_io_depth(&config->store),
+	const struct store_options options = config_store(config, i);
+	char folder[FOLDER_BYTES];
+	struct spill_io_config io_config = {.folder = folder,
+					    .files_max = store_files_max(&options),
+					    .depth = store_io_depth(&options),
 					    .threads = IO_THREADS,
 					    .work_threads = (uint32_t)config->threads,
 					    .no_uring = !config->io_uring,
@@ -120,6 +145,9 @@ int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
 			      .timer_watch.fd = -1};
 	if (!config->store_folder[0])
 		return 0;
+	err = name_folder(config, i, folder, why);
+	if (err < 0)
+		return err;
 	err = spill_io_new(&io_config, &io, why);
 	if (err < 0)
 		return err;
@@ -127,7 +155,7 @@ int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
 		log_event(LOG_WARNING, "store_io", LOG_STR("detail", io->warning.text));
 	engine = io->engine;
 	direct = io->direct;
-	err = store_open(&config->store, io, &disk->store, why);
+	err = store_open(&options, io, &disk->store, why);
 	if (err < 0)
 		return err;
 	err = watch(disk);
@@ -138,10 +166,10 @@ int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
 		disk->store = NULL;
 		return err;
 	}
-	cache_tenant(cache, config->tenant)->tier = store_tier(disk->store);
-	log_event(LOG_INFO, "store", LOG_STR("folder", config->store_folder),
+	cache->tenants[i]->tier = store_tier(disk->store);
+	log_event(LOG_INFO, "store", LOG_STR("folder", folder),
 		  LOG_STR("io", engine), LOG_U64("direct", direct),
-		  LOG_U64("capacity_bytes", config->store.capacity_bytes),
+		  LOG_U64("capacity_bytes", options.capacity_bytes),
 		  LOG_U64("records", store_stat(disk->store, STORE_STAT_records)),
 		  LOG_U64("torn", store_stat(disk->store, STORE_STAT_torn)),
 		  LOG_U64("recovery_ms", store_stat(disk->store, STORE_STAT_recovery_ms)));
@@ -169,36 +197,71 @@ static bool is_filling(const struct cache *cache)
 	return false;
 }
 
-/* One round; false when there is nothing left to do. */
-static bool drain_step(struct disk *disk)
+/* Lets each store work for a moment. */
+static void step(struct disk *disks, uint32_t n)
 {
-	bool more;
+	uint32_t open = 0;
 
-	(void)loop_step(disk->loop, 0); /* copies that have just been made */
-	more = is_filling(disk->cache);
-	more = spill_drain(disk->cache) || more;
-	store_step(disk->store, END_STEP_MS);
-	return more || cache_bytes_spilling(disk->cache);
+	for (uint32_t i = 0; i < n; i++)
+		open += disks[i].store != NULL;
+	for (uint32_t i = 0; i < n; i++) {
+		if (disks[i].store)
+			store_step(disks[i].store, (END_STEP_MS + open - 1) / open);
+	}
 }
 
-void disk_close(struct disk *disk, const bool *hurry)
+/* One round; false when there is nothing left to do. */
+static bool drain_step(struct disk *disks, uint32_t n)
 {
-	uint64_t start = clock_ms(), until = start + disk->shutdown_ms;
-	struct flush flush = {0}; /* store_close answers before it goes out of scope */
-	bool more = true;
+	struct cache *cache = disks[0].cache;
+	bool more;
 
-	if (!disk->store)
-		return;
-	while (more && !*hurry && clock_ms() < until)
-		more = drain_step(disk);
-	if (store_flush(disk->store, on_flushed, &flush) == 0) {
-		while (!flush.done && !*hurry && clock_ms() < until)
-			store_step(disk->store, END_STEP_MS);
+	(void)loop_step(disks[0].loop, 0); /* copies that have just been made */
+	more = is_filling(cache);
+	more = spill_drain(cache) || more;
+	step(disks, n);
+	return more || cache_bytes_spilling(cache);
+}
+
+static bool all_flushed(const struct flush *flushes, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (!flushes[i].done)
+			return false;
 	}
-	log_event(more || flush.status < 0 ? LOG_WARNING : LOG_INFO, "store_closed",
-		  LOG_U64("ms", clock_ms() - start), LOG_U64("complete", !more && flush.done),
-		  LOG_U64("records", store_stat(disk->store, STORE_STAT_records)));
-	unwatch(disk);
-	store_close(disk->store);
-	disk->store = NULL;
+	return true;
+}
+
+void disks_close(struct disk *disks, uint32_t n, const bool *hurry)
+{
+	uint64_t start = clock_ms(), until = start + disks[0].shutdown_ms;
+	/* store_close answers before they go out of scope */
+	struct flush flushes[TENANTS_MAX] = {{0}};
+	bool more = true, any = false;
+
+	assert(n <= TENANTS_MAX);
+	for (uint32_t i = 0; i < n; i++)
+		any = any || disks[i].store;
+	while (any && more && !*hurry && clock_ms() < until)
+		more = drain_step(disks, n);
+	for (uint32_t i = 0; i < n; i++) {
+		if (!disks[i].store || store_flush(disks[i].store, on_flushed, &flushes[i]) < 0)
+			flushes[i].done = true;
+	}
+	while (any && !all_flushed(flushes, n) && !*hurry && clock_ms() < until)
+		step(disks, n);
+	for (uint32_t i = 0; i < n; i++) {
+		struct disk *disk = &disks[i];
+		const struct flush *f = &flushes[i];
+
+		if (!disk->store)
+			continue;
+		log_event(more || f->status < 0 ? LOG_WARNING : LOG_INFO, "store_closed",
+			  LOG_STR("tenant", disk->cache->tenants[i]->name),
+			  LOG_U64("ms", clock_ms() - start), LOG_U64("complete", !more && f->done),
+			  LOG_U64("records", store_stat(disk->store, STORE_STAT_records)));
+		unwatch(disk);
+		store_close(disk->store);
+		disk->store = NULL;
+	}
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * disk.h - the store in the server: opened from the config, pumped by the loop, filled at the end.
+ * disk.h - a tenant's store in the server: opened from the config, pumped by the loop, filled at the end.
  */
 #ifndef SKVQD_DISK_H
 #define SKVQD_DISK_H
@@ -21,12 +21,13 @@ struct disk {
 	uint64_t shutdown_ms;
 };
 
-/* Opens the store of the config, if it names one, finds what is there, and puts it under the cache.
- * A zeroed disk. -SKVQ_EINVAL, -SKVQ_EINUSE, -SKVQ_EPERM, -SKVQ_EIO, -SKVQ_ENOMEM, -SKVQ_ESYS. */
-int disk_open(struct disk *disk, const struct config *config, struct loop *loop,
+/* Opens the store of the cache's i-th tenant, if the config names a folder, finds what is there, and
+ * puts it under the tenant. With sections for tenants each has a folder of its own in that folder. A
+ * zeroed disk. -SKVQ_EINVAL, -SKVQ_EINUSE, -SKVQ_EPERM, -SKVQ_EIO, -SKVQ_ENOMEM, -SKVQ_ESYS. */
+int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct loop *loop,
 	      struct cache *cache, struct why *why);
 /* After cache_close, with clients gone and the workers still there: writes what is not on disk yet,
- * until shutdown_ms have passed or *hurry, and closes. A disk without a store is fine. */
-void disk_close(struct disk *disk, const bool *hurry);
+ * until shutdown_ms have passed or *hurry, and closes all. Disks without a store are fine. */
+void disks_close(struct disk *disks, uint32_t n, const bool *hurry);
 
 #endif /* SKVQD_DISK_H */

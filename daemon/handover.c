@@ -25,7 +25,7 @@
 #define FD_PREFIX  "skvqd-fd-"
 #define NAME_BYTES 48
 
-#define MAGIC        "skvqd-handover/1" /* another version is another text */
+#define MAGIC        "skvqd-handover/2" /* another version is another text */
 #define MAGIC_BYTES  16u
 #define HEADER_BYTES (MAGIC_BYTES + 4u) /* and the CRC of all that follows */
 #define MAP_SEALS    (F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) /* not SHRINK: it is cut when read */
@@ -319,8 +319,6 @@ static int take(struct handover *handover, const struct notify_fd *map, struct c
 		err = adopt(control, &finder, &cursor, snapshot, &n_conns, why);
 	if (err < 0)
 		return err;
-	control->stats->n[STAT_pages_taken_over] = snapshot->pages;
-	control->stats->n[STAT_takeover_check_failures] = snapshot->bad;
 	log_event(snapshot->bad ? LOG_WARNING : LOG_INFO, "taken_over",
 		  LOG_U64("pages", snapshot->pages), LOG_U64("bytes", control->cache->bytes),
 		  LOG_U64("bad", snapshot->bad), LOG_U64("connections", n_conns),

@@ -89,6 +89,7 @@ static int allow_store(int ruleset, const char *folder, uint64_t all, struct why
 {
 	uint64_t rights = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
 			  LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
+			  LANDLOCK_ACCESS_FS_MAKE_DIR | /* a folder for each tenant */
 			  LANDLOCK_ACCESS_FS_REMOVE_FILE | FS_TRUNCATE;
 
 	if (mkdir(folder, 0700) < 0 && errno != EEXIST)
@@ -96,12 +97,13 @@ static int allow_store(int ruleset, const char *folder, uint64_t all, struct why
 	return allow_beneath(ruleset, folder, rights & all, why);
 }
 
-int sandbox_paths(enum sandbox_mode mode, const char *socket, const char *store, struct why *why)
+int sandbox_paths(enum sandbox_mode mode, const char *const *sockets, uint32_t n_sockets,
+		  const char *store, struct why *why)
 {
 	long version;
 	struct ruleset all;
 	size_t bytes;
-	int err;
+	int err = 0;
 
 	if (mode != SANDBOX_ON || !sandbox_is_built())
 		return 0;
@@ -113,7 +115,8 @@ int sandbox_paths(enum sandbox_mode mode, const char *socket, const char *store,
 
 	if (ruleset < 0)
 		return why_fail_errno(why, SKVQ_ESYS, "paths: Landlock");
-	err = allow_socket(ruleset, socket, why);
+	for (uint32_t i = 0; !err && i < n_sockets; i++)
+		err = allow_socket(ruleset, sockets[i], why);
 	if (!err && store && *store)
 		err = allow_store(ruleset, store, all.fs, why);
 	if (err < 0)

@@ -13,6 +13,7 @@
 #define SKVQD_SANDBOX_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/why.h"
 
@@ -29,8 +30,9 @@ bool sandbox_is_built(void); /* with the filter of calls */
 
 /* From here on this thread, and all that it starts, open nothing but files in the store's folder
  * (NULL or empty: none; it is made if it is not there) and remove nothing but those and files
- * beside the socket. -SKVQ_ENOTSUP: the kernel has no Landlock. -SKVQ_ESYS. */
-int sandbox_paths(enum sandbox_mode mode, const char *socket, const char *store, struct why *why);
+ * beside the n_sockets sockets. -SKVQ_ENOTSUP: the kernel has no Landlock. -SKVQ_ESYS. */
+int sandbox_paths(enum sandbox_mode mode, const char *const *sockets, uint32_t n_sockets,
+		  const char *store, struct why *why);
 /* From here on no thread of this process makes other calls than those of the daemon at work and at
  * its end. has_store: it opens files. -SKVQ_ENOTSUP: not built, or the kernel has no seccomp.
  * -SKVQ_ESYS. */

@@ -23,23 +23,34 @@
 #include "handover.h"
 #include "notify.h"
 #include "sandbox.h"
+#include "tenants.h"
 
 /* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
 #define TICK_SECONDS 1
 /* Clients taken from the backlog at one wakeup. */
 #define WAKE_ACCEPTS 16
 
+/* A socket that clients connect to: the shared one, or a tenant's own. */
+struct door {
+	struct server *server;
+	struct control_tenant *tenant; /* NULL: the shared one */
+	struct listener listener;
+	struct loop_watch watch;
+};
+
 struct server {
 	const struct config *config;
 	struct loop loop;
-	struct listener listener;
-	struct loop_watch listen_watch, signal_watch, tick_watch;
+	struct door doors[1 + TENANTS_MAX];
+	uint32_t n_doors;
+	struct loop_watch signal_watch, tick_watch;
 	struct worker worker;
 	struct closer *closer;
 	struct stats stats;
 	struct cache cache;
 	struct control control;
-	struct disk disk;
+	struct disk disks[TENANTS_MAX];
+	uint32_t n_tenants;
 	struct handover handover;
 	int signal; /* that ended us */
 	bool hurry; /* another came */
@@ -69,27 +80,32 @@ static void on_tick(void *ctx, uint32_t events)
 	cache_trim(&server->cache);
 	spill_pump(&server->cache);
 	cache_scrub(&server->cache, server->config->scrub * TICK_SECONDS);
-	if (server->disk.store)
-		store_scrub(server->disk.store, server->config->store_scrub * TICK_SECONDS);
-	(void)loop_mod(&server->loop, &server->listen_watch, EPOLLIN);
+	for (uint32_t i = 0; i < server->n_tenants; i++) {
+		if (server->disks[i].store)
+			store_scrub(server->disks[i].store,
+				    server->config->store_scrub * TICK_SECONDS / server->n_tenants);
+	}
+	for (uint32_t i = 0; i < server->n_doors; i++)
+		(void)loop_mod(&server->loop, &server->doors[i].watch, EPOLLIN);
 }
 
 static void on_listen(void *ctx, uint32_t events)
 {
-	struct server *server = ctx;
+	struct door *door = ctx;
+	struct server *server = door->server;
 
 	(void)events;
 	for (int i = 0; i < WAKE_ACCEPTS; i++) {
-		int fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		int fd = accept4(door->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0) {
-			control_accept(&server->control, fd);
+			control_accept(&server->control, fd, door->tenant);
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			/* The backlog would wake us for ever: look again at the next tick. */
 			log_event(LOG_WARNING, "accept_paused", LOG_STR("error", strerror(errno)));
-			(void)loop_mod(&server->loop, &server->listen_watch, 0);
+			(void)loop_mod(&server->loop, &door->watch, 0);
 		}
 		return;
 	}
@@ -143,16 +159,77 @@ static int add_tick(struct server *server)
 	return loop_add(&server->loop, &server->tick_watch);
 }
 
-static int add_listener(struct server *server)
+/* Binds; nobody is let in yet. */
+static int make_door(struct server *server, const char *path, uint64_t mode,
+		     struct control_tenant *tenant, struct why *why)
 {
-	server->listen_watch = (struct loop_watch){
-	    .fd = server->listener.fd, .events = EPOLLIN, .fn = on_listen, .ctx = server};
-	return loop_add(&server->loop, &server->listen_watch);
+	struct door *door = &server->doors[server->n_doors];
+	int err = listener_init(&door->listener, path, (mode_t)mode, why);
+
+	if (err < 0)
+		return err;
+	door->server = server;
+	door->tenant = tenant;
+	door->watch = (struct loop_watch){
+	    .fd = door->listener.fd, .events = EPOLLIN, .fn = on_listen, .ctx = door};
+	server->n_doors++;
+	return 0;
+}
+
+static int make_doors(struct server *server, struct why *why)
+{
+	const struct config *config = server->config;
+	int err = make_door(server, config->socket_path, config->socket_mode, NULL, why);
+
+	for (uint32_t i = 0; !err && i < config->n_tenants; i++) {
+		const struct config_tenant *t = &config->tenants[i];
+
+		if (t->socket_path[0])
+			err = make_door(server, t->socket_path, t->socket_mode,
+					&server->control.tenants[i], why);
+	}
+	return err;
+}
+
+static int open_doors(struct server *server, struct why *why)
+{
+	for (uint32_t i = 0; i < server->n_doors; i++) {
+		struct door *door = &server->doors[i];
+
+		if (loop_add(&server->loop, &door->watch) < 0)
+			return why_fail_errno(why, SKVQ_ESYS, "listening on \"%s\"",
+					      door->listener.path);
+	}
+	return 0;
+}
+
+static void close_doors(struct server *server)
+{
+	for (uint32_t i = 0; i < server->n_doors; i++) {
+		loop_del(&server->loop, &server->doors[i].watch);
+		listener_fini(&server->doors[i].listener);
+	}
+	server->n_doors = 0;
+}
+
+static int open_disks(struct server *server, struct why *why)
+{
+	int err = 0;
+
+	server->n_tenants = server->cache.n_tenants;
+	for (uint32_t i = 0; !err && i < server->n_tenants; i++) {
+		err = disk_open(&server->disks[i], server->config, i, &server->loop,
+				&server->cache, why);
+		server->control.tenants[i].store = server->disks[i].store;
+	}
+	return err;
 }
 
 /* What cannot be had is told, and done without: the unit that starts us has a filter of its own. */
-static void sandbox(const struct config *config, bool calls)
+static void sandbox(const struct server *server, bool calls)
 {
+	const struct config *config = server->config;
+	const char *sockets[1 + TENANTS_MAX];
 	enum sandbox_mode mode = (enum sandbox_mode)config->sandbox;
 	struct why why = {{0}};
 	uint8_t digest[IDENTITY_DIGEST] = {0};
@@ -160,8 +237,10 @@ static void sandbox(const struct config *config, bool calls)
 
 	/* With its first digest OpenSSL reads its configuration, and libraries that this names. */
 	(void)identity_digest(digest, 0, digest);
+	for (uint32_t i = 0; i < server->n_doors; i++)
+		sockets[i] = server->doors[i].listener.path;
 	err = calls ? sandbox_calls(mode, config->store_folder[0], &why)
-		    : sandbox_paths(mode, config->socket_path, config->store_folder, &why);
+		    : sandbox_paths(mode, sockets, server->n_doors, config->store_folder, &why);
 	if (err < 0)
 		log_event(LOG_WARNING, "not_in_sandbox", LOG_STR("detail", why.text));
 }
@@ -177,7 +256,7 @@ static void close_watch(struct server *server, struct loop_watch *watch)
 
 static struct control_config control_config(const struct config *config, const char *version)
 {
-	return (struct control_config){
+	struct control_config cc = {
 	    .conn = {.frame_max = (uint32_t)config->frame_max,
 		     .backlog_max = (uint32_t)config->backlog_max},
 	    .connections_max = (uint32_t)config->connections_max,
@@ -185,13 +264,13 @@ static struct control_config control_config(const struct config *config, const c
 	    .requests_max = (uint32_t)config->requests_max,
 	    .staging_max = (uint32_t)config->staging_max,
 	    .restore_wait_ms = (uint32_t)config->restore_wait_ms,
-	    .disk_max = config->store.capacity_bytes,
-	    .calibration_max = config->calibration_max,
 	    .handover = notify_can_store(1),
-	    .tenant = config->tenant,
 	    .socket = config->socket_path,
 	    .version = version,
 	};
+
+	tenants_describe(config, &cc);
+	return cc;
 }
 
 /* Listening, with everything behind it ready; runs until the loop is stopped. */
@@ -203,7 +282,6 @@ static int serve(struct server *server, const struct config *config, const char 
 					    .spill_percent = (uint32_t)config->spill_percent,
 					    .restores_max = (uint32_t)config->restores_max,
 					    .no_shed = !config->shed};
-	struct tenant_params tenant = {.name = config->tenant};
 	struct control_config cc = control_config(config, version);
 	int err;
 
@@ -217,27 +295,22 @@ static int serve(struct server *server, const struct config *config, const char 
 		return why_fail_errno(why, SKVQ_ESYS, "starting the closer thread");
 	}
 	cache_init(&server->cache, &cache_config, &server->worker, &server->stats);
-	if (!cache_add_tenant(&server->cache, &tenant))
-		return why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
-	err = control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
-			   &server->stats);
-	if (err < 0)
-		(void)why_fail_errno(why, -err, "setting up \"%s\"", config->socket_path);
+	err = tenants_add(&server->cache, config, why);
+	if (control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
+			 &server->stats) < 0 &&
+	    !err)
+		err = why_fail_errno(why, SKVQ_ESYS, "setting up \"%s\"", config->socket_path);
 	if (!err)
-		err = disk_open(&server->disk, config, &server->loop, &server->cache, why);
-	server->control.store = server->disk.store;
+		err = open_disks(server, why);
 	if (!err) {
 		handover_take(&server->handover, &server->control);
-		err = add_listener(server);
-		if (err < 0)
-			(void)why_fail_errno(why, -err, "listening on \"%s\"",
-					     config->socket_path);
-		sandbox(config, true);
+		err = open_doors(server, why);
+		sandbox(server, true);
 	}
 	if (!err) {
 		log_event(LOG_INFO, "ready", LOG_STR("socket", config->socket_path),
 			  LOG_U64("pid", getpid()), LOG_U64("ram_max", config->ram_max),
-			  LOG_STR("tenant", config->tenant), LOG_STR("version", version));
+			  LOG_U64("tenants", server->n_tenants), LOG_STR("version", version));
 		notify_state("READY=1\nSTATUS=serving");
 		err = loop_run(&server->loop);
 		if (err < 0)
@@ -245,14 +318,13 @@ static int serve(struct server *server, const struct config *config, const char 
 		log_event(LOG_INFO, "stopping",
 			  LOG_STR("signal", server->signal ? strsignal(server->signal) : "none"));
 		notify_state("STOPPING=1\nSTATUS=writing to disk and handing over");
-		loop_del(&server->loop, &server->listen_watch);
 	}
 	cache_close(&server->cache);
 	/* No new clients, no clients, then the copies they left behind, then the pages. */
-	listener_fini(&server->listener);
+	close_doors(server);
 	handover_prepare(&server->handover, &server->control);
 	control_fini(&server->control);
-	disk_close(&server->disk, &server->hurry);
+	disks_close(server->disks, server->n_tenants, &server->hurry);
 	worker_fini(&server->worker);
 	handover_leave(&server->handover, &server->cache);
 	handover_fini(&server->handover, &server->cache);
@@ -269,7 +341,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 	if (!server)
 		return why_fail(why, SKVQ_ENOMEM, "no memory to start");
 	server->config = config;
-	server->listener.fd = server->signal_watch.fd = server->tick_watch.fd = -1;
+	server->signal_watch.fd = server->tick_watch.fd = -1;
 	handover_begin(&server->handover);
 	err = loop_init(&server->loop);
 	if (!err)
@@ -280,12 +352,11 @@ int server_run(const struct config *config, const char *version, struct why *why
 		(void)why_fail_errno(why, -err, "setting up the event loop");
 	} else {
 		raise_nofile(config);
-		err = listener_init(&server->listener, config->socket_path,
-				    (mode_t)config->socket_mode, why);
-		sandbox(config, false);
+		err = make_doors(server, why);
+		sandbox(server, false);
 		if (!err)
 			err = serve(server, config, version, why);
-		listener_fini(&server->listener);
+		close_doors(server);
 	}
 	close_watch(server, &server->signal_watch);
 	close_watch(server, &server->tick_watch);

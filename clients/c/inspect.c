@@ -28,6 +28,31 @@ int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes)
 	return r;
 }
 
+static void copy_tenant(const Skvq__Wire__TenantInfo *m, struct skvq_client_tenant *o)
+{
+	COPY_TEXT(o->name, m->name);
+	o->connections = m->connections;
+	o->connections_max = m->connections_max;
+	o->namespaces = m->namespaces;
+	o->namespaces_max = m->namespaces_max;
+	o->pages = m->pages;
+	o->bytes = m->bytes;
+	o->bytes_held = m->bytes_held;
+	o->bytes_min = m->bytes_min;
+	o->bytes_max = m->bytes_max;
+	o->pins = m->pins;
+	o->pins_max = m->pins_max;
+	o->disk_bytes = m->disk_bytes;
+	o->disk_bytes_max = m->disk_bytes_max;
+	o->calibration_bytes = m->calibration_bytes;
+	o->calibration_bytes_max = m->calibration_bytes_max;
+	o->evictions = m->evictions;
+	for (size_t i = 0; i < m->n_refusals && o->n_refusals < SKVQ_CLIENT_REFUSALS; i++) {
+		COPY_TEXT(o->refusals[o->n_refusals].name, m->refusals[i]->name);
+		o->refusals[o->n_refusals++].value = m->refusals[i]->value;
+	}
+}
+
 int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
@@ -63,6 +88,8 @@ int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 		COPY_TEXT(ret->counters[ret->n_counters].name, b->counters[i]->name);
 		ret->counters[ret->n_counters++].value = b->counters[i]->value;
 	}
+	for (size_t i = 0; i < b->n_tenants && ret->n_tenants < SKVQ_CLIENT_TENANTS; i++)
+		copy_tenant(b->tenants[i], &ret->tenants[ret->n_tenants++]);
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #define STATS_TABLE(X)                                                                             \
 	X(connections_accepted, "connections taken")                                               \
 	X(connections_refused, "connections turned away at connections_max")                       \
+	X(connections_denied, "connections of users who are of no tenant, turned away")            \
 	X(connections_piled_up, "connections closed because their replies were not read")          \
 	X(protocol_errors, "connections closed for a broken frame or descriptor count")            \
 	X(requests, "requests decoded")                                                            \

@@ -450,10 +450,12 @@ static void list_page(struct cache *cache, struct snapshot *snapshot, struct pag
 	/* Nobody can come by a page whose parent is not found. */
 	if (!sound || (parent && parent->unlisted)) {
 		snapshot->bad++;
+		cache_count(cache, ns->tenant, STAT_takeover_check_failures, 1);
 		cache_unlist(cache, page);
 		return;
 	}
 	snapshot->pages++;
+	cache_count(cache, ns->tenant, STAT_pages_taken_over, 1);
 	(void)policy_born(&ns->tenant->policy, page);
 	if (page->hits)
 		policy_hit(&ns->tenant->policy, page);

@@ -15,23 +15,55 @@
 
 /* Of one connection in the description: more than pins_max ever allows. */
 #define PINS_MAX (UINT32_C(1) << 24)
+/* Of a pinned page in the description. */
+#define PIN_BYTES (5 * 4)
 
 struct bequest_conn {
 	int fd;
+	const char *tenant; /* the cache's */
 	char name[SESSION_NAME_MAX + 1];
 	struct pins pins;
 };
 
+struct bequest_calibration {
+	int fd;
+	const char *tenant;
+	uint64_t bytes;
+};
+
 /* ---- leaving ---- */
+
+struct leaver {
+	struct bequest *bequest;
+	const char *tenant;
+};
 
 static void leave_calibration(void *ctx, int fd, uint64_t bytes)
 {
-	struct bequest *b = ctx;
+	struct leaver *l = ctx;
+	struct bequest *b = l->bequest;
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 
-	if (copy < 0)
-		return;
-	b->calibrations[b->n_calibrations++] = (struct bequest_calibration){copy, bytes};
+	if (copy >= 0)
+		b->calibrations[b->n_calibrations++] =
+		    (struct bequest_calibration){copy, l->tenant, bytes};
+}
+
+static int leave_calibrations(struct bequest *b, const struct control *control)
+{
+	uint32_t n = 0, tenants = control->cache->n_tenants;
+
+	for (uint32_t i = 0; i < tenants; i++)
+		n += control->tenants[i].n_calibrations;
+	b->calibrations = calloc(n + 1, sizeof(*b->calibrations));
+	if (!b->calibrations)
+		return -SKVQ_ENOMEM;
+	for (uint32_t i = 0; i < tenants; i++) {
+		struct leaver l = {b, control->tenants[i].tenant->name};
+
+		calibrations_each(&control->tenants[i], leave_calibration, &l);
+	}
+	return 0;
 }
 
 static void leave_session(struct bequest *b, struct session *s)
@@ -45,7 +77,7 @@ static void leave_session(struct bequest *b, struct session *s)
 	fd = conn_detach(&s->conn, "daemon ends, its pins stay");
 	if (fd < 0)
 		return; /* the client has gone just now */
-	*c = (struct bequest_conn){.fd = fd, .pins = s->pins};
+	*c = (struct bequest_conn){.fd = fd, .tenant = s->tenant->tenant->name, .pins = s->pins};
 	memcpy(c->name, s->name, sizeof(c->name));
 	pins_init(&s->pins, s->pins.max);
 	b->n_conns++;
@@ -64,10 +96,12 @@ int control_bequeath(struct control *control, struct bequest *ret, struct why *w
 					(unsigned long long)s->id, s->name);
 	}
 	ret->conns = calloc(control->n_sessions + 1, sizeof(*ret->conns));
-	if (!ret->conns)
+	if (!ret->conns || leave_calibrations(ret, control) < 0) {
+		free(ret->conns);
+		ret->conns = NULL;
 		return why_fail(why, SKVQ_ENOMEM, "no memory to keep %u connections",
 				control->n_sessions);
-	calibrations_each(control, leave_calibration, ret);
+	}
 	for (struct session *s = control->sessions; s; s = next) {
 		next = s->next;
 		leave_session(ret, s);
@@ -104,12 +138,14 @@ void bequest_write(const struct bequest *bequest, struct blob *blob)
 	blob_put_u32(blob, bequest->n_conns);
 	for (uint32_t i = 0; i < bequest->n_conns; i++) {
 		snapshot_put_file(blob, bequest->conns[i].fd);
+		blob_put_text(blob, bequest->conns[i].tenant);
 		blob_put_text(blob, bequest->conns[i].name);
 		write_pins(&bequest->conns[i].pins, blob);
 	}
 	blob_put_u32(blob, bequest->n_calibrations);
 	for (uint32_t i = 0; i < bequest->n_calibrations; i++) {
 		snapshot_put_file(blob, bequest->calibrations[i].fd);
+		blob_put_text(blob, bequest->calibrations[i].tenant);
 		blob_put_u64(blob, bequest->calibrations[i].bytes);
 	}
 }
@@ -124,6 +160,7 @@ void bequest_fini(struct bequest *bequest, struct cache *cache)
 	for (uint32_t i = 0; i < bequest->n_calibrations; i++)
 		(void)close(bequest->calibrations[i].fd);
 	free(bequest->conns);
+	free(bequest->calibrations);
 	*bequest = (struct bequest){0};
 }
 
@@ -159,6 +196,8 @@ static int inherit_pin(struct session *s, struct blob_cursor *c, const struct sn
 	struct page_ref ref;
 	struct page *page;
 	uint32_t count, refined;
+	uint64_t max;
+	int err;
 
 	ref.slot = blob_get_u32(c);
 	ref.generation = blob_get_u32(c);
@@ -170,11 +209,24 @@ static int inherit_pin(struct session *s, struct blob_cursor *c, const struct sn
 		return corrupt(why, "it holds more pins than it can");
 	if (!page)
 		return 0;
+	if (ns_of(page)->tenant != s->tenant->tenant)
+		return corrupt(why, "it pins a page of another tenant's");
 	if (refined > count || (refined && (page->shed || !ns_of(page)->layout.refine_bytes)))
 		return corrupt(why, "it holds a refinement that is not there");
-	/* What was allowed once holds, whatever the bound is now: nothing can be added to it. */
+	/* What was allowed once holds, whatever the bounds are now: nothing can be added to it. */
 	s->pins.max = PINS_MAX;
-	return pin_again(s, page, count, refined, why);
+	max = s->pins.group->max;
+	s->pins.group->max = UINT64_MAX;
+	err = pin_again(s, page, count, refined, why);
+	s->pins.group->max = max;
+	return err;
+}
+
+static struct control_tenant *tenant_of(struct control *control, const char *name)
+{
+	const struct tenant *tenant = cache_tenant(control->cache, name);
+
+	return tenant ? &control->tenants[tenant->index] : NULL;
 }
 
 static int inherit_conn(struct control *control, struct blob_cursor *c,
@@ -182,19 +234,29 @@ static int inherit_conn(struct control *control, struct blob_cursor *c,
 			struct why *why)
 {
 	int *fd = files->find(files->ctx, snapshot_get_file(c));
-	char name[SESSION_NAME_MAX + 1];
+	char tenant_name[TENANT_NAME_MAX + 1], name[SESSION_NAME_MAX + 1];
+	struct control_tenant *tenant;
 	struct session *s;
 	uint32_t n;
 	int err = 0;
 
+	blob_get_text(c, tenant_name, sizeof(tenant_name));
 	blob_get_text(c, name, sizeof(name));
 	n = blob_get_u32(c);
-	if (c->failed)
+	if (c->failed || n > c->left / PIN_BYTES)
 		return corrupt(why, "it ends inside a connection");
+	tenant = tenant_of(control, tenant_name);
+	if (!tenant) {
+		/* Nor are its namespaces: what it maps is its own from here on. */
+		log_event(LOG_WARNING, "connection_left_out", LOG_STR("tenant", tenant_name),
+			  LOG_STR("name", name), LOG_U64("pages", n));
+		(void)blob_get(c, (size_t)n * PIN_BYTES);
+		return 0;
+	}
 	if (!fd)
 		return why_fail(why, SKVQ_EFD,
 				"the socket of \"%s\", which holds pins, was not given", name);
-	s = control_adopt(control, fd, name, why);
+	s = control_adopt(control, tenant, fd, name, why);
 	if (!s)
 		return -SKVQ_EFD;
 	for (uint32_t i = 0; !err && i < n; i++)
@@ -203,14 +265,17 @@ static int inherit_conn(struct control *control, struct blob_cursor *c,
 }
 
 static void inherit_calibration(struct control *control, const struct snapshot_files *files,
-				struct snapshot_file file, uint64_t bytes)
+				struct snapshot_file file, const char *tenant_name, uint64_t bytes)
 {
+	struct control_tenant *tenant = tenant_of(control, tenant_name);
 	int *fd = files->find(files->ctx, file);
 	struct why why = {{0}};
 
 	if (!fd)
 		(void)why_fail(&why, SKVQ_EFD, "it was not given");
-	if (!fd || calibration_adopt(control, fd, bytes, &why) < 0)
+	else if (!tenant)
+		(void)why_fail(&why, SKVQ_EINVAL, "it belongs to tenant \"%s\"", tenant_name);
+	if (!fd || !tenant || calibration_adopt(tenant, fd, bytes, &why) < 0)
 		log_event(LOG_WARNING, "calibration_left_out", LOG_STR("detail", why.text));
 }
 
@@ -232,14 +297,18 @@ int control_inherit(struct control *control, struct blob_cursor *cursor,
 	if (err < 0)
 		return err;
 	n = blob_get_u32(cursor);
-	if (n > CALIBRATIONS_MAX)
+	if (n > CALIBRATIONS_MAX * TENANTS_MAX)
 		return corrupt(why, "too many calibrations");
 	for (uint32_t i = 0; i < n; i++) {
 		struct snapshot_file file = snapshot_get_file(cursor);
-		uint64_t bytes = blob_get_u64(cursor);
+		char tenant[TENANT_NAME_MAX + 1];
+		uint64_t bytes;
 
-		if (!cursor->failed)
-			inherit_calibration(control, files, file, bytes);
+		blob_get_text(cursor, tenant, sizeof(tenant));
+		bytes = blob_get_u64(cursor);
+		if (cursor->failed)
+			break;
+		inherit_calibration(control, files, file, tenant, bytes);
 	}
 	return cursor->failed || cursor->left ? corrupt(why, "it does not end where it should") : 0;
 }

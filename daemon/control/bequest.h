@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * control/bequest.h - what clients leave to the next daemon: the sockets of those that hold pins,
- * with these pins, and the tenant's calibrations.
+ * with these pins, and the tenants' calibrations.
  *
  * A client goes on reading pages that it had pinned until it has copied them, and says so by
  * closing its socket. So a connection with pins is not closed: the client reads the end of file,
@@ -18,10 +18,7 @@
 struct bequest {
 	uint32_t n_conns, n_calibrations;
 	struct bequest_conn *conns; /* control/bequest.c */
-	struct bequest_calibration {
-		int fd;
-		uint64_t bytes;
-	} calibrations[CALIBRATIONS_MAX];
+	struct bequest_calibration *calibrations;
 };
 
 /* Ends all connections with pins and takes their sockets and pins over. After cache_close, before

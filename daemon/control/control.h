@@ -17,10 +17,21 @@
 #include "control/conn.h"
 #include "spill/store.h"
 
-#define CALIBRATIONS_MAX 64u /* models of which one is kept */
+#define CALIBRATIONS_MAX 64u /* models of a tenant of which one is kept */
+#define ADMIN_CONNECTIONS_MAX 8u /* beside those of the tenants */
 
 struct session;
 struct calibration;
+
+/* Of the tenant with the same index in the cache. Borrowed arrays live as long as control. */
+struct control_tenant_config {
+	const uint32_t *uids, *gids; /* who is of it, by the credentials of the peer */
+	uint32_t n_uids, n_gids;
+	uint32_t connections_max;
+	uint64_t calibration_max; /* bytes of calibration files together */
+	uint64_t disk_max;        /* bytes of its store, for StatusReply */
+	const char *socket;       /* its own, or the shared one; for StatusReply */
+};
 
 struct control_config {
 	struct conn_limits conn;
@@ -29,12 +40,29 @@ struct control_config {
 	uint32_t requests_max; /* of one connection, not yet answered */
 	uint32_t staging_max;  /* memfds of one connection */
 	uint32_t restore_wait_ms;  /* a match waits for disk no longer */
-	uint64_t disk_max;         /* bytes of the store, for StatusReply */
-	uint64_t calibration_max; /* bytes of calibration files together */
 	bool handover; /* the arenas may outlive this process: see control/bequest.h */
-	const char *tenant;    /* of everyone on this socket; borrowed, as the next two */
-	const char *socket;    /* for StatusReply */
+	/* [n_tenants of the cache]. Without sections there is one, and everybody is of it and may
+	 * look at all. */
+	struct control_tenant_config tenants[TENANTS_MAX];
+	bool sections;
+	const uint32_t *admins; /* who may look at all, on the shared socket; borrowed, as what follows */
+	uint32_t n_admins;
+	const char *socket; /* the shared one, for StatusReply */
 	const char *version;
+};
+
+/* What control/ keeps of a tenant. */
+struct control_tenant {
+	const struct control_tenant_config *config;
+	struct tenant *tenant; /* the cache's */
+	struct store *store;   /* NULL: none; for its counters alone */
+	uint32_t n_sessions;
+	uint64_t last_session; /* connections it ever made */
+	/* By model; see op_calibration.c. */
+	struct calibration *calibrations;
+	uint64_t calibration_bytes;
+	uint32_t n_calibrations;
+	bool calibration_busy; /* one is being checked */
 };
 
 struct control {
@@ -44,29 +72,26 @@ struct control {
 	struct closer *closer; /* NULL: descriptors are closed at once */
 	struct cache *cache;
 	struct stats *stats;
-	struct store *store; /* NULL: none; for its counters alone */
 	uint64_t boot_id; /* random, not 0, in every reply */
 	uint64_t started_ms;
-	uint64_t last_id; /* of a connection */
-	/* Of the tenant, by model; see op_calibration.c. */
-	struct calibration *calibrations;
-	uint64_t calibration_bytes;
-	uint32_t n_calibrations;
-	bool calibration_busy; /* one is being checked */
-	bool closed;           /* control_fini was here; a check may still be under way */
+	struct control_tenant tenants[TENANTS_MAX]; /* [cache->n_tenants] */
+	uint64_t last_stranger;                     /* connections of no tenant there ever were */
+	bool closed; /* control_fini was here; a check of a calibration may still be under way */
 	struct session *sessions;
 	struct session *dead; /* to be freed after the batch */
 	uint32_t n_sessions;
+	uint32_t n_strangers; /* of these, of no tenant */
 };
 
-/* -SKVQ_ESYS if there is no randomness. */
+/* The cache has its tenants. -SKVQ_ESYS if there is no randomness. */
 int control_init(struct control *control, const struct control_config *config, struct loop *loop,
 		 struct closer *closer, struct cache *cache, struct stats *stats);
 /* Closes every connection. Publishes in flight, and the check of a calibration, go on without their
  * clients: the struct must live until the workers have ended. */
 void control_fini(struct control *control);
 
-/* Takes an accepted, non-blocking socket: serves it, or tells it SKVQ_ECONNS and closes it. */
-void control_accept(struct control *control, int fd);
+/* Takes a socket, non-blocking, that was accepted on the shared one (tenant NULL) or on the tenant's
+ * own: serves it, or tells it SKVQ_EPERM, SKVQ_ECONNS or SKVQ_ETCONNS and closes it. */
+void control_accept(struct control *control, int fd, struct control_tenant *tenant);
 
 #endif /* SKVQD_CONTROL_CONTROL_H */

@@ -14,24 +14,25 @@ static const struct op {
 	uint32_t n_fds;
 	const char *name;
 	op_fn fn;
+	bool looks; /* who is of no tenant may ask it too */
 } ops[] = {
-    {SKVQ__WIRE__REQUEST__BODY_HELLO, 0, "hello", op_hello},
-    {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_OPEN, 0, "namespace_open", op_namespace_open},
-    {SKVQ__WIRE__REQUEST__BODY_STAGING_ADD, 1, "staging_add", op_staging_add},
-    {SKVQ__WIRE__REQUEST__BODY_STAGING_DROP, 0, "staging_drop", op_staging_drop},
-    {SKVQ__WIRE__REQUEST__BODY_MATCH, 0, "match", op_match},
-    {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch},
-    {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish},
-    {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin},
-    {SKVQ__WIRE__REQUEST__BODY_UNREFINE, 0, "unrefine", op_unrefine},
-    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, 0, "calibration_get", op_calibration_get},
-    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT, 1, "calibration_put", op_calibration_put},
-    {SKVQ__WIRE__REQUEST__BODY_PING, 0, "ping", op_ping},
-    {SKVQ__WIRE__REQUEST__BODY_STATUS, 0, "status", op_status},
-    {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, 0, "namespace_list", op_namespace_list},
-    {SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, 0, "page_list", op_page_list},
-    {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list},
-    {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list},
+    {SKVQ__WIRE__REQUEST__BODY_HELLO, 0, "hello", op_hello, true},
+    {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_OPEN, 0, "namespace_open", op_namespace_open, false},
+    {SKVQ__WIRE__REQUEST__BODY_STAGING_ADD, 1, "staging_add", op_staging_add, false},
+    {SKVQ__WIRE__REQUEST__BODY_STAGING_DROP, 0, "staging_drop", op_staging_drop, false},
+    {SKVQ__WIRE__REQUEST__BODY_MATCH, 0, "match", op_match, false},
+    {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch, false},
+    {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish, false},
+    {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin, false},
+    {SKVQ__WIRE__REQUEST__BODY_UNREFINE, 0, "unrefine", op_unrefine, false},
+    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, 0, "calibration_get", op_calibration_get, false},
+    {SKVQ__WIRE__REQUEST__BODY_CALIBRATION_PUT, 1, "calibration_put", op_calibration_put, false},
+    {SKVQ__WIRE__REQUEST__BODY_PING, 0, "ping", op_ping, true},
+    {SKVQ__WIRE__REQUEST__BODY_STATUS, 0, "status", op_status, true},
+    {SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, 0, "namespace_list", op_namespace_list, true},
+    {SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, 0, "page_list", op_page_list, true},
+    {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list, true},
+    {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list, true},
 };
 
 static const struct op *op_of(int body)
@@ -85,6 +86,8 @@ void reply_refuse(struct session *session, uint64_t id, int code, const char *de
 	int positive = code < 0 ? -code : code;
 
 	stats_refused(session->control->stats, code);
+	if (session->tenant)
+		stats_refused(&session->tenant->tenant->stats, code);
 	log_event(LOG_DEBUG, "refused", LOG_U64("connection", session->id), LOG_U64("request", id),
 		  LOG_STR("error", err_name(code)), LOG_STR("detail", detail));
 	reply->error = (uint32_t)positive;
@@ -136,6 +139,10 @@ static int serve(struct session *session, const Skvq__Wire__Request *msg, struct
 		return why_fail(why, SKVQ_ENOTSUP, "this daemon knows no such request");
 	if (!session->hello && op->fn != op_hello)
 		return why_fail(why, SKVQ_EPROTO, "%s before hello", op->name);
+	if (!session->tenant && !op->looks)
+		return why_fail(why, SKVQ_EPERM,
+				"%s: user %u is of no tenant, and may only look", op->name,
+				session->peer.uid);
 	if (frame->n_fds != op->n_fds)
 		return why_fail(why, SKVQ_EPROTO, "%s takes %u descriptors, %u came", op->name,
 				op->n_fds, frame->n_fds);
@@ -144,7 +151,7 @@ static int serve(struct session *session, const Skvq__Wire__Request *msg, struct
 
 static void refuse_frame(struct session *session, int code, const char *detail)
 {
-	session->control->stats->n[STAT_protocol_errors]++;
+	session_count(session, STAT_protocol_errors, 1);
 	log_event(LOG_INFO, "protocol_error", LOG_U64("connection", session->id),
 		  LOG_U64("pid", session->peer.pid), LOG_U64("uid", session->peer.uid),
 		  LOG_STR("name", session->name), LOG_STR("detail", detail));
@@ -173,7 +180,7 @@ void dispatch_frame(struct session *session, struct conn_frame *frame)
 		conn_end(&session->conn, "protocol error");
 		return;
 	}
-	session->control->stats->n[STAT_requests]++;
+	session_count(session, STAT_requests, 1);
 	if (msg->id == 0) {
 		refuse_frame(session, SKVQ_EPROTO, "a request with id 0");
 		conn_end(&session->conn, "protocol error");

@@ -37,10 +37,10 @@ static bool is_of(const struct calibration *c, const struct skvq_calibration_key
 	       c->header.head_dim_k == key->head_dim_k && c->header.head_dim_v == key->head_dim_v;
 }
 
-static struct calibration *find(const struct control *control,
+static struct calibration *find(const struct control_tenant *tenant,
 				const struct skvq_calibration_key *key)
 {
-	struct calibration *c = control->calibrations;
+	struct calibration *c = tenant->calibrations;
 
 	while (c && !is_of(c, key))
 		c = c->next;
@@ -53,20 +53,20 @@ static void calibration_free(struct calibration *c)
 	free(c);
 }
 
-void calibrations_free(struct control *control)
+void calibrations_free(struct control_tenant *tenant)
 {
-	while (control->calibrations) {
-		struct calibration *c = control->calibrations;
+	while (tenant->calibrations) {
+		struct calibration *c = tenant->calibrations;
 
-		control->calibrations = c->next;
+		tenant->calibrations = c->next;
 		calibration_free(c);
 	}
 }
 
-void calibrations_each(const struct control *control, void (*fn)(void *ctx, int fd, uint64_t bytes),
-		       void *ctx)
+void calibrations_each(const struct control_tenant *tenant,
+		       void (*fn)(void *ctx, int fd, uint64_t bytes), void *ctx)
 {
-	for (const struct calibration *c = control->calibrations; c; c = c->next)
+	for (const struct calibration *c = tenant->calibrations; c; c = c->next)
 		fn(ctx, c->arena.fd, c->bytes);
 }
 
@@ -88,12 +88,12 @@ static int check_file(struct calibration *c, struct why *why)
 	return 0;
 }
 
-static void link_calibration(struct control *control, struct calibration *c)
+static void link_calibration(struct control_tenant *tenant, struct calibration *c)
 {
-	c->next = control->calibrations;
-	control->calibrations = c;
-	control->calibration_bytes += c->bytes;
-	control->n_calibrations++;
+	c->next = tenant->calibrations;
+	tenant->calibrations = c;
+	tenant->calibration_bytes += c->bytes;
+	tenant->n_calibrations++;
 }
 
 /* ---- get ---- */
@@ -101,7 +101,6 @@ static void link_calibration(struct control *control, struct calibration *c)
 int op_calibration_get(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__CalibrationGet *m = rq->msg->calibration_get;
-	struct control *control = rq->session->control;
 	const struct skvq_calibration_key key = {m->weights_digest.data, m->n_layer, m->n_q_heads,
 						 m->n_kv_heads,		 m->head_dim_k,
 						 m->head_dim_v};
@@ -112,10 +111,10 @@ int op_calibration_get(const struct request *rq, struct why *why)
 	if (m->weights_digest.len != IDENTITY_DIGEST)
 		return why_fail(why, SKVQ_EIDENTITY, "weights_digest has %zu bytes, not %u",
 				m->weights_digest.len, IDENTITY_DIGEST);
-	c = find(control, &key);
+	c = find(rq->session->tenant, &key);
 	if (!c)
 		return why_fail(why, SKVQ_EAGAIN, "nobody has put a calibration of these weights");
-	control->stats->n[STAT_calibrations_given]++;
+	session_count(rq->session, STAT_calibrations_given, 1);
 	body.bytes = c->bytes;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_CALIBRATION_GET;
 	reply.calibration_get = &body;
@@ -129,6 +128,7 @@ int op_calibration_get(const struct request *rq, struct why *why)
 struct put {
 	struct job job;
 	struct control *control;
+	struct control_tenant *tenant;
 	uint64_t session; /* by id: it may be gone when the worker is done */
 	uint64_t id;      /* of the request */
 	int fd;
@@ -190,11 +190,11 @@ static void send_put(struct session *session, uint64_t id, const struct outcome 
 }
 
 /* Beside all others, or all but one that goes. */
-static int check_fits(const struct control *control, uint64_t bytes, const struct calibration *gone,
-		      struct why *why)
+static int check_fits(const struct control_tenant *tenant, uint64_t bytes,
+		      const struct calibration *gone, struct why *why)
 {
-	uint64_t max = control->config.calibration_max;
-	uint64_t others = control->calibration_bytes - (gone ? gone->bytes : 0);
+	uint64_t max = tenant->config->calibration_max;
+	uint64_t others = tenant->calibration_bytes - (gone ? gone->bytes : 0);
 
 	if (bytes > max || others > max - bytes)
 		return why_fail(why, SKVQ_ELIMIT,
@@ -202,9 +202,9 @@ static int check_fits(const struct control *control, uint64_t bytes, const struc
 				"(calibration_max)",
 				(unsigned long long)others, (unsigned long long)bytes,
 				(unsigned long long)max);
-	if (!gone && control->n_calibrations >= CALIBRATIONS_MAX)
+	if (!gone && tenant->n_calibrations >= CALIBRATIONS_MAX)
 		return why_fail(why, SKVQ_ELIMIT, "calibrations of %u models are kept, at most %u",
-				control->n_calibrations, CALIBRATIONS_MAX);
+				tenant->n_calibrations, CALIBRATIONS_MAX);
 	return 0;
 }
 
@@ -222,31 +222,32 @@ static void swap(struct calibration *a, struct calibration *b)
 /* Keeps what the worker found good, if it is the first of its model or to take the place of that. */
 static int keep(struct put *put, struct outcome *ret)
 {
-	struct control *control = put->control;
+	struct cache *cache = put->control->cache;
+	struct control_tenant *tenant = put->tenant;
 	const skvq_calibration_header *h = &put->c->header;
 	const struct skvq_calibration_key key = {h->weights,	h->n_layer,    h->n_q_heads,
 						 h->n_kv_heads, h->head_dim_k, h->head_dim_v};
-	struct calibration *c = find(control, &key);
+	struct calibration *c = find(tenant, &key);
 	int err;
 
 	*ret = (struct outcome){
 	    .kept = c, .stored = !c || put->replace, .replaced = c && put->replace};
 	if (!ret->stored)
 		return 0;
-	err = check_fits(control, put->c->bytes, c, &put->why);
+	err = check_fits(tenant, put->c->bytes, c, &put->why);
 	if (err < 0)
 		return err;
 	if (c) {
-		control->calibration_bytes -= c->bytes;
+		tenant->calibration_bytes -= c->bytes;
 		swap(c, put->c);
-		control->calibration_bytes += c->bytes;
-		control->stats->n[STAT_calibrations_replaced]++;
+		tenant->calibration_bytes += c->bytes;
+		cache_count(cache, tenant->tenant, STAT_calibrations_replaced, 1);
 	} else {
 		c = put->c;
 		put->c = NULL;
-		link_calibration(control, c);
+		link_calibration(tenant, c);
 	}
-	control->stats->n[STAT_calibrations_stored]++;
+	cache_count(cache, tenant->tenant, STAT_calibrations_stored, 1);
 	ret->kept = c;
 	log_event(LOG_INFO, ret->replaced ? "calibration_replaced" : "calibration_stored",
 		  LOG_U64("bytes", c->bytes), LOG_U64("connection", put->session));
@@ -260,7 +261,7 @@ static void put_done(struct job *job)
 	struct session *session = control->sessions;
 	struct outcome outcome;
 
-	control->calibration_busy = false;
+	put->tenant->calibration_busy = false;
 	while (session && session->id != put->session)
 		session = session->next;
 	if (!job->cancelled && !control->closed) {
@@ -279,23 +280,24 @@ static void put_done(struct job *job)
 
 /* Which one would go is known once the file has been read, so then it is checked again; until then
  * both take memory. */
-static int check_room(const struct control *control, const Skvq__Wire__CalibrationPut *m,
+static int check_room(const struct control_tenant *tenant, const Skvq__Wire__CalibrationPut *m,
 		      struct why *why)
 {
-	const struct calibration all = {.bytes = control->calibration_bytes};
+	const struct calibration all = {.bytes = tenant->calibration_bytes};
 
 	if (m->bytes < sizeof(skvq_calibration_header) || m->bytes > SKVQ_CALIBRATION_BYTES_MAX)
 		return why_fail(why, SKVQ_EINVAL, "a calibration of %llu bytes, at most %llu",
 				(unsigned long long)m->bytes,
 				(unsigned long long)SKVQ_CALIBRATION_BYTES_MAX);
-	if (control->calibration_busy)
+	if (tenant->calibration_busy)
 		return why_fail(why, SKVQ_EBUSY, "another calibration is being checked");
-	return check_fits(control, m->bytes, m->replace ? &all : NULL, why);
+	return check_fits(tenant, m->bytes, m->replace ? &all : NULL, why);
 }
 
 int op_calibration_put(const struct request *rq, struct why *why)
 {
 	struct control *control = rq->session->control;
+	struct control_tenant *tenant = rq->session->tenant;
 	const Skvq__Wire__CalibrationPut *m = rq->msg->calibration_put;
 	int *fd = &rq->frame->fds[0];
 	struct stat st;
@@ -303,7 +305,7 @@ int op_calibration_put(const struct request *rq, struct why *why)
 	int err = check_memfd(*fd, why);
 
 	if (!err)
-		err = check_room(control, m, why);
+		err = check_room(tenant, m, why);
 	if (err < 0)
 		return err;
 	if (fstat(*fd, &st) < 0 || (uint64_t)st.st_size < m->bytes)
@@ -319,6 +321,7 @@ int op_calibration_put(const struct request *rq, struct why *why)
 	put->job.run = put_run;
 	put->job.done = put_done;
 	put->control = control;
+	put->tenant = tenant;
 	put->session = rq->session->id;
 	put->id = rq->id;
 	put->fd = *fd;
@@ -329,19 +332,19 @@ int op_calibration_put(const struct request *rq, struct why *why)
 	if (err < 0) {
 		free(put->c);
 		free(put);
-		return why_fail(why, -err, "the workers have no room for a calibration (queue_max)");
+		return why_fail(why, SKVQ_EQUEUE, "the workers have no room for a calibration (queue_max)");
 	}
 	*fd = -1; /* the job's now */
-	control->calibration_busy = true;
+	tenant->calibration_busy = true;
 	return 0;
 }
 
 /* ---- over a restart ---- */
 
-int calibration_adopt(struct control *control, int *fd, uint64_t bytes, struct why *why)
+int calibration_adopt(struct control_tenant *tenant, int *fd, uint64_t bytes, struct why *why)
 {
 	struct calibration *c;
-	int err = check_fits(control, bytes, NULL, why);
+	int err = check_fits(tenant, bytes, NULL, why);
 
 	if (!err && (bytes < sizeof(c->header) || bytes > SKVQ_CALIBRATION_BYTES_MAX))
 		err = why_fail(why, SKVQ_ECORRUPT, "a calibration of %llu bytes",
@@ -359,6 +362,6 @@ int calibration_adopt(struct control *control, int *fd, uint64_t bytes, struct w
 		calibration_free(c);
 		return err;
 	}
-	link_calibration(control, c);
+	link_calibration(tenant, c);
 	return 0;
 }

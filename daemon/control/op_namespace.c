@@ -152,8 +152,8 @@ int op_namespace_open(const struct request *rq, struct why *why)
 	if (!err)
 		err = get_identity(m->identity, &id, why);
 	if (!err)
-		err = cache_ns_open(control->cache, cache_tenant(control->cache, control->config.tenant), &id, model_name, &ns,
-				    why);
+		err = cache_ns_open(control->cache, rq->session->tenant->tenant, &id,
+				    model_name, &ns, why);
 	if (err < 0)
 		return err;
 	err = session_open_ns(rq->session, ns);

@@ -405,7 +405,7 @@ int op_unpin(const struct request *rq, struct why *why)
 
 	if (err < 0)
 		return err;
-	rq->session->control->stats->n[STAT_unpins] += m->n_pages;
+	session_count(rq->session, STAT_unpins, m->n_pages);
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_UNPIN;
 	reply.unpin = &body;
 	reply_send(rq->session, rq->id, &reply, -1);

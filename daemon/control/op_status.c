@@ -16,66 +16,181 @@
 #define COUNTERS_MAX (STAT_COUNT + STATS_CODES + STORE_STAT_COUNT)
 #define NAME_BYTES   48u /* of a store's counter, with its prefix */
 
+/* ---- who sees what ---- */
+
+/* A tenant sees its own, an admin all. */
+static bool sees(const struct session *s, const struct tenant *tenant)
+{
+	return s->admin || (s->tenant && s->tenant->tenant == tenant);
+}
+
+static struct ns *find_ns(const struct session *s, uint32_t id, struct why *why)
+{
+	struct ns *ns = cache_ns_by_id(s->control->cache, id);
+
+	if (ns && sees(s, ns->tenant))
+		return ns;
+	(void)why_fail(why, SKVQ_EINVAL, "there is no namespace %u", id);
+	return NULL;
+}
+
+/* ---- status ---- */
+
 struct counters {
 	Skvq__Wire__Counter all[COUNTERS_MAX], *at[COUNTERS_MAX];
 	uint32_t n;
 	char names[STORE_STAT_COUNT][NAME_BYTES];
 };
 
-static void add_counter(struct counters *c, const char *name, uint64_t value)
-{
-	Skvq__Wire__Counter *m = &c->all[c->n];
+/* One tenant's part of the answer. */
+struct tenant_row {
+	Skvq__Wire__TenantInfo info;
+	Skvq__Wire__Counter refusals[STATS_CODES], *at[STATS_CODES];
+};
 
+static void set_counter(Skvq__Wire__Counter *m, const char *name, uint64_t value)
+{
 	skvq__wire__counter__init(m);
 	m->name = (char *)(uintptr_t)name;
 	m->value = value;
-	c->at[c->n++] = m;
 }
 
-static void add_counters(struct counters *c, const struct control *control)
+static void add_counter(struct counters *c, const char *name, uint64_t value)
 {
+	set_counter(&c->all[c->n], name, value);
+	c->at[c->n] = &c->all[c->n];
+	c->n++;
+}
+
+/* Over the stores of the tenants that the session sees. */
+static uint64_t sum_store(const struct session *s, enum store_stat stat)
+{
+	struct control *control = s->control;
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < control->cache->n_tenants; i++) {
+		const struct control_tenant *t = &control->tenants[i];
+
+		if (t->store && sees(s, t->tenant))
+			sum += store_stat(t->store, stat);
+	}
+	return sum;
+}
+
+static void add_counters(struct counters *c, const struct session *s)
+{
+	const struct control *control = s->control;
+	const struct stats *stats = s->admin ? control->stats : &s->tenant->tenant->stats;
 	const char *name;
 	uint64_t value;
 
-	for (uint32_t i = 0; (name = stats_at(control->stats, i, &value)); i++)
+	for (uint32_t i = 0; (name = stats_at(stats, i, &value)); i++)
 		add_counter(c, name, value);
-	for (uint32_t i = 0; control->store && (name = store_stat_at(control->store, i, &value));
+	for (uint32_t i = 0; control->tenants[0].store &&
+			     (name = store_stat_at(control->tenants[0].store, i, &value));
 	     i++) {
 		(void)snprintf(c->names[i], NAME_BYTES, "store_%s", name);
-		add_counter(c, c->names[i], value);
+		add_counter(c, c->names[i], sum_store(s, (enum store_stat)i));
+	}
+}
+
+static void fill_tenant(const struct cache *cache, const struct control_tenant *t,
+			struct tenant_row *row)
+{
+	const struct tenant_params *limits = &t->tenant->limits;
+	const struct tenant *tenant = t->tenant;
+	Skvq__Wire__TenantInfo *m = &row->info;
+	const char *name;
+	uint64_t value;
+
+	skvq__wire__tenant_info__init(m);
+	m->name = (char *)(uintptr_t)tenant->name;
+	m->connections = t->n_sessions;
+	m->connections_max = t->config->connections_max;
+	m->namespaces = tenant->n_namespaces;
+	m->namespaces_max =
+	    limits->namespaces_max ? limits->namespaces_max : cache->config.namespaces_max;
+	m->pages = tenant->pages;
+	m->bytes = tenant->bytes;
+	m->bytes_held = tenant->held;
+	m->bytes_min = limits->ram_min;
+	m->bytes_max = limits->ram_max ? limits->ram_max : cache->config.ram_max;
+	m->pins = tenant->pins;
+	m->pins_max = limits->pins_max;
+	m->disk_bytes = t->store ? store_stat(t->store, STORE_STAT_charged_bytes) : 0;
+	m->disk_bytes_max = t->store ? t->config->disk_max : 0;
+	m->calibration_bytes = t->calibration_bytes;
+	m->calibration_bytes_max = t->config->calibration_max;
+	m->evictions = tenant->stats.n[STAT_evictions];
+	for (uint32_t i = STAT_COUNT; (name = stats_at(&tenant->stats, i, &value)); i++) {
+		if (!value)
+			continue;
+		set_counter(&row->refusals[m->n_refusals], name, value);
+		row->at[m->n_refusals] = &row->refusals[m->n_refusals];
+		m->n_refusals++;
+	}
+	m->refusals = row->at;
+}
+
+/* What the session sees of memory, connections and disk, one tenant after the other. */
+static void add_tenants(const struct session *s, struct tenant_row *rows,
+			Skvq__Wire__TenantInfo **at, Skvq__Wire__StatusReply *body)
+{
+	struct control *control = s->control;
+	const struct cache *cache = control->cache;
+
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		const struct control_tenant *t = &control->tenants[i];
+		struct tenant_row *row = &rows[body->n_tenants];
+
+		if (!sees(s, t->tenant))
+			continue;
+		fill_tenant(cache, t, row);
+		at[body->n_tenants++] = &row->info;
+		body->connections += row->info.connections;
+		body->namespaces += row->info.namespaces;
+		body->pages += row->info.pages;
+		body->bytes_resident += row->info.bytes;
+		body->pins += row->info.pins;
+		body->has_store = body->has_store || t->store;
+		body->bytes_stored += t->tenant->bytes_stored;
+		body->disk_bytes_max += row->info.disk_bytes_max;
+	}
+	body->disk_bytes = sum_store(s, STORE_STAT_charged_bytes);
+	body->disk_pages = sum_store(s, STORE_STAT_records);
+	body->tenants = at;
+	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		if (sees(s, ns->tenant))
+			body->bytes_kernel += ns->kernel_bytes;
 	}
 }
 
 int op_status(const struct request *rq, struct why *why)
 {
-	struct control *control = rq->session->control;
-	struct cache *cache = control->cache;
+	struct session *s = rq->session;
+	struct control *control = s->control;
+	uint32_t n = control->cache->n_tenants;
 	CLEANUP_FREE struct counters *counters = calloc(1, sizeof(*counters));
+	CLEANUP_FREE struct tenant_row *rows = calloc(n, sizeof(*rows));
+	CLEANUP_FREE Skvq__Wire__TenantInfo **at = calloc(n, sizeof(*at));
 	Skvq__Wire__StatusReply body = SKVQ__WIRE__STATUS_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 
-	if (!counters)
+	if (!counters || !rows || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a status");
+	(void)cache_kernel_bytes(control->cache);
+	add_tenants(s, rows, at, &body);
+	if (s->admin)
+		body.connections += control->n_strangers;
+	body.connections_max = s->admin ? control->config.connections_max
+					: s->tenant->config->connections_max;
+	body.bytes_max = s->admin ? control->cache->config.ram_max : at[0]->bytes_max;
 	body.version = (char *)(uintptr_t)control->config.version;
-	body.socket = (char *)(uintptr_t)control->config.socket;
+	body.socket = (char *)(uintptr_t)(s->admin ? control->config.socket
+						   : s->tenant->config->socket);
 	body.pid = (uint64_t)getpid();
 	body.uptime_ms = clock_ms() - control->started_ms;
-	body.connections = control->n_sessions;
-	body.connections_max = control->config.connections_max;
-	body.namespaces = cache->n_namespaces;
-	body.pages = cache->pages;
-	body.bytes_resident = cache->bytes;
-	body.bytes_kernel = cache_kernel_bytes(cache);
-	body.bytes_max = cache->config.ram_max;
-	body.pins = cache->pins;
-	if (control->store) {
-		body.has_store = true;
-		body.bytes_stored = cache->bytes_stored;
-		body.disk_bytes = store_stat(control->store, STORE_STAT_charged_bytes);
-		body.disk_bytes_max = control->config.disk_max;
-		body.disk_pages = store_stat(control->store, STORE_STAT_records);
-	}
-	add_counters(counters, control);
+	add_counters(counters, s);
 	body.n_counters = counters->n;
 	body.counters = counters->at;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_STATUS;
@@ -83,6 +198,8 @@ int op_status(const struct request *rq, struct why *why)
 	reply_send(rq->session, rq->id, &reply, -1);
 	return 0;
 }
+
+/* ---- lists ---- */
 
 static void fill_namespace(const struct ns *ns, Skvq__Wire__NamespaceInfo *m)
 {
@@ -120,9 +237,12 @@ int op_namespace_list(const struct request *rq, struct why *why)
 
 	if (!infos || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u namespaces", n);
-	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next, i++) {
+	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		if (!sees(rq->session, ns->tenant))
+			continue;
 		fill_namespace(ns, &infos[i]);
 		at[i] = &infos[i];
+		i++;
 	}
 	body.n_namespaces = i;
 	body.namespaces = at;
@@ -170,7 +290,7 @@ static void fill_row(const struct page *page, uint64_t now_ms, struct page_row *
 int op_page_list(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__PageList *m = rq->msg->page_list;
-	struct ns *ns = cache_ns_by_id(rq->session->control->cache, m->ns);
+	struct ns *ns = find_ns(rq->session, m->ns, why);
 	uint32_t max = m->max && m->max < WIRE_PAGE_LIST_MAX ? m->max : WIRE_PAGE_LIST_MAX;
 	CLEANUP_FREE struct page_row *rows = calloc(max, sizeof(*rows));
 	CLEANUP_FREE Skvq__Wire__PageInfo **at = calloc(max, sizeof(*at));
@@ -180,7 +300,7 @@ int op_page_list(const struct request *rq, struct why *why)
 	uint32_t slot = m->first_slot, n = 0, scanned = 0;
 
 	if (!ns)
-		return why_fail(why, SKVQ_EINVAL, "there is no namespace %u", m->ns);
+		return -SKVQ_EINVAL;
 	if (!rows || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u pages", max);
 	for (; slot < ns->table.touched && n < max && scanned < SCAN_SLOTS; slot++, scanned++) {
@@ -213,7 +333,9 @@ int op_pin_list(const struct request *rq, struct why *why)
 
 	if (!infos || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u connections", n);
-	for (const struct session *s = control->sessions; s; s = s->next, i++) {
+	for (const struct session *s = control->sessions; s; s = s->next) {
+		if (s->tenant ? !sees(rq->session, s->tenant->tenant) : !rq->session->admin)
+			continue;
 		skvq__wire__pin_info__init(&infos[i]);
 		infos[i].connection = s->id;
 		infos[i].pid = s->peer.pid;
@@ -225,6 +347,7 @@ int op_pin_list(const struct request *rq, struct why *why)
 		infos[i].bytes = pins_bytes(&s->pins);
 		infos[i].age_ms = now_ms - s->born_ms;
 		at[i] = &infos[i];
+		i++;
 	}
 	body.n_pins = i;
 	body.pins = at;
@@ -252,7 +375,7 @@ static void fill_error(const struct ns *ns, uint32_t i, Skvq__Wire__ErrorInfo *m
 
 int op_error_list(const struct request *rq, struct why *why)
 {
-	const struct ns *ns = cache_ns_by_id(rq->session->control->cache, rq->msg->error_list->ns);
+	const struct ns *ns = find_ns(rq->session, rq->msg->error_list->ns, why);
 	uint32_t n = ns ? 2 * ns->layout.geo.n_layer : 0;
 	CLEANUP_FREE Skvq__Wire__ErrorInfo *infos = calloc(n + 1, sizeof(*infos));
 	CLEANUP_FREE Skvq__Wire__ErrorInfo **at = calloc(n + 1, sizeof(*at));
@@ -260,8 +383,7 @@ int op_error_list(const struct request *rq, struct why *why)
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 
 	if (!ns)
-		return why_fail(why, SKVQ_EINVAL, "there is no namespace %u",
-				rq->msg->error_list->ns);
+		return -SKVQ_EINVAL;
 	if (!infos || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for the errors of %u layers", n / 2);
 	for (uint32_t i = 0; i < n; i++) {

@@ -187,6 +187,20 @@ struct session *session_new_lingering(struct control *control, int fd, const str
 	return make_session(control, fd, ops, conn_init_lingering);
 }
 
+void session_join(struct session *s, struct control_tenant *tenant)
+{
+	assert(!s->pins.total && !s->pins.reserved);
+	s->tenant = tenant;
+	s->pins.group = &tenant->tenant->pins_group;
+}
+
+void session_count(struct session *s, enum stats_id id, uint64_t n)
+{
+	s->control->stats->n[id] += n;
+	if (s->tenant)
+		s->tenant->tenant->stats.n[id] += n;
+}
+
 void session_orphan(struct session *s)
 {
 	while (s->inflight) {
@@ -200,7 +214,7 @@ void session_free(struct session *s)
 	struct cache *cache = s->control->cache;
 
 	session_orphan(s);
-	s->control->stats->n[STAT_pins_dropped] += cache_unpin_all(cache, &s->pins);
+	session_count(s, STAT_pins_dropped, cache_unpin_all(cache, &s->pins));
 	pins_fini(&s->pins);
 	for (uint32_t i = 0; i < s->n_stagings; i++)
 		staging_unref(s->stagings[i]);

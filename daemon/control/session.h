@@ -43,6 +43,8 @@ struct session {
 	uint64_t id;
 	uint64_t born_ms;
 	struct ucred peer;
+	struct control_tenant *tenant; /* NULL: of none. An admin, or about to be turned away */
+	bool admin;                    /* may look at all tenants */
 	bool hello;
 	uint64_t features; /* both sides know */
 	char name[SESSION_NAME_MAX + 1]; /* printable ASCII */
@@ -58,6 +60,10 @@ struct session {
 
 /* Takes fd in any case. NULL: no memory, or epoll refused. */
 struct session *session_new(struct control *control, int fd, const struct conn_ops *ops);
+/* Whose it is from here on: its pins count there. */
+void session_join(struct session *session, struct control_tenant *tenant);
+/* Counts for its tenant, if it has one, and for all. */
+void session_count(struct session *session, enum stats_id id, uint64_t n);
 /* The same for the socket of a connection that another process ended: it lingers. */
 struct session *session_new_lingering(struct control *control, int fd, const struct conn_ops *ops);
 /* Nobody waits for what is in flight any more: what pins are left is what the client really has. */
@@ -77,16 +83,17 @@ struct staging *session_staging(const struct session *session, uint32_t id, stru
 void session_drop_staging(struct session *session, struct staging *staging);
 
 /* op_calibration.c: forgets them all. */
-void calibrations_free(struct control *control);
+void calibrations_free(struct control_tenant *tenant);
 /* The memfd of each, and the bytes of the file in it. */
-void calibrations_each(const struct control *control, void (*fn)(void *ctx, int fd, uint64_t bytes),
-		       void *ctx);
+void calibrations_each(const struct control_tenant *tenant,
+		       void (*fn)(void *ctx, int fd, uint64_t bytes), void *ctx);
 /* One that another process kept. Takes *fd and sets it to -1 on success. Errors of arena_adopt,
  * -SKVQ_ECORRUPT, -SKVQ_ELIMIT, -SKVQ_ENOMEM. */
-int calibration_adopt(struct control *control, int *fd, uint64_t bytes, struct why *why);
+int calibration_adopt(struct control_tenant *tenant, int *fd, uint64_t bytes, struct why *why);
 /* control.c: a connection that another process ended. Takes *fd and sets it to -1; NULL with a
  * sentence if it is not a socket of ours, or for want of memory. */
-struct session *control_adopt(struct control *control, int *fd, const char *name, struct why *why);
+struct session *control_adopt(struct control *control, struct control_tenant *tenant, int *fd,
+			      const char *name, struct why *why);
 
 /* -SKVQ_EBUSY at requests_max. */
 int session_may_wait(const struct session *session, struct why *why);

@@ -57,28 +57,36 @@ static int probe_direct(int dir_fd)
 	return r;
 }
 
-int folder_init(struct folder *folder, const struct spill_io_config *config, struct why *warning,
-		struct why *why)
+int folder_own(const char *path, int *ret_fd, struct why *why)
 {
+	CLEANUP_FD int fd = -1;
 	struct stat st;
-	int r;
 
-	*folder = (struct folder){.dir_fd = -1, .lock_fd = -1, .files_max = config->files_max};
-	if (mkdir(config->folder, 0700) < 0 && errno != EEXIST)
-		return why_fail_errno(why, SKVQ_ESYS, "cannot make the folder '%s'",
-				      config->folder);
-	folder->dir_fd = open(config->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (folder->dir_fd < 0)
-		return why_fail_errno(why, SKVQ_ESYS, "cannot open the folder '%s'",
-				      config->folder);
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return why_fail_errno(why, SKVQ_ESYS, "cannot make the folder '%s'", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "cannot open the folder '%s'", path);
 	/* A checksum is no signature: whoever writes here decides what is in a page. */
-	if (fstat(folder->dir_fd, &st) < 0)
-		return why_fail_errno(why, SKVQ_ESYS, "cannot look at '%s'", config->folder);
+	if (fstat(fd, &st) < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "cannot look at '%s'", path);
 	if (st.st_uid != geteuid() || (st.st_mode & 022))
 		return why_fail(
 		    why, SKVQ_EPERM,
-		    "the folder '%s' must belong to this user and be writable by no other",
-		    config->folder);
+		    "the folder '%s' must belong to this user and be writable by no other", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+int folder_init(struct folder *folder, const struct spill_io_config *config, struct why *warning,
+		struct why *why)
+{
+	int r;
+
+	*folder = (struct folder){.dir_fd = -1, .lock_fd = -1, .files_max = config->files_max};
+	r = folder_own(config->folder, &folder->dir_fd, why);
+	if (r < 0)
+		return r;
 	folder->lock_fd = openat(folder->dir_fd, lock_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (folder->lock_fd < 0)
 		return why_fail_errno(why, SKVQ_ESYS, "cannot open '%s/%s'", config->folder,

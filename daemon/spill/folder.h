@@ -17,6 +17,10 @@ struct folder {
 	int *fds; /* -1: not open */
 };
 
+/* Makes the folder if it is not there, and opens it. *ret_fd is the caller's. -SKVQ_EPERM: it is not
+ * this user's, or others may write to it; -SKVQ_ESYS. */
+int folder_own(const char *path, int *ret_fd, struct why *why);
+
 int folder_init(struct folder *folder, const struct spill_io_config *config, struct why *warning,
 		struct why *why);
 void folder_fini(struct folder *folder); /* closes what is open; a zeroed one is not fine */

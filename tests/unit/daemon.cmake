@@ -27,6 +27,9 @@ skvq_daemon_unit(conn support/raw_client.c support/page_maker.c)
 skvq_daemon_unit(live support/raw_client.c support/page_maker.c support/daemon.c)
 target_compile_definitions(test_daemon_live PRIVATE SKVQD_PATH="$<TARGET_FILE:skvqd>")
 add_dependencies(test_daemon_live skvqd)
+skvq_daemon_unit(crosstalk support/raw_client.c support/page_maker.c support/daemon.c)
+target_compile_definitions(test_daemon_crosstalk PRIVATE SKVQD_PATH="$<TARGET_FILE:skvqd>")
+add_dependencies(test_daemon_crosstalk skvqd)
 
 # The store below memory, on a disk in memory.
 set(skvq_spill_support ${skvq_tests_dir}/support/spill_rig.c ${skvq_tests_dir}/support/spill_disk.c)

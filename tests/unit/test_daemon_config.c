@@ -167,6 +167,110 @@ static void what_is_printed_can_be_read(void **state)
 	assert_memory_equal(&again, &config, sizeof(config));
 }
 
+#define TWO "[socket]\npath = /s\n[memory]\nram_max = 4G\n"
+
+/* What the whole tells. */
+static void bad_whole(const char *text, const char *says)
+{
+	if (load(text) < 0)
+		fail_msg("%s", why.text);
+	assert_int_equal(config_check(&config, &why), -SKVQ_EINVAL);
+	if (!strstr(why.text, says))
+		fail_msg("\"%s\" does not say \"%s\"", why.text, says);
+}
+
+static void sections_of_tenants(void **state)
+{
+	struct config_tenant t;
+	(void)state;
+	if (load(TWO "admin = 7\n") == 0)
+		fail_msg("admin is a key of [socket]");
+	assert_int_equal(load("[socket]\npath = /s\nadmin = 7, 8\n[memory]\nram_max = 4G\n"
+			      "[tenant alice]\nuid = 1000, 1001\n  1002\ngid = 50\nram_min = 1G\n"
+			      "[tenant bob-2]\nsocket = /b\nram_max = 2G\nconnections_max = 10\n"
+			      "[store]\nfolder = /f\n"),
+			 0);
+	assert_int_equal(config_check(&config, &why), 0);
+	assert_int_equal(config.admins.n, 2);
+	assert_int_equal(config.n_tenants, 2);
+	assert_string_equal(config.tenants[0].name, "alice");
+	assert_int_equal(config.tenants[0].uids.n, 3);
+	assert_int_equal(config.tenants[0].uids.id[2], 1002);
+	assert_int_equal(config.tenants[0].ram_min, UINT64_C(1) << 30);
+	assert_int_equal(config.tenants[0].socket_mode, 0600);
+	/* What is not given is an equal part. */
+	t = config_tenant(&config, 0);
+	assert_int_equal(t.connections_max, 32);
+	assert_int_equal(t.namespaces_max, 32);
+	assert_int_equal(t.disk_max, UINT64_C(8) << 30);
+	assert_int_equal(config_tenant(&config, 1).connections_max, 10);
+	assert_int_equal(config_store(&config, 1).capacity_bytes, UINT64_C(8) << 30);
+	/* Without sections there is one with everything. */
+	config_defaults(&config);
+	t = config_tenant(&config, 0);
+	assert_string_equal(t.name, "default");
+	assert_int_equal(t.connections_max, 64);
+}
+
+static void bad_tenants(void **state)
+{
+	(void)state;
+	bad_file("[tenant a]\nuid = x\n", ":2: tenant.uid = \"x\"");
+	bad_file("[tenant a]\nuid = 1;2\n", ":2:");
+	bad_file("[tenant a]\nuid = 4294967295\n", ":2:"); /* nobody's: (uid_t)-1 */
+	bad_file("[tenant a]\n\nuuid = 1\n", ":3: there is no key \"uuid\" for a tenant");
+	bad_file("[tenant a b]\nuid = 1\n", ":2: section");
+	bad_file("[tenant ../a]\nuid = 1\n", ":2: section");
+	bad_file("[tenant ]\nuid = 1\n", ":2:");
+	bad_file("[tenant a]\nsocket_mode = 999\n", ":2:");
+	bad_whole(TWO "[tenant a]\nram_min = 1G\n", "[tenant a]: nobody can be of it");
+	bad_whole(TWO "[tenant a]\nuid = 1\n[tenant b]\nuid = 2\nuid = 1\n",
+		  "[tenant b], line 9, uid: 1 is of [tenant a] already");
+	bad_whole(TWO "[tenant a]\ngid = 1\n[tenant b]\ngid = 1\n",
+		  "[tenant b], line 8, gid: 1 is of [tenant a] already");
+	bad_whole(TWO "[tenant a]\nsocket = /a\n[tenant b]\nsocket = /a\n",
+		  "[tenant b], line 8, socket: it is that of [tenant a]");
+	bad_whole(TWO "[tenant a]\nsocket = /s\n", "it is that of [socket]");
+	bad_whole(TWO "[tenant a]\nuid = 1\nram_min = 3G\n[tenant b]\nuid = 2\nram_min = 2G\n",
+		  "[tenant b], line 10, ram_min: with those before it 5368709120 bytes");
+	bad_whole(TWO "[tenant a]\nuid = 1\nram_min = 2G\nram_max = 1G\n",
+		  "[tenant a], line 7, ram_min: more than ram_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\nram_max = 5G\n", "more than memory.ram_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\nconnections_max = 65\n",
+		  "[tenant a], line 7, connections_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\ndisk_max = 17G\n", "more than store.capacity_bytes");
+	bad_whole(TWO "[tenant a]\nuid = 1\ndisk_max = 9G\n[tenant b]\nuid = 2\ndisk_max = 8G\n"
+		      "[store]\nfolder = /f\n",
+		  "[tenant b], line 10, disk_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\ndisk_max = 64M\n[store]\nfolder = /f\n",
+		  "its part of the disk: capacity_bytes");
+	bad_whole("[socket]\npath = /s\ntenant = x\n[tenant a]\nuid = 1\n", "socket.tenant");
+}
+
+static void printed_tenants_can_be_read(void **state)
+{
+	static struct config first;
+	FILE *f;
+
+	(void)state;
+	assert_int_equal(load(TWO "[tenant a]\nuid = 1, 2\nsalt_file = /x\n[tenant b]\nsocket = /b\n"
+				  "ram_min = 1G\npins_max = 5\n"),
+			 0);
+	first = config;
+	f = fopen(path, "w");
+	assert_non_null(f);
+	config_print(&first, f);
+	assert_int_equal(fclose(f), 0);
+	config_defaults(&config);
+	if (config_file(&config, path, &why) < 0)
+		fail_msg("%s", why.text);
+	for (uint32_t i = 0; i < 2; i++) {
+		memset(first.tenants[i].line, 0, sizeof(first.tenants[i].line));
+		memset(config.tenants[i].line, 0, sizeof(config.tenants[i].line));
+	}
+	assert_memory_equal(&first, &config, sizeof(config));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -175,6 +279,9 @@ int main(void)
 	    cmocka_unit_test(flags_override_the_file),
 	    cmocka_unit_test(bad_flags),
 	    cmocka_unit_test(what_is_printed_can_be_read),
+	    cmocka_unit_test(sections_of_tenants),
+	    cmocka_unit_test(bad_tenants),
+	    cmocka_unit_test(printed_tenants_can_be_read),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -12,15 +12,55 @@ static const char help[] =
     "JSON: version, socket, boot_id, pid, uptime_ms, connections, connections_max, namespaces,\n"
     "pages, bytes_resident (by the daemon's books), bytes_kernel (what the kernel says the\n"
     "arenas take), bytes_max, pins, disk (null without one; else pages, bytes, bytes_max and\n"
-    "bytes_resident_too, of pages that are in memory as well), and counters, an object of name\n"
-    "and value.\n";
+    "bytes_resident_too, of pages that are in memory as well), counters, an object of name and\n"
+    "value, and tenants: your own, or all for root, the daemon's user and those it calls admins;\n"
+    "each with name, connections, namespaces, pages, bytes, bytes_held, bytes_min, pins,\n"
+    "disk_bytes, calibration_bytes, most of them with a bound of the same name and _max, evictions\n"
+    "and refusals, an object of error code and count.\n";
 
-static int print_json(const struct skvq_client_status *s, const char *boot_id)
+static json_t *tenant_json(struct skvq_client_tenant *t)
+{
+	json_t *refusals = json_object();
+	for (size_t i = 0; i < t->n_refusals; i++)
+		json_object_set_new(refusals, t->refusals[i].name,
+				    json_integer((json_int_t)t->refusals[i].value));
+	const struct {
+		const char *name;
+		uint64_t value;
+	} numbers[] = {
+	    {"connections", t->connections},
+	    {"connections_max", t->connections_max},
+	    {"namespaces", t->namespaces},
+	    {"namespaces_max", t->namespaces_max},
+	    {"pages", t->pages},
+	    {"bytes", t->bytes},
+	    {"bytes_held", t->bytes_held},
+	    {"bytes_min", t->bytes_min},
+	    {"bytes_max", t->bytes_max},
+	    {"pins", t->pins},
+	    {"pins_max", t->pins_max},
+	    {"disk_bytes", t->disk_bytes},
+	    {"disk_bytes_max", t->disk_bytes_max},
+	    {"calibration_bytes", t->calibration_bytes},
+	    {"calibration_bytes_max", t->calibration_bytes_max},
+	    {"evictions", t->evictions},
+	};
+	json_t *o = json_pack("{s:o, s:o}", "name", ctl_json_text(t->name), "refusals", refusals);
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		json_object_set_new(o, numbers[i].name,
+				    json_integer((json_int_t)numbers[i].value));
+	return o;
+}
+
+static int print_json(struct skvq_client_status *s, const char *boot_id)
 {
 	json_t *counters = json_object();
 	for (size_t i = 0; i < s->n_counters; i++)
 		json_object_set_new(counters, s->counters[i].name,
 				    json_integer((json_int_t)s->counters[i].value));
+	json_t *tenants = json_array();
+	for (size_t i = 0; i < s->n_tenants; i++)
+		json_array_append_new(tenants, tenant_json(&s->tenants[i]));
 	json_t *disk = s->has_store
 			   ? json_pack("{s:I, s:I, s:I, s:I}", "pages", (json_int_t)s->disk_pages,
 				       "bytes", (json_int_t)s->disk_bytes, "bytes_max",
@@ -28,14 +68,40 @@ static int print_json(const struct skvq_client_status *s, const char *boot_id)
 				       (json_int_t)s->bytes_stored)
 			   : json_null();
 	return ctl_print_json(json_pack(
-	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "version",
+	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "version",
 	    ctl_json_text(s->version), "socket", ctl_json_text(s->socket), "boot_id", boot_id,
 	    "pid", (json_int_t)s->pid, "uptime_ms", (json_int_t)s->uptime_ms, "connections",
 	    (json_int_t)s->connections, "connections_max", (json_int_t)s->connections_max,
 	    "namespaces", (json_int_t)s->namespaces, "pages", (json_int_t)s->pages,
 	    "bytes_resident", (json_int_t)s->bytes_resident, "bytes_kernel",
 	    (json_int_t)s->bytes_kernel, "bytes_max", (json_int_t)s->bytes_max, "pins",
-	    (json_int_t)s->pins, "disk", disk, "counters", counters));
+	    (json_int_t)s->pins, "disk", disk, "counters", counters,
+	    "tenants", tenants));
+}
+
+static void print_tenant(struct skvq_client_tenant *t)
+{
+	char a[CTL_HUMAN_BYTES], b[CTL_HUMAN_BYTES], k[CTL_HUMAN_BYTES];
+	printf("tenant       %s\n", ctl_clean(t->name));
+	printf("  connections  %" PRIu32 " of %" PRIu32 ", namespaces %" PRIu32 " of %" PRIu32 "\n",
+	       t->connections, t->connections_max, t->namespaces, t->namespaces_max);
+	printf("  memory       %" PRIu64 " pages, %s of %s", t->pages, ctl_human_bytes(t->bytes, a),
+	       ctl_human_bytes(t->bytes_max, b));
+	if (t->bytes_min)
+		printf(", %s guaranteed", ctl_human_bytes(t->bytes_min, k));
+	printf("; %s cannot go, %" PRIu64 " evictions\n", ctl_human_bytes(t->bytes_held, a),
+	       t->evictions);
+	printf("  pins         %" PRIu64, t->pins);
+	if (t->pins_max)
+		printf(" of %" PRIu64, t->pins_max);
+	printf("\n  calibrations %s of %s\n", ctl_human_bytes(t->calibration_bytes, a),
+	       ctl_human_bytes(t->calibration_bytes_max, b));
+	if (t->disk_bytes_max)
+		printf("  disk         %s of %s\n", ctl_human_bytes(t->disk_bytes, a),
+		       ctl_human_bytes(t->disk_bytes_max, b));
+	for (size_t i = 0; i < t->n_refusals; i++)
+		printf("  %-28s %" PRIu64 "\n", ctl_clean(t->refusals[i].name),
+		       t->refusals[i].value);
 }
 
 static void print_text(struct skvq_client_status *s, const char *boot_id)
@@ -54,6 +120,8 @@ static void print_text(struct skvq_client_status *s, const char *boot_id)
 		printf("disk         %" PRIu64 " pages, %s of %s; %s of memory is there too\n",
 		       s->disk_pages, ctl_human_bytes(s->disk_bytes, a),
 		       ctl_human_bytes(s->disk_bytes_max, b), ctl_human_bytes(s->bytes_stored, k));
+	for (size_t i = 0; i < s->n_tenants; i++)
+		print_tenant(&s->tenants[i]);
 	size_t n_zero = 0;
 	puts("counters");
 	for (size_t i = 0; i < s->n_counters; i++) {

@@ -150,6 +150,20 @@ struct skvq_client_counter {
 	char name[64];
 	uint64_t value;
 };
+#define SKVQ_CLIENT_TENANTS 64
+#define SKVQ_CLIENT_REFUSALS 40
+struct skvq_client_tenant {
+	char name[64];
+	uint32_t connections, connections_max, namespaces, namespaces_max;
+	uint64_t pages, bytes;
+	uint64_t bytes_held; /* of pages that cannot go: pinned, on their way, or above such */
+	uint64_t bytes_min;  /* guaranteed */
+	uint64_t bytes_max;
+	uint64_t pins, pins_max; /* of all its connections; max 0: no bound beside each one's */
+	uint64_t disk_bytes, disk_bytes_max, calibration_bytes, calibration_bytes_max, evictions;
+	size_t n_refusals; /* by error code, those that are not 0 */
+	struct skvq_client_counter refusals[SKVQ_CLIENT_REFUSALS];
+};
 struct skvq_client_status {
 	char version[32];
 	char socket[108];
@@ -160,6 +174,9 @@ struct skvq_client_status {
 	uint64_t bytes_stored, disk_bytes, disk_bytes_max, disk_pages;
 	size_t n_counters;
 	struct skvq_client_counter counters[384]; /* what does not fit is left out */
+	/* The caller's own; to an admin all. What stands above is their sum. */
+	size_t n_tenants;
+	struct skvq_client_tenant tenants[SKVQ_CLIENT_TENANTS];
 };
 struct skvq_client_ns_info {
 	uint32_t ns;

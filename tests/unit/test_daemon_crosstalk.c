@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The real skvqd with three tenants: who is let in, and that nobody learns of another's. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cmocka_all.h"
+
+#include <skvq/error.h>
+
+#include "support/daemon.h"
+#include "support/page_maker.h"
+#include "support/raw_client.h"
+
+#define SEALS (F_SEAL_GROW | F_SEAL_SHRINK)
+#define PAGES 4u
+
+static struct test_daemon daemon_;
+static struct skvq_layout layout;
+static char conf[96], salt[96], sock_a[96], sock_b[96], sock_c[96];
+
+static void write_file(const char *path, const char *text, mode_t mode)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+/* Everybody here is one user, so tenants have a socket each; c's names another user. */
+static int setup(void **state)
+{
+	const char *const args[] = {"--config", conf, NULL};
+	char text[1024];
+
+	(void)state;
+	maker_layout(&layout);
+	test_daemon_init(&daemon_);
+	snprintf(conf, sizeof(conf), "%s/conf", daemon_.dir);
+	snprintf(salt, sizeof(salt), "%s/salt", daemon_.dir);
+	snprintf(sock_a, sizeof(sock_a), "%s/a.sock", daemon_.dir);
+	snprintf(sock_b, sizeof(sock_b), "%s/b.sock", daemon_.dir);
+	snprintf(sock_c, sizeof(sock_c), "%s/c.sock", daemon_.dir);
+	write_file(salt, "sixteen bytes, or more\n", 0400);
+	snprintf(text, sizeof(text),
+		 "[memory]\nram_max = 8M\ncalibration_max = 4M\n"
+		 "[limits]\nconnections_max = 12\nnamespaces_max = 6\nbacklog_max = 8K\n"
+		 "frame_max = 64K\n"
+		 "[tenant a]\nsocket = %s\nram_min = 1M\nconnections_max = 3\npins_max = 8\n"
+		 "salt_file = %s\n"
+		 "[tenant b]\nsocket = %s\nram_max = 2M\n"
+		 "[tenant c]\nsocket = %s\nuid = 4294967000\n",
+		 sock_a, salt, sock_b, sock_c);
+	write_file(conf, text, 0600);
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	int status;
+
+	(void)state;
+	if (!daemon_.pid)
+		return -1;
+	status = test_daemon_stop(&daemon_, SIGTERM);
+	if (access(sock_a, F_OK) == 0 || access(sock_b, F_OK) == 0)
+		return -1; /* they are removed as the shared one is */
+	unlink(conf);
+	unlink(salt);
+	test_daemon_fini(&daemon_);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
+}
+
+static void ok(raw_reply *reply)
+{
+	assert_non_null(reply);
+	if (reply->error)
+		fail_msg("error %u: %s", reply->error, reply->detail);
+	raw_free(reply);
+}
+
+static void refused(raw_reply *reply, uint32_t code, const char *says)
+{
+	assert_non_null(reply);
+	if (reply->error != code || !strstr(reply->detail, says))
+		fail_msg("error %u, \"%s\": not %u, \"%s\"", reply->error, reply->detail, code,
+			 says);
+	raw_free(reply);
+}
+
+static int enter(const char *path, const char *name)
+{
+	int sock = raw_connect(path);
+
+	assert_true(sock >= 0);
+	ok(raw_hello(sock, name));
+	return sock;
+}
+
+/* The answer to whoever is not let in. */
+static void turned_away(const char *path, uint32_t code, const char *says)
+{
+	int sock = raw_connect(path);
+
+	assert_true(sock >= 0);
+	refused(raw_recv(sock, NULL), code, says);
+	assert_null(raw_recv(sock, NULL));
+	close(sock);
+}
+
+/* A client with a namespace and pages of its own. */
+struct client {
+	int sock, fd;
+	uint32_t ns, staging;
+	uint8_t *map;
+	Skvq__Wire__PageRef refs[PAGES];
+};
+
+static struct client client_open(const char *path, const char *name)
+{
+	struct client c = {.sock = enter(path, name)};
+	raw_reply *reply = raw_namespace_open(c.sock, raw_identity(0), NULL);
+
+	assert_int_equal(reply->error, 0);
+	c.ns = reply->namespace_open->ns;
+	raw_free(reply);
+	c.fd = maker_memfd(PAGES * layout.slot_bytes, SEALS);
+	c.map = mmap(NULL, PAGES * layout.slot_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c.fd, 0);
+	assert_ptr_not_equal(c.map, MAP_FAILED);
+	reply = raw_staging_add(c.sock, c.fd);
+	assert_int_equal(reply->error, 0);
+	c.staging = reply->staging_add->staging;
+	raw_free(reply);
+	return c;
+}
+
+static void client_close(struct client *c)
+{
+	close(c->sock);
+	munmap(c->map, PAGES * layout.slot_bytes);
+	close(c->fd);
+}
+
+static raw_reply *publish(struct client *c, uint32_t seed, uint32_t page,
+			  const Skvq__Wire__PageRef *parent)
+{
+	int32_t tokens[SKVQ_PAGE_TOKENS];
+	uint32_t position = page * SKVQ_PAGE_TOKENS;
+
+	maker_tokens(seed, page, tokens);
+	maker_page(&layout, position, tokens, seed, c->map + page * layout.slot_bytes);
+	return raw_publish(c->sock, c->ns, parent, position, tokens, c->staging,
+			   page * layout.slot_bytes);
+}
+
+static void publish_all(struct client *c, uint32_t seed)
+{
+	for (uint32_t i = 0; i < PAGES; i++) {
+		raw_reply *reply = publish(c, seed, i, i ? &c->refs[i - 1] : NULL);
+
+		if (reply->error)
+			fail_msg("page %u: %s", i, reply->detail);
+		skvq__wire__page_ref__init(&c->refs[i]);
+		c->refs[i].slot = reply->publish->page->slot;
+		c->refs[i].generation = reply->publish->page->generation;
+		raw_free(reply);
+	}
+}
+
+static uint32_t match(int sock, uint32_t ns, uint32_t seed)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	raw_reply *reply;
+	uint32_t n;
+
+	for (uint32_t i = 0; i < PAGES; i++)
+		maker_tokens(seed, i, tokens + i * SKVQ_PAGE_TOKENS);
+	reply = raw_match(sock, ns, tokens, PAGES * SKVQ_PAGE_TOKENS);
+	assert_int_equal(reply->error, 0);
+	n = (uint32_t)reply->match->n_pages;
+	raw_free(reply);
+	return n;
+}
+
+static raw_reply *ask(int sock, int body, void *message)
+{
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+
+	rq.body_case = (Skvq__Wire__Request__BodyCase)body;
+	rq.ping = message; /* of a union of pointers */
+	return raw_call(sock, &rq, -1, NULL);
+}
+
+/* Everything a status says that activity of others could move. */
+struct seen {
+	uint64_t connections, namespaces, pages, bytes, kernel, pins, tenants, counters;
+};
+
+static struct seen look(int sock, const char *tenant)
+{
+	raw_reply *reply = raw_status(sock);
+	const Skvq__Wire__StatusReply *s = reply->status;
+	struct seen seen = {s->connections,  s->namespaces, s->pages,     s->bytes_resident,
+			    s->bytes_kernel, s->pins,       s->n_tenants, 0};
+
+	assert_int_equal(s->n_tenants, 1);
+	assert_string_equal(s->tenants[0]->name, tenant);
+	for (size_t i = 0; i < s->n_counters; i++) {
+		if (strcmp(s->counters[i]->name, "requests"))
+			seen.counters += s->counters[i]->value;
+	}
+	raw_free(reply);
+	return seen;
+}
+
+static void strangers_are_turned_away(void **state)
+{
+	int admin = enter(daemon_.socket, "admin");
+	raw_reply *reply;
+
+	(void)state;
+	turned_away(sock_c, SKVQ_EPERM, "of no tenant");
+	turned_away(sock_c, SKVQ_EPERM, "of no tenant");
+	reply = raw_status(admin);
+	assert_int_equal(raw_counter(reply, "connections_denied"), 2);
+	assert_int_equal(raw_counter(reply, "refused_eperm"), 2);
+	assert_int_equal(reply->status->n_tenants, 3);
+	raw_free(reply);
+	/* Who is of no tenant and an admin looks, and no more. */
+	refused(raw_namespace_open(admin, raw_identity(0), NULL), SKVQ_EPERM, "may only look");
+	close(admin);
+}
+
+static void connections_of_a_tenant_are_bounded(void **state)
+{
+	int a[3], b, admin;
+	raw_reply *reply;
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		a[i] = enter(sock_a, "a");
+	turned_away(sock_a, SKVQ_ETCONNS, "all 3 connections of this tenant");
+	b = enter(sock_b, "b"); /* others are */
+	admin = enter(daemon_.socket, "admin");
+	reply = raw_status(a[0]);
+	assert_int_equal(raw_counter(reply, "connections_refused"), 1);
+	assert_int_equal(raw_counter(reply, "refused_etconns"), 1);
+	assert_string_equal(reply->status->tenants[0]->refusals[0]->name, "refused_etconns");
+	assert_int_equal(reply->status->connections, 3);
+	assert_int_equal(reply->status->connections_max, 3);
+	raw_free(reply);
+	reply = raw_status(b);
+	assert_int_equal(raw_counter(reply, "refused_etconns"), 0);
+	raw_free(reply);
+	for (int i = 0; i < 3; i++)
+		close(a[i]);
+	close(b);
+	close(admin);
+}
+
+static void pins_of_a_tenant_are_bounded(void **state)
+{
+	struct client one = client_open(sock_a, "one"), two = client_open(sock_a, "two");
+
+	(void)state;
+	publish_all(&one, 1);                            /* 4 pins */
+	assert_int_equal(match(two.sock, two.ns, 1), 4); /* 8 */
+	refused(publish(&two, 9, 0, NULL), SKVQ_ETPINS, "this tenant hold 8 pins of 8");
+	refused(publish(&one, 9, 0, NULL), SKVQ_ETPINS, "8");
+	client_close(&one);
+	/* They come back when the daemon has seen the end of the socket. */
+	for (int i = 0; look(two.sock, "a").pins > 4; i++) {
+		assert_true(i < 1000);
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	}
+	ok(publish(&two, 9, 0, NULL));
+	client_close(&two);
+}
+
+/* Every request there is, asked by b about what is a's. */
+static void nothing_of_another_is_seen(void **state)
+{
+	struct client a = client_open(sock_a, "a"), b = client_open(sock_b, "b");
+	Skvq__Wire__NamespaceList nl = SKVQ__WIRE__NAMESPACE_LIST__INIT;
+	Skvq__Wire__PageList pl = SKVQ__WIRE__PAGE_LIST__INIT;
+	Skvq__Wire__PinList pil = SKVQ__WIRE__PIN_LIST__INIT;
+	Skvq__Wire__ErrorList el = SKVQ__WIRE__ERROR_LIST__INIT;
+	Skvq__Wire__Prefetch pf = SKVQ__WIRE__PREFETCH__INIT;
+	Skvq__Wire__CalibrationGet cg = SKVQ__WIRE__CALIBRATION_GET__INIT;
+	Skvq__Wire__Unpin up = SKVQ__WIRE__UNPIN__INIT;
+	Skvq__Wire__Unrefine ur = SKVQ__WIRE__UNREFINE__INIT;
+	Skvq__Wire__StagingDrop sd = SKVQ__WIRE__STAGING_DROP__INIT;
+	Skvq__Wire__PageRef *ref = &a.refs[1];
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	uint8_t weights[32];
+	struct seen before = look(b.sock, "b"), after;
+	raw_reply *reply;
+
+	(void)state;
+	assert_int_not_equal(a.ns, b.ns);
+	publish_all(&a, 1);
+	for (uint32_t i = 0; i < PAGES; i++)
+		maker_tokens(1, i, tokens + i * SKVQ_PAGE_TOKENS);
+	/* match, prefetch: the same model and tokens, and nothing there. */
+	assert_int_equal(match(b.sock, b.ns, 1), 0);
+	pf.ns = b.ns;
+	pf.tokens = tokens;
+	pf.n_tokens = PAGES * SKVQ_PAGE_TOKENS;
+	reply = ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PREFETCH, &pf);
+	assert_int_equal(reply->error, 0);
+	assert_int_equal(reply->prefetch->n_resident + reply->prefetch->n_coming, 0);
+	raw_free(reply);
+	/* The other's namespace by its number: as one that never was. */
+	refused(raw_match(b.sock, a.ns, tokens, SKVQ_PAGE_TOKENS), SKVQ_EINVAL, "not open");
+	pf.ns = a.ns;
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PREFETCH, &pf), SKVQ_EINVAL, "not open");
+	for (uint32_t ns = a.ns; ns < a.ns + 1000; ns += 999) {
+		pl.ns = el.ns = ns;
+		refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, &pl), SKVQ_EINVAL,
+			"there is no namespace");
+		refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, &el), SKVQ_EINVAL,
+			"there is no namespace");
+	}
+	/* Its pages by name, in its arena and in one's own. */
+	up.n_pages = ur.n_pages = 1;
+	up.pages = ur.pages = &ref;
+	publish_all(&b, 2); /* something to hold, so that naming pages is no nonsense */
+	up.ns = ur.ns = a.ns;
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_UNPIN, &up), SKVQ_EINVAL, "not open");
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_UNREFINE, &ur), SKVQ_EINVAL, "not open");
+	reply =
+	    publish(&b, 1, 2, &a.refs[1]); /* a parent that is the other's: not its tokens here */
+	assert_int_equal(reply->error, 0); /* the slot is one's own page, seed 2 */
+	assert_false(reply->publish->existed);
+	raw_free(reply);
+	for (uint32_t slot = 0; slot < 64; slot++) {
+		for (uint32_t generation = 1; generation < 4; generation++) {
+			Skvq__Wire__PageRef guess = SKVQ__WIRE__PAGE_REF__INIT;
+
+			guess.slot = slot + 16;
+			guess.generation = generation;
+			refused(raw_unpin(b.sock, b.ns, &guess), SKVQ_ESTALE, "not pinned");
+		}
+	}
+	sd.staging = a.staging + 100;
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_STAGING_DROP, &sd), SKVQ_EINVAL,
+		"not one of this connection's");
+	memset(weights, 0x11, sizeof(weights));
+	cg.weights_digest = (ProtobufCBinaryData){sizeof(weights), weights};
+	cg.n_layer = MAKER_LAYERS;
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_CALIBRATION_GET, &cg), SKVQ_EAGAIN, "nobody");
+	/* Lists. */
+	reply = ask(b.sock, SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, &nl);
+	assert_int_equal(reply->namespace_list->n_namespaces, 1);
+	assert_string_equal(reply->namespace_list->namespaces[0]->tenant, "b");
+	raw_free(reply);
+	reply = ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PIN_LIST, &pil);
+	assert_int_equal(reply->pin_list->n_pins, 1);
+	assert_string_equal(reply->pin_list->pins[0]->name, "b");
+	raw_free(reply);
+	/* a's pins and pages are untouched by all of this. */
+	assert_int_equal(look(a.sock, "a").pins, PAGES);
+	assert_int_equal(look(a.sock, "a").pages, PAGES);
+	client_close(&b);
+	/* Status: what a does moves nothing that b sees. */
+	b = client_open(sock_b, "b");
+	before = look(b.sock, "b");
+	assert_int_equal(match(a.sock, a.ns, 1), PAGES);
+	refused(raw_unpin(a.sock, 77, &a.refs[0]), SKVQ_EINVAL, "not open");
+	turned_away(sock_c, SKVQ_EPERM, "");
+	after = look(b.sock, "b");
+	assert_memory_equal(&before, &after, sizeof(before));
+	client_close(&a);
+	client_close(&b);
+}
+
+/* An admin sees each tenant, and their sum. */
+static void an_admin_sees_all(void **state)
+{
+	struct client a = client_open(sock_a, "a"), b = client_open(sock_b, "b");
+	Skvq__Wire__NamespaceList nl = SKVQ__WIRE__NAMESPACE_LIST__INIT;
+	Skvq__Wire__PageList pl = SKVQ__WIRE__PAGE_LIST__INIT;
+	int admin = enter(daemon_.socket, "admin");
+	raw_reply *reply;
+
+	(void)state;
+	publish_all(&a, 1);
+	publish_all(&b, 1); /* equal pages, kept twice */
+	reply = raw_status(admin);
+	assert_int_equal(reply->status->pages, 2 * PAGES);
+	assert_int_equal(reply->status->pins, 2 * PAGES);
+	assert_int_equal(reply->status->tenants[0]->pages, PAGES);
+	assert_int_equal(reply->status->tenants[0]->bytes_min, 1 << 20);
+	assert_int_equal(reply->status->tenants[1]->bytes_max, 2 << 20);
+	assert_int_equal(reply->status->tenants[1]->bytes_held, reply->status->tenants[1]->bytes);
+	raw_free(reply);
+	reply = ask(admin, SKVQ__WIRE__REQUEST__BODY_NAMESPACE_LIST, &nl);
+	assert_int_equal(reply->namespace_list->n_namespaces, 2);
+	raw_free(reply);
+	pl.ns = a.ns;
+	reply = ask(admin, SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, &pl);
+	assert_int_equal(reply->page_list->n_pages, PAGES);
+	raw_free(reply);
+	client_close(&a);
+	client_close(&b);
+	close(admin);
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static int by_value(const void *x, const void *y)
+{
+	uint64_t a = *(const uint64_t *)x, b = *(const uint64_t *)y;
+
+	return a < b ? -1 : a > b;
+}
+
+#define PINGS 400
+
+/* Median of so many status round trips. */
+static uint64_t median_us(int sock)
+{
+	uint64_t us[PINGS];
+
+	for (int i = 0; i < PINGS; i++) {
+		uint64_t start = now_us();
+
+		ok(raw_status(sock));
+		us[i] = now_us() - start;
+	}
+	qsort(us, PINGS, sizeof(us[0]), by_value);
+	return us[PINGS / 2];
+}
+
+/* Sends requests until the socket takes no more, and reads none of the answers. */
+static void flood(int sock)
+{
+	static uint8_t frame[8 + 4096];
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Ping ping = SKVQ__WIRE__PING__INIT;
+	static uint8_t payload[4000];
+	size_t n;
+
+	ping.payload = (ProtobufCBinaryData){sizeof(payload), payload};
+	rq.id = 7;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_PING;
+	rq.ping = &ping;
+	n = protobuf_c_message_get_packed_size(&rq.base);
+	raw_header(frame, (uint32_t)n, 0, RAW_MAGIC);
+	protobuf_c_message_pack(&rq.base, frame + 8);
+	assert_int_equal(fcntl(sock, F_SETFL, O_NONBLOCK), 0);
+	for (int quiet = 0; quiet < 20;) {
+		if (raw_send_bytes(sock, frame, 8 + n, NULL, 0) == (ssize_t)(8 + n))
+			quiet = 0;
+		else if (quiet++ < 20)
+			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+}
+
+/* Clients that never read hold what their sockets and backlog_max hold, and nobody up. */
+static void who_never_reads_holds_up_nobody(void **state)
+{
+	int b = enter(sock_b, "b"), lazy[3];
+	uint64_t alone = median_us(b), beside;
+	raw_reply *reply;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		lazy[i] = enter(sock_a, "lazy");
+		flood(lazy[i]);
+	}
+	beside = median_us(b);
+	print_message(
+	    "status round trip, median: %llu us alone, %llu us beside 3 that never read\n",
+	    (unsigned long long)alone, (unsigned long long)beside);
+	assert_true(beside < 20 * alone + 20000);
+	/* The daemon stopped reading them; it did not close them, and they did not make it grow. */
+	reply = raw_status(b);
+	assert_int_equal(reply->status->connections, 1);
+	raw_free(reply);
+	for (int i = 0; i < 3; i++)
+		close(lazy[i]);
+	close(b);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    TEST(strangers_are_turned_away),
+	    TEST(connections_of_a_tenant_are_bounded),
+	    TEST(pins_of_a_tenant_are_bounded),
+	    TEST(nothing_of_another_is_seen),
+	    TEST(an_admin_sees_all),
+	    TEST(who_never_reads_holds_up_nobody),
+	};
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
