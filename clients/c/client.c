@@ -230,6 +230,8 @@ int skvq_client_namespace_open(struct skvq_client *c, const struct skvq_client_i
 	                               .sidecar_bytes = b->sidecar_bytes};
 	if (b->identity_digest.len == sizeof ret->identity_digest)
 		memcpy(ret->identity_digest, b->identity_digest.data, sizeof ret->identity_digest);
+	ret->nearest_ns = b->nearest_ns;
+	snprintf(ret->nearest_differs, sizeof ret->nearest_differs, "%s", b->nearest_differs);
 	*ret_arena_fd = fd;
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;

@@ -269,6 +269,31 @@ void cache_ns_close(struct cache *cache, struct ns *ns)
 	ns->openers--;
 }
 
+const struct ns *cache_ns_nearest(const struct cache *cache, const struct ns *ns,
+				  const char **ret_field)
+{
+	const struct ns *best = NULL;
+	uint32_t fewest = UINT32_MAX;
+
+	for (const struct ns *at = cache->namespaces; at; at = at->next) {
+		const char *field;
+		uint32_t n;
+
+		if (at == ns || at->tenant != ns->tenant ||
+		    (memcmp(at->identity.weights, ns->identity.weights,
+			    sizeof(at->identity.weights)) != 0 &&
+		     strcmp(at->model_name, ns->model_name) != 0))
+			continue;
+		field = identity_differs(&at->identity, &ns->identity, &n);
+		if (n < fewest) {
+			best = at;
+			fewest = n;
+			*ret_field = field;
+		}
+	}
+	return best;
+}
+
 struct ns *cache_ns_by_id(struct cache *cache, uint32_t id)
 {
 	struct ns *ns = cache->namespaces;

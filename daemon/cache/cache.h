@@ -93,6 +93,10 @@ void cache_fini(struct cache *cache);
 int cache_ns_open(struct cache *cache, struct tenant *tenant, struct identity *id,
 		  const char *model_name, struct ns **ret, struct why *why);
 void cache_ns_close(struct cache *cache, struct ns *ns);
+/* Of the tenant's other namespaces of the same weights or model name, the one with fewest fields that
+ * differ; *ret_field names the first of them. NULL: there is none. */
+const struct ns *cache_ns_nearest(const struct cache *cache, const struct ns *ns,
+				  const char **ret_field);
 /* Makes a namespace on an arena that another process left, without an opener; the caller fills in
  * its pages (cache/snapshot.c). Takes *arena_fd and sets it to -1 on success. Errors of
  * identity_check and ns_new, -SKVQ_ENAMESPACES, -SKVQ_EINVAL if it is there already. */

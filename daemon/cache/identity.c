@@ -193,6 +193,43 @@ bool identity_decode(const uint8_t *canon, uint32_t canon_bytes, struct identity
 	       !memcmp(again, canon, canon_bytes);
 }
 
+/* ---- what differs ---- */
+
+/* By field number. */
+static const char *const field_names[] = {
+    NULL,	    "weights_digest",  "tokenizer_digest", "lora_digest",  "engine_numerics",
+    "n_layer",	    "n_q_heads",       "n_kv_heads",	   "head_dim_k",   "head_dim_v",
+    "rope_kind",    "rope_dim",	       "rope_theta",	   "rope_scaling", "profile",
+    "calibration_digest", "window",    "sinks",		   "bit_table",	   "reorder",
+    "layer_window", "clip",	       "page_version",
+};
+#define N_FIELDS (sizeof(field_names) / sizeof(field_names[0]) - 1)
+
+const char *identity_differs(const struct identity *a, const struct identity *b, uint32_t *ret_n)
+{
+	uint8_t x[IDENTITY_CANON_MAX], y[IDENTITY_CANON_MAX];
+	struct blob_cursor cx = {.at = x, .left = identity_encode(a, x)};
+	struct blob_cursor cy = {.at = y, .left = identity_encode(b, y)};
+	const char *first = NULL;
+
+	*ret_n = 0;
+	(void)blob_get(&cx, 16);
+	(void)blob_get(&cy, 16);
+	for (uint32_t i = 1; i <= N_FIELDS; i++) {
+		uint32_t nx, ny;
+		const uint8_t *fx = get_field(&cx, i, IDENTITY_CANON_MAX, &nx);
+		const uint8_t *fy = get_field(&cy, i, IDENTITY_CANON_MAX, &ny);
+
+		assert(!cx.failed && !cy.failed);
+		if (nx == ny && (!nx || !memcmp(fx, fy, nx)))
+			continue;
+		if (!first)
+			first = field_names[i];
+		(*ret_n)++;
+	}
+	return first;
+}
+
 /* ---- checks ---- */
 
 static int missing(struct why *why, const char *field)

@@ -60,6 +60,10 @@ uint32_t identity_encode(const struct identity *id, uint8_t buf[IDENTITY_CANON_M
  * is none. */
 bool identity_decode(const uint8_t *canon, uint32_t canon_bytes, struct identity *ret);
 
+/* The first field, in the order of the canonical bytes, that differs between two identities: its name
+ * in message Identity, static. NULL: they are equal. *ret_n: how many differ. */
+const char *identity_differs(const struct identity *a, const struct identity *b, uint32_t *ret_n);
+
 /* SHA-256 (OpenSSL). -SKVQ_ENOMEM. Any thread. */
 int identity_digest(const uint8_t *canon, uint32_t canon_bytes, uint8_t ret[IDENTITY_DIGEST]);
 

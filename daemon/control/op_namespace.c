@@ -5,6 +5,7 @@
 
 #include <skvq/error.h>
 
+#include "base/log.h"
 #include "control/dispatch.h"
 
 /* 32 bytes, or none. */
@@ -121,6 +122,8 @@ static int get_model_name(const char *text, char ret[NS_NAME_MAX + 1], struct wh
 
 static void send_namespace(const struct request *rq, const struct ns *ns)
 {
+	const char *field = NULL;
+	const struct ns *nearest = cache_ns_nearest(rq->session->control->cache, ns, &field);
 	Skvq__Wire__NamespaceReply body = SKVQ__WIRE__NAMESPACE_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 
@@ -132,6 +135,13 @@ static void send_namespace(const struct request *rq, const struct ns *ns)
 	body.sidecar_bytes = ns->layout.sidecar_bytes;
 	body.identity_digest.len = IDENTITY_DIGEST;
 	body.identity_digest.data = (uint8_t *)(uintptr_t)ns->digest;
+	if (nearest) {
+		body.nearest_ns = nearest->id;
+		body.nearest_differs = (char *)(uintptr_t)field;
+		log_event(LOG_INFO, "namespace_like_another", LOG_U64("ns", ns->id),
+			  LOG_U64("other", nearest->id), LOG_STR("differs", field),
+			  LOG_STR("model", ns->model_name));
+	}
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_NAMESPACE_OPEN;
 	reply.namespace_open = &body;
 	reply_send(rq->session, rq->id, &reply, ns->arena.fd_ro);

@@ -80,6 +80,11 @@ int model_attach(struct skvq_model *m)
 	close(fd);
 	if (r < 0)
 		return r;
+	if (ns.nearest_ns)
+		log_event(s, SKVQ_LOG_INFO,
+		          "the daemon has other pages of this model, and none of them can be shared: "
+		          "their identity differs in %s first",
+		          ns.nearest_differs);
 	arena_unref(m->arena);
 	m->arena = a;
 	m->ns = ns.ns;

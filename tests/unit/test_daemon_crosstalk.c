@@ -53,7 +53,7 @@ static int setup(void **state)
 	write_file(salt, "sixteen bytes, or more\n", 0400);
 	snprintf(text, sizeof(text),
 		 "[memory]\nram_max = 8M\ncalibration_max = 4M\n"
-		 "[limits]\nconnections_max = 12\nnamespaces_max = 6\nbacklog_max = 8K\n"
+		 "[limits]\nconnections_max = 12\nnamespaces_max = 9\nbacklog_max = 8K\n"
 		 "frame_max = 64K\n"
 		 "[tenant a]\nsocket = %s\nram_min = 1M\nconnections_max = 3\npins_max = 8\n"
 		 "salt_file = %s\n"
@@ -384,6 +384,41 @@ static void nothing_of_another_is_seen(void **state)
 	client_close(&b);
 }
 
+static raw_reply *open_ns(int sock, uint32_t seed, uint32_t window)
+{
+	Skvq__Wire__Identity *id = raw_identity(seed);
+
+	id->window = window;
+	return raw_namespace_open(sock, id, NULL);
+}
+
+/* An engine learns why it shares nothing with another of its tenant, and nothing of other tenants. */
+static void the_field_that_differs_is_told(void **state)
+{
+	int a = enter(sock_a, "a"), b = enter(sock_b, "b");
+	raw_reply *reply = open_ns(a, 0, 128);
+	uint32_t first = reply->namespace_open->ns;
+
+	(void)state;
+	assert_int_equal(reply->namespace_open->nearest_ns, 0);
+	assert_string_equal(reply->namespace_open->nearest_differs, "");
+	raw_free(reply);
+	reply = open_ns(b, 0, 64); /* the other tenant's model is as if it were not there */
+	assert_int_equal(reply->namespace_open->nearest_ns, 0);
+	raw_free(reply);
+	reply = open_ns(a, 0, 64);
+	assert_int_equal(reply->namespace_open->nearest_ns, first);
+	assert_string_equal(reply->namespace_open->nearest_differs, "window");
+	raw_free(reply);
+	/* Other weights under the same model name: nearest is the one of the same window. */
+	reply = open_ns(a, 1, 128);
+	assert_int_equal(reply->namespace_open->nearest_ns, first);
+	assert_string_equal(reply->namespace_open->nearest_differs, "weights_digest");
+	raw_free(reply);
+	close(a);
+	close(b);
+}
+
 /* An admin sees each tenant, and their sum. */
 static void an_admin_sees_all(void **state)
 {
@@ -507,7 +542,7 @@ int main(void)
 	    TEST(connections_of_a_tenant_are_bounded),
 	    TEST(pins_of_a_tenant_are_bounded),
 	    TEST(nothing_of_another_is_seen),
-	    TEST(an_admin_sees_all),
+	    TEST(the_field_that_differs_is_told),  TEST(an_admin_sees_all),
 	    TEST(who_never_reads_holds_up_nobody),
 	};
 

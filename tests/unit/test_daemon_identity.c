@@ -171,6 +171,53 @@ static void every_field_counts(void **state)
 	VARIANT((strcpy(id.rope_scaling, "y"), strcpy(id.engine_numerics, "x")));
 }
 
+/* Of each field alone the name comes out, as message Identity spells it. */
+static void the_first_difference_is_named(void **state)
+{
+	struct identity a = good();
+	uint32_t n;
+
+#define DIFFERS(name, count, change)                                                               \
+	do {                                                                                       \
+		struct identity id = good();                                                       \
+		const char *field;                                                                 \
+		change;                                                                            \
+		field = identity_differs(&a, &id, &n);                                             \
+		assert_non_null(field);                                                            \
+		assert_string_equal(field, name);                                                  \
+		assert_int_equal(n, count);                                                        \
+		assert_ptr_equal(identity_differs(&id, &a, &n), field);                            \
+	} while (0)
+
+	(void)state;
+	assert_null(identity_differs(&a, &a, &n));
+	assert_int_equal(n, 0);
+	DIFFERS("weights_digest", 1, id.weights[31] ^= 1);
+	DIFFERS("tokenizer_digest", 1, id.tokenizer[31] ^= 1);
+	DIFFERS("lora_digest", 1, id.has_lora = true);
+	DIFFERS("engine_numerics", 1, strcpy(id.engine_numerics, "llama.cpp-b2"));
+	DIFFERS("n_layer", 1, id.n_layer = 3);
+	DIFFERS("n_q_heads", 1, id.n_q_heads = 8);
+	DIFFERS("n_kv_heads", 1, id.n_kv_heads = 4);
+	DIFFERS("head_dim_k", 1, id.head_dim_k = 128);
+	DIFFERS("head_dim_v", 1, id.head_dim_v = 128);
+	DIFFERS("rope_kind", 1, id.rope_kind = SKVQ_ROPE_NONE);
+	DIFFERS("rope_dim", 1, id.rope_dim = 32);
+	DIFFERS("rope_theta", 1, id.rope_theta = 1e4);
+	DIFFERS("rope_scaling", 1, strcpy(id.rope_scaling, "yarn"));
+	DIFFERS("profile", 1, strcpy(id.profile, "k2v2"));
+	DIFFERS("calibration_digest", 1, id.has_calibration = true);
+	DIFFERS("window", 1, id.window = 64);
+	DIFFERS("sinks", 1, id.sinks = 0);
+	DIFFERS("bit_table", 1, id.bit_table[3] = SKVQ_BITS_2);
+	DIFFERS("reorder", 1, id.has_reorder = true);
+	DIFFERS("layer_window", 1, id.n_layer_window = 2);
+	DIFFERS("clip", 1, id.clip = 0.5f);
+	DIFFERS("page_version", 1, id.page_version++);
+	/* Of several the first, and how many they are. */
+	DIFFERS("window", 3, (id.window = 64, id.sinks = 0, id.clip = 0.5f));
+}
+
 static void two_spellings_are_one(void **state)
 {
 	uint8_t a[IDENTITY_CANON_MAX], b[IDENTITY_CANON_MAX];
@@ -264,6 +311,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(good_one_passes),        cmocka_unit_test(each_missing_field_is_named),
 	    cmocka_unit_test(wrong_values_are_named), cmocka_unit_test(every_field_counts),
+	    cmocka_unit_test(the_first_difference_is_named),
 	    cmocka_unit_test(two_spellings_are_one),  cmocka_unit_test(largest_fits),
 	    cmocka_unit_test(known_digests),          cmocka_unit_test(canonical_bytes_are_read_back),
 	};

@@ -66,6 +66,10 @@ struct skvq_client_ns {
 	uint64_t slot_bytes;
 	uint32_t base_bytes, refine_bytes, sidecar_bytes;
 	uint8_t identity_digest[32];
+	/* Another namespace of the tenant's for the same weights or model name, 0: none; and the first
+	 * field of the identity in which it differs, so that nothing is shared with it. */
+	uint32_t nearest_ns;
+	char nearest_differs[32];
 };
 
 /* Called from inside a client call, for each publish request that ended. n_pages pages were stored
