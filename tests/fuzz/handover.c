@@ -103,7 +103,7 @@ static void init(void)
 	rig.session->hello = true;
 	rig.session->features = WIRE_FEATURES;
 	rig_identity(0, &id);
-	FUZZ_CHECK(cache_ns_open(&rig.cache, "default", &id, "m", &ns, NULL) == 0);
+	FUZZ_CHECK(cache_ns_open(&rig.cache, rig.cache.tenants[0], &id, "m", &ns, NULL) == 0);
 	FUZZ_CHECK(session_open_ns(rig.session, ns) == 0);
 	for (uint32_t i = 0; i < RIG_PAGES; i++) {
 		p.has_parent = i > 0;

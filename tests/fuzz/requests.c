@@ -32,7 +32,7 @@ static void prepare(void)
 	s->hello = true;
 	s->features = WIRE_FEATURES;
 	rig_identity(0, &id);
-	FUZZ_CHECK(cache_ns_open(&rig.cache, "default", &id, "m", &ns, NULL) == 0);
+	FUZZ_CHECK(cache_ns_open(&rig.cache, rig.cache.tenants[0], &id, "m", &ns, NULL) == 0);
 	FUZZ_CHECK(session_open_ns(s, ns) == 0);
 	FUZZ_CHECK(session_add_staging(s, fcntl(fz_fd(RIG_FD_STAGING), F_DUPFD_CLOEXEC, 3),
 				       &staging, NULL) == 0);

@@ -183,11 +183,15 @@ void fz_begin(void)
 	    .pins_max = 64,
 	    .requests_max = 4,
 	    .staging_max = 3,
-	    .calibration_max = 65536,
-	    .tenant = "default",
+	    .tenants = {{.connections_max = 2, .calibration_max = 65536, .socket = "none"}},
 	    .socket = "none",
 	    .version = "fuzz",
 	    .handover = true};
+	const struct tenant_params tenant = {.name = "default",
+					     .pins_max = 128,
+					     .namespaces_max = 3,
+					     .fills_max = 16,
+					     .restores_max = 8};
 
 	init();
 	rig.fd_floor = lowest_fd(); /* a fuzzer opens files too, in between */
@@ -196,6 +200,7 @@ void fz_begin(void)
 	rig.peer = -1;
 	rig.session = NULL;
 	cache_init(&rig.cache, &cache_config, &rig.worker, &rig.stats);
+	FUZZ_CHECK(cache_add_tenant(&rig.cache, &tenant) != NULL);
 	FUZZ_CHECK(control_init(&rig.control, &config, &rig.loop, NULL, &rig.cache, &rig.stats) ==
 		   0);
 }
@@ -219,7 +224,7 @@ void fz_connect(void)
 	fz_hang_up();
 	FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
 	rig.peer = pair[1];
-	control_accept(&rig.control, pair[0]);
+	control_accept(&rig.control, pair[0], NULL);
 	rig.session = rig.control.sessions;
 }
 
