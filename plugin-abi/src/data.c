@@ -7,7 +7,7 @@
 #include "elems.h"
 
 /* Whether every binary16 number is finite. Without a branch, so that compilers vectorise it. */
-static bool finite_halves(const uint16_t *x, uint32_t n)
+bool finite_halves(const uint16_t *x, uint32_t n)
 {
 	uint16_t bad = 0;
 

@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define KEPT_TOKENS 16u    /* coded, and kept in the ring for a truncation */
 #define RELEASE_TOKENS 64u /* encoded since the last time: a few hundred madvise calls for them */
 
 /* Ring of one layer: for each head ring_tokens rows of K, then as many of V. */

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A second sequence with the same past. Full pages are the same memory for both: shared ones by the
- * pin that is there, counted here because the daemon knows no other way to pin a page it was not asked
- * for; local ones in the staging they were opened in. The open page and the FP16 rows are copied.
+ * pin that is there, counted here because the daemon knows no other way to pin a page it was not
+ * asked for; local ones in the staging they were opened in. The open page and the FP16 rows are
+ * copied.
  */
 #include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define KEPT_TOKENS 16u /* coded rows that are copied too, for a truncation */
 
 int pin_again(struct arena_map *a, struct skvq_page_ref ref)
 {
@@ -29,6 +28,13 @@ bool pin_is_last(struct arena_map *a, struct skvq_page_ref ref)
 	return false;
 }
 
+uint32_t rows_kept(const struct skvq_seq *q)
+{
+	uint32_t kept = q->n_encoded > KEPT_TOKENS ? q->n_encoded - KEPT_TOKENS : 0;
+
+	return fp16_from(q) > kept ? fp16_from(q) : kept;
+}
+
 static void copy_rows(const struct skvq_seq *from, struct skvq_seq *to, uint32_t first)
 {
 	const struct skvq_model *m = from->model;
@@ -46,11 +52,9 @@ static void copy_rows(const struct skvq_seq *from, struct skvq_seq *to, uint32_t
 static void copy_window(const struct skvq_seq *from, struct skvq_seq *to)
 {
 	const struct skvq_model *m = from->model;
-	uint32_t first = from->n_encoded > KEPT_TOKENS ? from->n_encoded - KEPT_TOKENS : 0;
+	uint32_t kept = rows_kept(from), first = kept < from->n_encoded ? kept : from->n_encoded;
 
-	to->ring_true = fp16_from(from) > first ? fp16_from(from) : first;
-	if (to->ring_true > first)
-		first = to->ring_true < from->n_encoded ? to->ring_true : from->n_encoded;
+	to->ring_true = kept;
 	to->ring_released = first;
 	copy_rows(from, to, first);
 	if (m->sinks)
@@ -88,7 +92,7 @@ static int share_pages(const struct skvq_seq *from, struct skvq_seq *to)
 		if (p.state == PAGE_SHARED) {
 			if (page_is_pinned(from, i) && pin_again(p.arena, p.ref) < 0)
 				return set_error(from->model->session, SKVQ_ENOMEM,
-				                 "no memory to count pins");
+						 "no memory to count pins");
 			p.arena->refs++;
 		} else {
 			p.state = PAGE_LOCAL; /* in flight for the other one */
@@ -131,7 +135,8 @@ int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
 		seq_free(to);
 		return r;
 	}
-	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(q->flags & SKVQ_SEQ_NO_PUBLISH))
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
+	    !(q->flags & SKVQ_SEQ_NO_PUBLISH))
 		(void)publish_prepare(to->staging, s->timeout_ms); /* refused: tried again later */
 	seq_join(to);
 	*ret = to;

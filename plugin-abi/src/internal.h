@@ -42,6 +42,8 @@ struct publish_ticket {
 };
 
 #define TICKETS_MAX 64
+#define MAX_TOKENS_LIMIT (UINT32_C(1) << 26) /* of a sequence */
+#define KEPT_TOKENS 16u /* coded, and kept in the ring for a truncation */
 
 /* A broken connection whose pins somebody may still need: while its descriptor is open, a daemon
  * that lives keeps the pages of that epoch where they are. */
@@ -186,7 +188,7 @@ struct skvq_seq {
 	size_t ring_bytes;      /* of address space */
 	uint32_t ring_released; /* tokens before it hold no memory in the ring */
 	uint32_t ring_true;     /* tokens before it are not in the ring as they were appended */
-	uint32_t *written;      /* (data) [n_layer] tokens that were ever written to the ring */
+	uint32_t *written;      /* (data) [n_layer] end of what was written to the ring */
 	struct cut cut;
 	uint16_t *sinks; /* (data) laid out like a page's sidecar; NULL without sinks */
 	size_t sinks_bytes;
@@ -265,12 +267,15 @@ const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, 
 /* Without tokens, and not yet one of the model's. */
 int seq_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t max_append,
             struct skvq_seq **ret);
+uint32_t ring_tokens_of(const struct skvq_model *m, uint32_t max_append);
 void seq_join(struct skvq_seq *q);
 void seq_free(struct skvq_seq *q);
 
 /* fork.c */
 /* A pin of a page of this arena counts once more, or once less: false if others here still have it, so
  * that the daemon is not told. */
+/* The first token whose FP16 rows go along: those of the window, and some before it. */
+uint32_t rows_kept(const struct skvq_seq *q);
 int pin_again(struct arena_map *a, struct skvq_page_ref ref);
 bool pin_is_last(struct arena_map *a, struct skvq_page_ref ref);
 
@@ -312,6 +317,8 @@ bool page_is_pinned(const struct skvq_seq *q, uint32_t i);
 int seq_cut(struct skvq_seq *q, uint32_t n);
 /* A local page that others have too, or that the daemon may be reading, becomes this sequence's own. */
 int page_copy(struct skvq_seq *q, uint32_t i);
+/* As if tiles of the page from this one on had never been written. */
+void page_clear(const struct skvq_layout *l, uint32_t tile, uint8_t *page);
 /* Puts the codes that were cut into the tile at n_encoded of the page, which is encoded. */
 void cut_merge(const struct skvq_seq *q, uint8_t *page);
 void cut_end(struct skvq_seq *q);
@@ -320,6 +327,7 @@ void cut_end(struct skvq_seq *q);
 uint32_t fp16_from(const struct skvq_seq *q);
 
 /* data.c */
+bool finite_halves(const uint16_t *x, uint32_t n); /* binary16 */
 /* The tile that starts at a position, of a page, in engine space. */
 void tile_rows(const struct skvq_seq *q, int is_v, uint32_t layer, uint32_t head, uint32_t position,
                float *ret);
@@ -397,6 +405,8 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret);
 int32_t api_seq_poll(skvq_seq *q);
 int32_t api_seq_commit(skvq_seq *q, const int32_t *tokens, uint32_t n);
 int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret);
+int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes);
+int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_seq **ret);
 int32_t api_seq_truncate(skvq_seq *q, uint32_t n_tokens);
 void api_seq_close(skvq_seq *q);
 int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info);

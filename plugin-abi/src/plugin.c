@@ -1,26 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table behind the one exported symbol. Calls without an implementation answer for themselves. */
+/* The table behind the one exported symbol. */
 #include "internal.h"
 
 #include <string.h>
-
-static int32_t no_snapshot(skvq_seq *seq, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
-{
-	(void)buf;
-	(void)buf_bytes;
-	(void)ret_bytes;
-	return seq ? set_error(seq->model->session, SKVQ_ENOTSUP, "seq_snapshot is not implemented yet")
-	           : -SKVQ_EINVAL;
-}
-
-static int32_t no_resume(skvq_model *model, const void *buf, uint64_t buf_bytes, skvq_seq **ret)
-{
-	(void)buf;
-	(void)buf_bytes;
-	(void)ret;
-	return model ? set_error(model->session, SKVQ_ENOTSUP, "seq_resume is not implemented yet")
-	             : -SKVQ_EINVAL;
-}
 
 static const char *api_err_name(int32_t err)
 {
@@ -51,8 +33,8 @@ static const skvq_api api = {
     .seq_fork = api_seq_fork,
     .seq_truncate = api_seq_truncate,
     .seq_close = api_seq_close,
-    .seq_snapshot = no_snapshot,
-    .seq_resume = no_resume,
+    .seq_snapshot = api_seq_snapshot,
+    .seq_resume = api_seq_resume,
     .seq_info = api_seq_info,
     .stats = api_stats,
     .append = api_append,

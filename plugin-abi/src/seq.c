@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MAX_TOKENS_LIMIT (UINT32_C(1) << 26)
 #define CLOSE_ROUNDS_MAX 64
 
 static uint32_t round_up32(uint32_t x, uint32_t to)
@@ -15,14 +14,18 @@ static uint32_t round_up32(uint32_t x, uint32_t to)
 	return (x + to - 1) / to * to;
 }
 
+/* W..W+15 tokens wait for their tile to be whole; max_append more may come before the next commit
+ * encodes. */
+uint32_t ring_tokens_of(const struct skvq_model *m, uint32_t max_append)
+{
+	return round_up32(m->window + SKVQ_TILE_TOKENS - 1 + max_append, SKVQ_TILE_TOKENS);
+}
+
 static int window_new(struct skvq_seq *q)
 {
 	struct skvq_model *m = q->model;
 
-	/* W..W+15 tokens wait for their tile to be whole; max_append more may come before the
-	 * next commit encodes. */
-	q->ring_tokens =
-	    round_up32(m->window + SKVQ_TILE_TOKENS - 1 + q->max_append, SKVQ_TILE_TOKENS);
+	q->ring_tokens = ring_tokens_of(m, q->max_append);
 	q->ring_bytes = (size_t)q->ring_tokens * m->token_bytes_fp16;
 	void *p = mmap(NULL, q->ring_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)

@@ -20,8 +20,9 @@ static void staging_free(struct staging *st)
 {
 	struct skvq_session *s = st->session;
 
-	if (st->epoch && st->epoch == s->epoch && s->daemon == DAEMON_ATTACHED && check_fork(s) == 0 &&
-	    skvq_client_staging_drop(s->client, st->id) < 0 && skvq_client_broken(s->client))
+	if (st->epoch && st->epoch == s->epoch && s->daemon == DAEMON_ATTACHED &&
+	    check_fork(s) == 0 && skvq_client_staging_drop(s->client, st->id) < 0 &&
+	    skvq_client_broken(s->client))
 		session_lost(s);
 	if (st->base)
 		munmap(st->base, st->bytes);
@@ -43,11 +44,12 @@ static int staging_map(struct staging *st)
 	if (ftruncate(st->fd, (off_t)st->bytes) < 0 ||
 	    fcntl(st->fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
 		return set_error(s, SKVQ_ESYS, "staging memfd of %llu bytes: %s",
-		                 (unsigned long long)st->bytes, strerror(errno));
-	void *p = mmap(NULL, st->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, st->fd, 0);
+				 (unsigned long long)st->bytes, strerror(errno));
+	void *p =
+	    mmap(NULL, st->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, st->fd, 0);
 	if (p == MAP_FAILED)
 		return set_error(s, SKVQ_ENOMEM, "mapping %llu bytes of staging: %s",
-		                 (unsigned long long)st->bytes, strerror(errno));
+				 (unsigned long long)st->bytes, strerror(errno));
 	st->base = p;
 	return 0;
 }
@@ -60,13 +62,13 @@ int staging_new(const struct skvq_seq *q, struct staging **ret)
 	if (!st)
 		return set_error(m->session, SKVQ_ENOMEM, "no memory for a staging");
 	*st = (struct staging){.session = m->session,
-	                       .refs = 1,
-	                       .fd = -1,
-	                       .slot_bytes = m->layout.slot_bytes,
-	                       .bytes = (uint64_t)q->pages_max * m->layout.slot_bytes};
+			       .refs = 1,
+			       .fd = -1,
+			       .slot_bytes = m->layout.slot_bytes,
+			       .bytes = (uint64_t)q->pages_max * m->layout.slot_bytes};
 	st->users = calloc(q->pages_max, sizeof *st->users);
 	int r = st->users ? staging_map(st)
-	                  : set_error(m->session, SKVQ_ENOMEM, "no memory for a staging");
+			  : set_error(m->session, SKVQ_ENOMEM, "no memory for a staging");
 	if (r < 0) {
 		staging_free(st);
 		return r;
@@ -107,7 +109,7 @@ void staging_release(struct staging *st, uint32_t i)
 	/* In a child after fork() the memory is the parent's too. */
 	if (last && st->refs > 1 && !st->spoiled && check_fork(st->session) == 0)
 		(void)fallocate(st->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-		                (off_t)(i * st->slot_bytes), (off_t)st->slot_bytes);
+				(off_t)(i * st->slot_bytes), (off_t)st->slot_bytes);
 	staging_unref(st);
 }
 
@@ -117,11 +119,12 @@ int staging_fill(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 
 	do
 		r = fallocate(q->staging->fd, 0, (off_t)(i * l->slot_bytes),
-		              (off_t)skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS));
+			      (off_t)skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS));
 	while (r < 0 && errno == EINTR);
 	if (r < 0)
-		return set_error(q->model->session, SKVQ_ENOMEM, "no memory for page %u (%zu bytes): %s",
-		                 i, skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS), strerror(errno));
+		return set_error(q->model->session, SKVQ_ENOMEM,
+				 "no memory for page %u (%zu bytes): %s", i,
+				 skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS), strerror(errno));
 	return 0;
 }
 

@@ -3,15 +3,15 @@
  * Forgetting the end of a sequence, below the window too.
  *
  *                 e           n
- *   ... coded ... | FP16 rows |     e: a multiple of 16, as low as the window wants it and as high as
- *                                      the ring still has rows that were appended
+ *   ... coded ... | FP16 rows |     e: a multiple of 16, as low as the window wants it and as high
+ * as the ring still has rows that were appended
  *
  * Where the ring has the rows, the sequence is bit for bit one that never went beyond n. Where it
- * has not, e is the start of n's tile, and the rows from there to n are what attention saw: decoded.
- * Their codes stay as they are: a copy of the page is kept until the tile is whole again, and they are
- * merged into it (every codec's codes and parameters are a token's own). So codes are those of a
- * sequence that never went beyond n in either case. What a first tile says of its whole page (safe
- * or not, errors) can't be known without FP16: then the page is never published.
+ * has not, e is the start of n's tile, and the rows from there to n are what attention saw:
+ * decoded. Their codes stay as they are: a copy of the page is kept until the tile is whole again,
+ * and they are merged into it (every codec's codes and parameters are a token's own). So codes are
+ * those of a sequence that never went beyond n in either case. What a first tile says of its whole
+ * page (safe or not, errors) can't be known without FP16: then the page is never published.
  */
 #include "internal.h"
 
@@ -35,7 +35,8 @@ static struct planes planes_of(const struct skvq_layout *l, uint32_t layer, int 
 	uint32_t shared = is_v ? ll->v_rows : ll->k_rows;
 
 	p.codes = is_v ? skvq_layout_v_codes(l, layer, head) : skvq_layout_k_codes(l, layer, head);
-	p.params = is_v ? skvq_layout_v_params(l, layer, head) : skvq_layout_k_params(l, layer, head);
+	p.params =
+	    is_v ? skvq_layout_v_params(l, layer, head) : skvq_layout_k_params(l, layer, head);
 	p.n_rows = p.c->n_rows + (head == 0 ? shared : 0);
 	if (p.c->nested)
 		p.refine = skvq_layout_k_refine(l, layer, head);
@@ -66,8 +67,7 @@ static void planes_clear(const struct planes *p, uint32_t tile, uint8_t *page)
 		       SKVQ_PAGE_TOKENS - tile * SKVQ_TILE_TOKENS);
 }
 
-/* As if tiles from this one on had never been written. */
-static void page_clear(const struct skvq_layout *l, uint32_t tile, uint8_t *page)
+void page_clear(const struct skvq_layout *l, uint32_t tile, uint8_t *page)
 {
 	memset(page + l->tokens_offset + tile * SKVQ_TILE_TOKENS * sizeof(int32_t), 0,
 	       (SKVQ_PAGE_TOKENS - tile * SKVQ_TILE_TOKENS) * sizeof(int32_t));
@@ -81,9 +81,10 @@ static void page_clear(const struct skvq_layout *l, uint32_t tile, uint8_t *page
 }
 
 static void codes_merge(const struct skvq_kernels *kn, const struct skvq_codec *c, uint32_t tile,
-                        uint32_t n, const uint8_t *from, uint8_t *to)
+			uint32_t n, const uint8_t *from, uint8_t *to)
 {
-	uint8_t old[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX], now[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
+	uint8_t old[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX],
+	    now[SKVQ_TILE_TOKENS * SKVQ_HEAD_DIM_MAX];
 	size_t at = (size_t)tile * c->tile_bytes;
 
 	if (c->kind == SKVQ_CODEC_FP16) {
@@ -111,13 +112,14 @@ void cut_merge(const struct skvq_seq *q, uint8_t *page)
 			for (int is_v = 0; is_v < 2; is_v++) {
 				struct planes p = planes_of(l, layer, is_v, h);
 
-				codes_merge(kn, p.c, tile, n, q->cut.page + p.codes, page + p.codes);
+				codes_merge(kn, p.c, tile, n, q->cut.page + p.codes,
+					    page + p.codes);
 				if (p.refine)
 					codes_merge(kn, p.c, tile, n, q->cut.page + p.refine,
-					            page + p.refine);
+						    page + p.refine);
 				for (uint32_t r = 0; r < p.n_rows; r++) {
 					size_t at = p.params + (size_t)r * SKVQ_PAGE_TOKENS +
-					            tile * SKVQ_TILE_TOKENS;
+						    tile * SKVQ_TILE_TOKENS;
 
 					memcpy(page + at, q->cut.page + at, n);
 				}
@@ -144,7 +146,7 @@ uint32_t fp16_from(const struct skvq_seq *q)
 
 /* Rows [from, to), at most a tile, from pages into the ring. */
 static void rows_back(const struct skvq_seq *q, uint32_t layer, uint32_t head, int is_v,
-                      uint32_t from, uint32_t to)
+		      uint32_t from, uint32_t to)
 {
 	const struct skvq_model *m = q->model;
 	uint32_t dim = is_v ? m->dim_v : m->dim_k;
@@ -171,8 +173,8 @@ static int cut_new(const struct skvq_seq *q, uint32_t e, uint32_t end, struct cu
 	uint8_t *copy = calloc(1, (size_t)l->base_bytes + l->refine_bytes);
 
 	if (!copy)
-		return set_error(q->model->session, SKVQ_ENOMEM, "no memory to cut the tile at token %u",
-		                 e);
+		return set_error(q->model->session, SKVQ_ENOMEM,
+				 "no memory to cut the tile at token %u", e);
 	memcpy(copy, p->data, l->base_bytes + (p->base_only ? 0 : l->refine_bytes));
 	*ret = (struct cut){.page = copy, .safe = p->safe, .base_only = p->base_only, .end = end};
 	return 0;
@@ -182,15 +184,16 @@ int page_copy(struct skvq_seq *q, uint32_t i)
 {
 	const struct skvq_layout *l = page_layout(q, i);
 	struct seq_page *p = &q->pages[i], old = *p;
-	size_t sidecar = skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS) - l->base_bytes -
-	                 l->refine_bytes;
+	size_t sidecar =
+	    skvq_layout_page_bytes(l, i * SKVQ_PAGE_TOKENS) - l->base_bytes - l->refine_bytes;
 	int r = staging_take(q, i, l);
 
 	if (r < 0)
 		return r;
 	uint8_t *to = staging_page(q, i);
 	memcpy(to, old.data, l->base_bytes + (old.base_only ? 0 : l->refine_bytes));
-	memcpy(to + l->base_bytes + l->refine_bytes, old.data + l->base_bytes + l->refine_bytes, sidecar);
+	memcpy(to + l->base_bytes + l->refine_bytes, old.data + l->base_bytes + l->refine_bytes,
+	       sidecar);
 	p->data = to;
 	p->staging = q->staging;
 	staging_hold(p->staging, i);
@@ -223,8 +226,8 @@ static int page_reopen(struct skvq_seq *q, uint32_t i)
 	return r;
 }
 
-/* What the daemon has been asked to take goes on without us: what it finds is unpinned when the answer
- * comes, and what it reads is not touched. */
+/* What the daemon has been asked to take goes on without us: what it finds is unpinned when the
+ * answer comes, and what it reads is not touched. */
 static void publish_abandon(struct skvq_seq *q)
 {
 	struct skvq_session *s = q->model->session;
@@ -295,7 +298,7 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 
 	if (q->lost)
 		return set_error(q->model->session, SKVQ_ECORRUPT,
-		                 "the daemon took pages away: compute again");
+				 "the daemon took pages away: compute again");
 	if (e < q->n_encoded) {
 		int r = uncode_prepare(q, e, rows < n ? rows : n, &cut);
 
@@ -313,9 +316,10 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 	}
 	q->n_tokens = n;
 	q->ring_released = q->ring_released < e ? q->ring_released : e;
-	q->ring_true = q->ring_true < n ? q->ring_true : n;
+	rows = fp16_from(q);
+	q->ring_true = rows < n ? rows : n;
 	for (uint32_t i = 0; i < q->model->n_layer; i++) {
-		q->appended[i] = n;
+		q->appended[i] = q->written[i] = n;
 		split_reset(q, i);
 	}
 	return 0;

@@ -870,8 +870,9 @@ static void calls_out_of_order_are_refused(void **state)
 	skvq_seq *s2 = NULL;
 	skvq_seq_desc sd = {.struct_size = sizeof sd, .max_tokens = 10, .max_append = 20};
 	expect(&t, api->seq_open(t.model, &sd, &s2), -SKVQ_EINVAL, "max_append");
-	expect(&t, api->seq_snapshot(t.seq, NULL, 0, NULL), -SKVQ_ENOTSUP, "seq_snapshot");
-	expect(&t, api->seq_resume(t.model, NULL, 0, &s2), -SKVQ_ENOTSUP, "seq_resume");
+	expect(&t, api->seq_fork(t.seq, NULL), -SKVQ_EINVAL, "fork");
+	expect(&t, api->seq_snapshot(t.seq, NULL, 0, NULL), -SKVQ_EINVAL, "ret_bytes");
+	expect(&t, api->seq_resume(t.model, NULL, 0, &s2), -SKVQ_EINVAL, "buf");
 	assert_int_equal(api->session_fd(t.session), -SKVQ_ESTATE);
 	assert_null(api->get_extension(t.session, "skvq.nothing/1"));
 	toy_close(&t);

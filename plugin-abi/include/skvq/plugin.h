@@ -298,7 +298,13 @@ typedef struct skvq_api {
 	int32_t (*seq_truncate)(skvq_seq *seq, uint32_t n_tokens);
 	/* [control] Unpins and frees. NULL is a no-op. */
 	void (*seq_close)(skvq_seq *seq);
-	/* [control] Bit-exact freeze and thaw, FP16 window included. -SKVQ_ENOTSUP so far. */
+	/* [control] Bit-exact freeze and thaw, FP16 window included; docs/snapshot-format.md. *ret_bytes
+	 * is the snapshot's size; it is written to buf if buf_bytes is that much, so ask with 0 first. The
+	 * sequence goes on as if nothing had happened. -SKVQ_ESTATE while tokens are appended and not
+	 * committed. Every page is in it: a resume works in another process, with the daemon,
+	 * another one or none; pages that the daemon has, byte for byte, are used from there.
+	 * Hostile bytes are -SKVQ_ECORRUPT, those of another model -SKVQ_EIDENTITY, a later format
+	 * -SKVQ_EVERSION. */
 	int32_t (*seq_snapshot)(skvq_seq *seq, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes);
 	int32_t (*seq_resume)(skvq_model *model, const void *buf, uint64_t buf_bytes,
 	                      skvq_seq **ret_seq);

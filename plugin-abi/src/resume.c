@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Thawing: a sequence out of bytes that may be anybody's. Every field is checked before it is used;
+ * what is not the snapshot of a sequence of this model is refused and leaves nothing behind.
+ */
+#include "snapshot.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The bytes not yet read. */
+struct cursor {
+	const uint8_t *at;
+	uint64_t left;
+};
+
+/* The next n bytes, or NULL if there are not as many. */
+static const uint8_t *take(struct cursor *c, uint64_t n)
+{
+	const uint8_t *at = c->at;
+
+	if (n > c->left)
+		return NULL;
+	c->at += n;
+	c->left -= n;
+	return at;
+}
+
+static int corrupt(const struct skvq_model *m, const char *what)
+{
+	return set_error(m->session, SKVQ_ECORRUPT, "snapshot: %s", what);
+}
+
+static uint32_t n_pages(const struct snapshot_header *h)
+{
+	return (h->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
+}
+
+static int check_counts(const struct skvq_model *m, const struct snapshot_header *h)
+{
+	if (h->flags != SNAPSHOT_WHOLE ||
+	    h->seq_flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE))
+		return corrupt(m, "unknown flags");
+	for (size_t i = 0; i < sizeof h->reserved; i++)
+		if (h->reserved[i])
+			return corrupt(m, "a reserved byte is not zero");
+	if (!h->max_tokens || h->max_tokens > MAX_TOKENS_LIMIT || !h->max_append ||
+	    h->max_append > h->max_tokens)
+		return corrupt(m, "max_tokens or max_append");
+	if (h->n_tokens > h->max_tokens || h->n_encoded > h->n_tokens ||
+	    h->n_matched > h->max_tokens || h->n_encoded % SKVQ_TILE_TOKENS)
+		return corrupt(m, "numbers of tokens");
+	if (h->rows_from > h->n_encoded || h->rows_true < h->rows_from ||
+	    h->rows_true > h->n_tokens ||
+	    h->n_tokens - h->rows_from > ring_tokens_of(m, h->max_append))
+		return corrupt(m, "rows of the window");
+	if (h->cut_end ? h->cut_end <= h->n_encoded || h->cut_end > h->n_tokens ||
+			     h->cut_end - h->n_encoded >= SKVQ_TILE_TOKENS
+		       : h->cut_flags != 0)
+		return corrupt(m, "the cut tile");
+	if (h->cut_flags & ~(SNAPSHOT_PAGE_SAFE | SNAPSHOT_PAGE_BASE_ONLY) ||
+	    (h->cut_flags & SNAPSHOT_PAGE_SAFE && !m->safe))
+		return corrupt(m, "flags of the cut page");
+	return 0;
+}
+
+static int read_header(const struct skvq_model *m, struct cursor *c, struct snapshot_header *ret)
+{
+	uint64_t bytes = c->left;
+	const uint8_t *at = take(c, sizeof *ret);
+	struct snapshot_header h;
+
+	if (!at)
+		return corrupt(m, "shorter than its header");
+	memcpy(&h, at, sizeof h);
+	if (h.magic != SNAPSHOT_MAGIC)
+		return corrupt(m, "not a snapshot");
+	if (h.version != SNAPSHOT_VERSION)
+		return set_error(m->session, SKVQ_EVERSION, "a snapshot of version %u", h.version);
+	uint32_t crc = h.crc_header;
+	h.crc_header = 0;
+	if (h.header_bytes != sizeof h || crc32c((const uint8_t *)&h, sizeof h) != crc)
+		return corrupt(m, "checksum of the header");
+	if (h.total_bytes != bytes || crc32c(c->at, c->left) != h.crc_body)
+		return corrupt(m, "length or checksum");
+	*ret = h;
+	return check_counts(m, ret);
+}
+
+static int check_identity(const struct skvq_model *m, struct cursor *c, uint32_t bytes)
+{
+	size_t own_bytes = snapshot_identity(m, NULL);
+	const uint8_t *at = take(c, bytes);
+	uint8_t *own = at && bytes == own_bytes ? malloc(own_bytes) : NULL;
+	int r = 0;
+
+	if (at && bytes == own_bytes && !own)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for an identity");
+	if (own)
+		snapshot_identity(m, own);
+	if (!own || memcmp(own, at, own_bytes) != 0)
+		r = set_error(m->session, SKVQ_EIDENTITY,
+			      "a snapshot of another model, engine or profile");
+	free(own);
+	return r;
+}
+
+/* Halves behind the cursor, finite ones. */
+static int take_halves(struct cursor *c, uint16_t *to, size_t n)
+{
+	const uint8_t *at = take(c, n * sizeof *to);
+
+	if (!at)
+		return -SKVQ_ECORRUPT;
+	memcpy(to, at, n * sizeof *to);
+	return finite_halves(to, (uint32_t)n) ? 0 : -SKVQ_ECORRUPT;
+}
+
+static int read_window(struct skvq_seq *q, const struct snapshot_header *h, struct cursor *c)
+{
+	const struct skvq_model *m = q->model;
+
+	for (uint32_t layer = 0; layer < m->n_layer; layer++)
+		for (uint32_t head = 0; head < m->n_kv_heads; head++) {
+			for (uint32_t t = h->rows_from; t < h->n_tokens; t++)
+				if (take_halves(c, ring_k(q, layer, head, t), m->dim_k) < 0)
+					return corrupt(m, "K of the window");
+			for (uint32_t t = h->rows_from; t < h->n_tokens; t++)
+				if (take_halves(c, ring_v(q, layer, head, t), m->dim_v) < 0)
+					return corrupt(m, "V of the window");
+		}
+	return 0;
+}
+
+/* The page in memory of our own, checked as a daemon would check it. */
+static int read_page(struct skvq_seq *q, uint32_t i, const struct snapshot_page *e,
+		     const uint8_t *bytes)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_layout *l = layout_of(m, e->flags & SNAPSHOT_PAGE_SAFE);
+	uint32_t position = i * SKVQ_PAGE_TOKENS, tokens = q->n_encoded - position;
+	bool base_only = e->flags & SNAPSHOT_PAGE_BASE_ONLY;
+	size_t refine = base_only ? 0 : l->refine_bytes;
+	int32_t ids[SKVQ_PAGE_TOKENS] = {0};
+	char why[128];
+
+	int r = staging_take(q, i, l);
+	if (r < 0)
+		return r;
+	uint8_t *page = staging_page(q, i);
+	memcpy(page, bytes, l->base_bytes + refine);
+	if (i == 0 && m->sinks)
+		memcpy(page + l->base_bytes + l->refine_bytes, q->sinks, q->sinks_bytes);
+	q->pages[i] = (struct seq_page){.data = page,
+					.safe = l->safe,
+					.state = PAGE_LOCAL,
+					.staging = q->staging,
+					.base_only = base_only,
+					.hidden = e->flags & SNAPSHOT_PAGE_HIDDEN};
+	staging_hold(q->staging, i);
+	tokens = tokens < SKVQ_PAGE_TOKENS ? tokens : SKVQ_PAGE_TOKENS;
+	memcpy(ids, q->tokens + position, tokens * sizeof *ids);
+	if (skvq_page_check(l, position, ids, page, skvq_layout_page_bytes(l, position), why,
+			    sizeof why) < 0)
+		return set_error(m->session, SKVQ_ECORRUPT, "snapshot: page %u: %s", i, why);
+	if (tokens < SKVQ_PAGE_TOKENS)
+		page_clear(l, tokens / SKVQ_TILE_TOKENS, page);
+	return 0;
+}
+
+static int check_entry(const struct skvq_model *m, uint32_t i, const struct snapshot_page *e)
+{
+	bool base_only = e->flags & SNAPSHOT_PAGE_BASE_ONLY;
+
+	if (e->flags & ~(SNAPSHOT_PAGE_SAFE | SNAPSHOT_PAGE_BASE_ONLY | SNAPSHOT_PAGE_HIDDEN |
+			 SNAPSHOT_PAGE_SHARED) ||
+	    (e->flags & SNAPSHOT_PAGE_SAFE && !m->safe) || (base_only && !m->layout.refine_bytes))
+		return corrupt(m, "flags of a page");
+	if (e->bytes !=
+	    snapshot_page_bytes(layout_of(m, e->flags & SNAPSHOT_PAGE_SAFE), base_only, i == 0))
+		return corrupt(m, "length of a page");
+	return 0;
+}
+
+/* A page of a match takes the place of the local one, if it is the same. */
+static bool adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref, bool base_only)
+{
+	const struct skvq_model *m = q->model;
+	struct seq_page *p = &q->pages[i];
+	bool safe;
+	const uint8_t *data = arena_page(m, ref, i * SKVQ_PAGE_TOKENS,
+					 q->tokens + (size_t)i * SKVQ_PAGE_TOKENS, &safe);
+
+	/* A refinement that attention still reads here must be there too. */
+	if (!data || safe != p->safe || p->hidden ||
+	    (base_only && !p->base_only && !page_is_old(q, i, q->n_tokens)))
+		return false;
+	const struct skvq_layout *l = page_layout(q, i);
+	size_t base = l->base_bytes, refine = l->refine_bytes;
+
+	base_only |= p->base_only;
+	/* All but what the daemon has written into the header, which arena_page has looked at. */
+	if (memcmp(data + l->tokens_offset, p->data + l->tokens_offset, base - l->tokens_offset) !=
+		0 ||
+	    (!base_only && memcmp(data + base, p->data + base, refine) != 0) ||
+	    (i == 0 &&
+	     memcmp(data + base + refine, p->data + base + refine, l->sidecar_bytes) != 0)) {
+		p->hidden = true; /* published, it would become the other one */
+		return false;
+	}
+	staging_release(p->staging, i);
+	*p = (struct seq_page){.data = data,
+			       .safe = safe,
+			       .state = PAGE_SHARED,
+			       .epoch = m->session->epoch,
+			       .ref = ref,
+			       .arena = m->arena,
+			       .base_only = base_only};
+	m->arena->refs++;
+	return true;
+}
+
+/* What the daemon has of it takes the place of what was read. */
+static void match_again(struct skvq_seq *q)
+{
+	struct skvq_model *m = q->model;
+	struct skvq_session *s = m->session;
+	uint32_t n = q->n_encoded / SKVQ_PAGE_TOKENS, i = 0;
+	struct skvq_page_ref *refs = n ? calloc(n, sizeof *refs + sizeof(bool)) : NULL;
+
+	if (!refs)
+		return; /* all is here */
+	bool *base_only = (bool *)(refs + n);
+	int got = skvq_client_match(s->client, m->ns, q->tokens, n * SKVQ_PAGE_TOKENS,
+				    n * SKVQ_PAGE_TOKENS, 1, refs, base_only, n);
+	if (got < 0) {
+		log_event(s, SKVQ_LOG_WARNING, "no match: %s", skvq_client_why(s->client));
+		if (skvq_client_broken(s->client))
+			session_lost(s);
+	}
+	while ((int)i < got && adopt(q, i, refs[i], base_only[i]))
+		i++;
+	if ((int)i < got)
+		pages_unpin(m, refs + i, (uint32_t)got - i);
+	free(refs);
+}
+
+static int read_pages(struct skvq_seq *q, const uint8_t *table, uint32_t n, struct cursor *c)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct snapshot_page e;
+
+		memcpy(&e, table + i * sizeof e, sizeof e);
+		int r = check_entry(q->model, i, &e);
+		if (r < 0)
+			return r;
+		const uint8_t *bytes = take(c, e.bytes);
+		r = bytes ? read_page(q, i, &e, bytes)
+			  : corrupt(q->model, "shorter than its pages");
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Of the cut page only codes and parameters are read; they are checked like any page's. */
+static int read_cut(struct skvq_seq *q, const struct snapshot_header *h, struct cursor *c)
+{
+	const struct skvq_model *m = q->model;
+	const struct skvq_layout *l = layout_of(m, h->cut_flags & SNAPSHOT_PAGE_SAFE);
+	uint32_t position = q->n_encoded / SKVQ_PAGE_TOKENS * SKVQ_PAGE_TOKENS;
+	bool base_only = h->cut_flags & SNAPSHOT_PAGE_BASE_ONLY;
+	size_t bytes = snapshot_page_bytes(l, base_only, false);
+	const uint8_t *at = take(c, bytes);
+	int32_t ids[SKVQ_PAGE_TOKENS];
+	char why[128];
+
+	if (!at || (base_only && !l->refine_bytes))
+		return corrupt(m, "the cut page");
+	q->cut = (struct cut){.page = calloc(1, skvq_layout_page_bytes(l, position)),
+			      .safe = l->safe,
+			      .base_only = base_only,
+			      .end = h->cut_end};
+	if (!q->cut.page)
+		return set_error(m->session, SKVQ_ENOMEM, "no memory for a cut page");
+	memcpy(q->cut.page, at, bytes);
+	skvq_page_init(l, position, q->cut.page);
+	memcpy(ids, q->cut.page + l->tokens_offset, sizeof ids);
+	if (skvq_page_check(l, position, ids, q->cut.page, skvq_layout_page_bytes(l, position), why,
+			    sizeof why) < 0)
+		return set_error(m->session, SKVQ_ECORRUPT, "snapshot: cut page: %s", why);
+	return 0;
+}
+
+static int read_seq(struct skvq_seq *q, const struct snapshot_header *h, const uint8_t *tokens,
+		    const uint8_t *table, struct cursor *c)
+{
+	const struct skvq_model *m = q->model;
+	int r;
+
+	q->n_tokens = h->n_tokens;
+	q->n_encoded = h->n_encoded;
+	q->n_matched = h->n_matched;
+	q->ring_released = h->rows_from;
+	q->ring_true = h->rows_true;
+	memcpy(q->tokens, tokens, h->n_tokens * sizeof *q->tokens);
+	for (uint32_t i = 0; i < m->n_layer; i++)
+		q->appended[i] = q->written[i] = h->n_tokens;
+	if (q->sinks && take_halves(c, q->sinks, q->sinks_bytes / sizeof *q->sinks) < 0)
+		return corrupt(m, "sinks");
+	if ((r = read_window(q, h, c)) < 0 || (r = read_pages(q, table, n_pages(h), c)) < 0)
+		return r;
+	if (h->cut_end && (r = read_cut(q, h, c)) < 0)
+		return r;
+	return c->left ? corrupt(m, "longer than what is in it") : 0;
+}
+
+int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_seq **ret)
+{
+	struct cursor c = {buf, buf_bytes};
+	struct snapshot_header h = {0};
+	struct skvq_seq *q;
+
+	if (!m)
+		return -SKVQ_EINVAL;
+	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (!buf || !ret)
+		return set_error(s, SKVQ_EINVAL, "a resume without buf or ret_seq");
+	int r = read_header(m, &c, &h);
+	if (r < 0 || (r = check_identity(m, &c, h.identity_bytes)) < 0)
+		return r;
+	const uint8_t *tokens = take(&c, h.n_tokens * sizeof(int32_t));
+	const uint8_t *table = take(&c, n_pages(&h) * sizeof(struct snapshot_page));
+	if (!tokens || !table)
+		return corrupt(m, "shorter than its tokens");
+	session_pump(s, 0);
+	r = seq_new(m, h.seq_flags, h.max_tokens, h.max_append, &q);
+	if (r < 0)
+		return r;
+	r = read_seq(q, &h, tokens, table, &c);
+	if (r < 0) {
+		seq_free(q);
+		return r;
+	}
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(q->flags & SKVQ_SEQ_NO_MATCH))
+		match_again(q);
+	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
+	    !(q->flags & SKVQ_SEQ_NO_PUBLISH))
+		(void)publish_prepare(q->staging, s->timeout_ms); /* refused: tried again later */
+	seq_join(q);
+	*ret = q;
+	return 0;
+}
