@@ -787,6 +787,77 @@ static int raw_holder(uint64_t features)
 
 /* It would believe that its pages are its own once the process has ended: so the process takes them
  * with it. */
+static char conf[96], sock_a[96], sock_b[96];
+
+/* A config of two tenants, the first of this name, with a socket each. */
+static void write_tenants(const char *first)
+{
+	snprintf(conf, sizeof conf, "%s/conf", daemon_.dir);
+	snprintf(sock_a, sizeof sock_a, "%s/a.sock", daemon_.dir);
+	snprintf(sock_b, sizeof sock_b, "%s/b.sock", daemon_.dir);
+	FILE *f = fopen(conf, "w");
+	assert_non_null(f);
+	fprintf(f, "[tenant %s]\nsocket = %s\n[tenant b]\nsocket = %s\n", first, sock_a, sock_b);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* An engine on the tenant's socket finds so many tokens. */
+static void finds(const char *socket, int32_t tokens)
+{
+	static struct run c;
+
+	run_open(&c, socket, TOKENS, 0, 900, "n1");
+	assert_int_equal(c.matched, tokens);
+	run_close(&c);
+}
+
+/* What each tenant had it has again. What belongs to no tenant of the new config is not taken over,
+ * and its engine reads the same bits all the same. */
+static void tenants_stay_apart(void **state)
+{
+	static struct run a, b, private;
+	const char *const args[] = {"--config", conf, NULL};
+
+	(void)state;
+	write_tenants("a");
+	start(args);
+	run_open(&a, sock_a, TOKENS, 0, 1000, "n1");
+	run_open(&b, sock_b, TOKENS, 0, 1000, "n1");
+	run_open(&private, NULL, TOKENS, 0, 1000, "n1");
+	step_both(&a, &private, 6, CHUNK);
+	for (int i = 0; i < 6; i++)
+		run_step(&b, CHUNK);
+	assert_int_equal(wait_shared(&a, 8).pages_shared, 8);
+	assert_int_equal(wait_shared(&b, 8).pages_shared, 8);
+	restart(args);
+	assert_int_equal(counter("pages_taken_over"), 16);
+	struct skvq_client_status s = status();
+	assert_int_equal(s.n_tenants, 2);
+	assert_int_equal(s.tenants[0].pages, 8);
+	assert_int_equal(s.tenants[1].pages, 8);
+	finds(sock_a, 8 * PAGE);
+	finds(sock_b, 8 * PAGE);
+	step_both(&a, &private, 20, 1);
+	wait_attached(&a, 8);
+	/* Its socket now is another tenant's. */
+	write_tenants("x");
+	restart(args);
+	assert_int_equal(counter("pages_taken_over"), 8);
+	s = status();
+	assert_string_equal(s.tenants[0].name, "x");
+	assert_int_equal(s.tenants[0].pages, 0);
+	assert_int_equal(s.tenants[0].pins, 0);
+	assert_int_equal(s.tenants[1].pages, 8);
+	finds(sock_a, 0);
+	finds(sock_b, 8 * PAGE);
+	step_both(&a, &private, 20, 1);
+	run_close(&a);
+	run_close(&b);
+	run_close(&private);
+	wait_pins(0);
+	unlink(conf);
+}
+
 static void a_client_of_old_is_not_deceived(void **state)
 {
 	const uint64_t knows[] = {UINT64_MAX, UINT64_MAX & ~UINT64_C(32)};
@@ -857,6 +928,7 @@ int main(void)
 	    TEST(a_foreign_arena_is_not_adopted),
 	    TEST(disk_and_memory_both_have_them),
 	    TEST(a_calibration_survives),
+	    TEST(tenants_stay_apart),
 	    TEST(a_client_of_old_is_not_deceived),
 	    TEST(a_manager_that_is_gone_changes_nothing),
 	};

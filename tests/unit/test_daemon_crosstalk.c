@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The real skvqd with three tenants: who is let in, and that nobody learns of another's. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,20 +39,24 @@ static void write_file(const char *path, const char *text, mode_t mode)
 	close(fd);
 }
 
-/* Everybody here is one user, so tenants have a socket each; c's names another user. */
-static int setup(void **state)
+static void start(void)
 {
 	const char *const args[] = {"--config", conf, NULL};
+
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+}
+
+/* Everybody here is one user, so tenants have a socket each; c's names another user. */
+static void begin(const char *more)
+{
 	char text[1024];
 
-	(void)state;
-	maker_layout(&layout);
-	test_daemon_init(&daemon_);
 	snprintf(conf, sizeof(conf), "%s/conf", daemon_.dir);
 	snprintf(salt, sizeof(salt), "%s/salt", daemon_.dir);
 	snprintf(sock_a, sizeof(sock_a), "%s/a.sock", daemon_.dir);
 	snprintf(sock_b, sizeof(sock_b), "%s/b.sock", daemon_.dir);
 	snprintf(sock_c, sizeof(sock_c), "%s/c.sock", daemon_.dir);
+	(void)unlink(salt);
 	write_file(salt, "sixteen bytes, or more\n", 0400);
 	snprintf(text, sizeof(text),
 		 "[memory]\nram_max = 8M\ncalibration_max = 4M\n"
@@ -58,11 +65,37 @@ static int setup(void **state)
 		 "[tenant a]\nsocket = %s\nram_min = 1M\nconnections_max = 3\npins_max = 8\n"
 		 "salt_file = %s\n"
 		 "[tenant b]\nsocket = %s\nram_max = 2M\n"
-		 "[tenant c]\nsocket = %s\nuid = 4294967000\n",
-		 sock_a, salt, sock_b, sock_c);
+		 "[tenant c]\nsocket = %s\nuid = 4294967000\n%s",
+		 sock_a, salt, sock_b, sock_c, more);
 	write_file(conf, text, 0600);
-	test_daemon_start(&daemon_, SKVQD_PATH, args);
+	start();
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	maker_layout(&layout);
+	test_daemon_init(&daemon_);
+	begin("");
 	return 0;
+}
+
+static bool has_store;
+
+/* Files and then the folder. */
+static void remove_folder(const char *name)
+{
+	char path[128];
+	struct dirent *e;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/store/%s", daemon_.dir, name);
+	dir = opendir(path);
+	assert_non_null(dir);
+	while ((e = readdir(dir)))
+		(void)unlinkat(dirfd(dir), e->d_name, 0);
+	closedir(dir);
+	assert_int_equal(rmdir(path), 0);
 }
 
 static int teardown(void **state)
@@ -77,6 +110,12 @@ static int teardown(void **state)
 		return -1; /* they are removed as the shared one is */
 	unlink(conf);
 	unlink(salt);
+	if (has_store) {
+		remove_folder("a");
+		remove_folder("b");
+		remove_folder("c");
+	}
+	has_store = false;
 	test_daemon_fini(&daemon_);
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }
@@ -392,7 +431,8 @@ static raw_reply *open_ns(int sock, uint32_t seed, uint32_t window)
 	return raw_namespace_open(sock, id, NULL);
 }
 
-/* An engine learns why it shares nothing with another of its tenant, and nothing of other tenants. */
+/* An engine learns why it shares nothing with another of its tenant, and nothing of other tenants.
+ */
 static void the_field_that_differs_is_told(void **state)
 {
 	int a = enter(sock_a, "a"), b = enter(sock_b, "b");
@@ -449,6 +489,83 @@ static void an_admin_sees_all(void **state)
 	client_close(&a);
 	client_close(&b);
 	close(admin);
+}
+
+/* As match, waiting for the disk; how many pages came from there. */
+static uint32_t restored(int sock, uint32_t ns, uint32_t seed)
+{
+	Skvq__Wire__Match m = SKVQ__WIRE__MATCH__INIT;
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	raw_reply *reply;
+	uint32_t n;
+
+	for (uint32_t i = 0; i < PAGES; i++)
+		maker_tokens(seed, i, tokens + i * SKVQ_PAGE_TOKENS);
+	m.ns = ns;
+	m.tokens = tokens;
+	m.n_tokens = m.max_tokens = PAGES * SKVQ_PAGE_TOKENS;
+	m.wait_ms = 2000;
+	reply = ask(sock, SKVQ__WIRE__REQUEST__BODY_MATCH, &m);
+	assert_int_equal(reply->error, 0);
+	n = reply->match->n_restored;
+	raw_free(reply);
+	return n;
+}
+
+/* Each tenant has a store of its own, and finds again what it wrote there. */
+static void disks_are_apart(void **state)
+{
+	char more[256];
+	struct client a, b;
+	raw_reply *reply;
+
+	(void)state;
+	test_daemon_stop(&daemon_, SIGTERM);
+	snprintf(more, sizeof(more),
+		 "[store]\nfolder = %s/store\ncapacity_bytes = 32M\nsegment_bytes = 1M\n"
+		 "record_bytes = 64K\ntouch_entries = 0\n",
+		 daemon_.dir);
+	begin(more);
+	has_store = true;
+	a = client_open(sock_a, "a");
+	publish_all(&a, 1);
+	client_close(&a);
+	assert_int_equal(test_daemon_stop(&daemon_, SIGTERM), 0);
+	start();
+	a = client_open(sock_a, "a");
+	b = client_open(sock_b, "b");
+	assert_int_equal(restored(b.sock, b.ns, 1), 0);
+	assert_int_equal(restored(a.sock, a.ns, 1), PAGES);
+	reply = raw_status(a.sock);
+	assert_int_equal(reply->status->disk_pages, PAGES);
+	assert_int_equal(reply->status->disk_bytes_max, (32 << 20) / 3);
+	raw_free(reply);
+	reply = raw_status(b.sock);
+	assert_true(reply->status->has_store);
+	assert_int_equal(reply->status->disk_pages, 0);
+	assert_int_equal(raw_counter(reply, "store_puts"), 0);
+	assert_int_equal(raw_counter(reply, "restores"), 0);
+	raw_free(reply);
+	client_close(&a);
+	client_close(&b);
+	assert_int_equal(test_daemon_stop(&daemon_, SIGTERM), 0);
+	/* Salt that others may read is none, and the daemon does not start with it. */
+	assert_int_equal(chmod(salt, 0440), 0);
+	{
+		pid_t pid = fork();
+		int status;
+
+		if (pid == 0) {
+			execl(SKVQD_PATH, "skvqd", "--socket", daemon_.socket, "--config", conf,
+			      (char *)NULL);
+			_exit(127);
+		}
+		assert_true(pid > 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(WEXITSTATUS(status), 1);
+	}
+	assert_int_equal(chmod(salt, 0400), 0);
+	start();
 }
 
 static uint64_t now_us(void)
@@ -542,7 +659,9 @@ int main(void)
 	    TEST(connections_of_a_tenant_are_bounded),
 	    TEST(pins_of_a_tenant_are_bounded),
 	    TEST(nothing_of_another_is_seen),
-	    TEST(the_field_that_differs_is_told),  TEST(an_admin_sees_all),
+	    TEST(the_field_that_differs_is_told),
+	    TEST(disks_are_apart),
+	    TEST(an_admin_sees_all),
 	    TEST(who_never_reads_holds_up_nobody),
 	};
 
