@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -568,6 +569,121 @@ static void disks_are_apart(void **state)
 	start();
 }
 
+/* Two publishes that arrive as one piece, where one may be in flight. */
+static void requests_in_flight_are_bounded(void **state)
+{
+	static uint8_t frames[8192];
+	Skvq__Wire__Publish m = SKVQ__WIRE__PUBLISH__INIT;
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	int32_t tokens[SKVQ_PAGE_TOKENS];
+	struct client a;
+	size_t at = 0;
+	raw_reply *reply;
+	uint32_t busy = 0;
+
+	(void)state;
+	assert_int_equal(test_daemon_stop(&daemon_, SIGTERM), 0);
+	begin("[limits]\nrequests_max = 1\n");
+	a = client_open(sock_a, "a");
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_PUBLISH;
+	rq.publish = &m;
+	m.ns = a.ns;
+	m.staging = a.staging;
+	m.tokens = tokens;
+	m.n_tokens = SKVQ_PAGE_TOKENS;
+	for (uint32_t i = 0; i < 2; i++) {
+		size_t n;
+
+		maker_tokens(20 + i, 0, tokens);
+		maker_page(&layout, 0, tokens, 20 + i, a.map + i * layout.slot_bytes);
+		m.offset = i * layout.slot_bytes;
+		rq.id = 100 + i;
+		n = protobuf_c_message_get_packed_size(&rq.base);
+		assert_true(at + 8 + n <= sizeof(frames));
+		raw_header(frames + at, (uint32_t)n, 0, RAW_MAGIC);
+		at += 8 + protobuf_c_message_pack(&rq.base, frames + at + 8);
+	}
+	assert_int_equal(raw_send_bytes(a.sock, frames, at, NULL, 0), at);
+	for (int i = 0; i < 2; i++) {
+		reply = raw_recv(a.sock, NULL);
+		assert_non_null(reply);
+		assert_int_equal(reply->error, reply->id == 101 ? SKVQ_EBUSY : 0);
+		busy += reply->error == SKVQ_EBUSY;
+		raw_free(reply);
+	}
+	assert_int_equal(busy, 1);
+	reply = raw_status(a.sock);
+	assert_int_equal(raw_counter(reply, "refused_ebusy"), 1);
+	raw_free(reply);
+	client_close(&a);
+}
+
+/* ---- users and groups, on the shared socket ---- */
+
+#define USER  60001u /* of tenant u */
+#define GROUP 60002u /* of tenant g */
+#define OTHER 60003u /* another group, of tenant h */
+#define ADMIN 60009u
+#define NONE  60010u
+
+/* What a process of that user and these groups is to the daemon: 'u', 'g', 'h' a tenant's, 'A' an
+ * admin of none, 'X' refused. */
+static int who(uid_t uid, gid_t gid, const gid_t *groups, size_t n_groups)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		raw_reply *reply;
+		int sock;
+
+		if (setgroups(n_groups, groups) < 0 || setgid(gid) < 0 || setuid(uid) < 0)
+			_exit('?');
+		sock = raw_connect(daemon_.socket);
+		if (sock < 0)
+			_exit('!');
+		reply = raw_hello(sock, "who");
+		if (!reply || reply->error)
+			_exit(reply && reply->error == SKVQ_EPERM ? 'X' : '!');
+		reply = raw_namespace_open(sock, raw_identity(0), NULL);
+		if (reply->error)
+			_exit(reply->error == SKVQ_EPERM ? 'A' : '!');
+		reply = raw_status(sock);
+		_exit(reply->status->n_tenants == 1 ? reply->status->tenants[0]->name[0] : 'B');
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void users_and_groups_are_told_by_the_kernel(void **state)
+{
+	const gid_t both[] = {GROUP, OTHER};
+	char text[512];
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(test_daemon_stop(&daemon_, SIGTERM), 0);
+	snprintf(text, sizeof(text),
+		 "[socket]\nsocket_mode = 0666\nadmin = %u\n"
+		 "[tenant u]\nuid = %u\n[tenant g]\ngid = %u\n[tenant h]\ngid = %u\n",
+		 ADMIN, USER, GROUP, OTHER);
+	write_file(conf, text, 0600);
+	assert_int_equal(chmod(daemon_.dir, 0711), 0);
+	start();
+	assert_int_equal(who(USER, NONE, NULL, 0), 'u');
+	assert_int_equal(who(USER, GROUP, both, 2), 'u'); /* named himself, whatever his groups */
+	assert_int_equal(who(NONE, GROUP, NULL, 0), 'g');
+	assert_int_equal(who(NONE, NONE, both, 1), 'g');      /* by a group beside his own */
+	assert_int_equal(who(NONE, GROUP, both + 1, 1), 'X'); /* of two tenants */
+	assert_int_equal(who(NONE, NONE, NULL, 0), 'X');
+	assert_int_equal(who(ADMIN, NONE, NULL, 0), 'A');
+	assert_int_equal(who(ADMIN, OTHER, NULL, 0), 'B'); /* of a tenant, and sees all */
+	assert_int_equal(chmod(daemon_.dir, 0700), 0);
+}
+
 static uint64_t now_us(void)
 {
 	struct timespec ts;
@@ -661,6 +777,8 @@ int main(void)
 	    TEST(nothing_of_another_is_seen),
 	    TEST(the_field_that_differs_is_told),
 	    TEST(disks_are_apart),
+	    TEST(requests_in_flight_are_bounded),
+	    TEST(users_and_groups_are_told_by_the_kernel),
 	    TEST(an_admin_sees_all),
 	    TEST(who_never_reads_holds_up_nobody),
 	};
