@@ -60,7 +60,7 @@ static const struct key keys[] = {
      "bytes of the models' calibration files together, beside ram_max; 0: none are kept"},
     {"memory", "shed", "shed", COUNT, FIELD(shed), NULL, 1, 0, 1,
      "of elastic profiles: refinements go before pages do; 0: pages stay whole"},
-    {"memory", "scrub_rate", "scrub-rate", BYTES, FIELD(scrub), NULL, 32 * MIB, 0, 16 * GIB,
+    {"memory", "scrub_rate", "scrub-rate", BYTES, FIELD(scrub), NULL, 8 * MIB, 0, 16 * GIB,
      "bytes a second of pages in memory that are checked again; 0: none"},
     {"limits", "connections_max", "connections-max", COUNT, FIELD(connections_max), NULL, 64, 1,
      4096, "each may hold a frame of memory and staging_max descriptors"},
