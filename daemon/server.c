@@ -51,6 +51,7 @@ struct server {
 	struct control control;
 	struct disk disks[TENANTS_MAX];
 	uint32_t n_tenants;
+	struct tenant_salts salts;
 	struct handover handover;
 	int signal; /* that ended us */
 	bool hurry; /* another came */
@@ -295,7 +296,7 @@ static int serve(struct server *server, const struct config *config, const char 
 		return why_fail_errno(why, SKVQ_ESYS, "starting the closer thread");
 	}
 	cache_init(&server->cache, &cache_config, &server->worker, &server->stats);
-	err = tenants_add(&server->cache, config, why);
+	err = tenants_add(&server->cache, config, &server->salts, why);
 	if (control_init(&server->control, &cc, &server->loop, server->closer, &server->cache,
 			 &server->stats) < 0 &&
 	    !err)
@@ -352,7 +353,9 @@ int server_run(const struct config *config, const char *version, struct why *why
 		(void)why_fail_errno(why, -err, "setting up the event loop");
 	} else {
 		raise_nofile(config);
-		err = make_doors(server, why);
+		err = tenants_read_salts(config, &server->salts, why);
+		if (!err)
+			err = make_doors(server, why);
 		sandbox(server, false);
 		if (!err)
 			err = serve(server, config, version, why);

@@ -44,19 +44,33 @@ static int read_salt(const char *path, uint8_t ret[TENANT_SALT_MAX], uint32_t *r
 	return 0;
 }
 
-static int add(struct cache *cache, const struct config *config, uint32_t i, struct why *why)
+int tenants_read_salts(const struct config *config, struct tenant_salts *ret, struct why *why)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; !err && i < config->n_tenants; i++) {
+		const char *path = config->tenants[i].salt_file;
+
+		ret->of[i].bytes = 0;
+		if (path[0])
+			err = read_salt(path, ret->of[i].data, &ret->of[i].bytes, why);
+	}
+	return err;
+}
+
+static int add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,
+	       uint32_t i, struct why *why)
 {
 	CLEANUP_FREE struct config_tenant *t = malloc(sizeof(*t));
 	uint32_t n = config->n_tenants;
-	uint8_t salt[TENANT_SALT_MAX];
 	struct tenant_params params;
-	int err = 0;
 
 	if (!t)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
 	*t = config_tenant(config, i);
 	params = (struct tenant_params){.name = t->name,
-					.salt = salt,
+					.salt = salts->of[i].data,
+					.salt_bytes = n ? salts->of[i].bytes : 0,
 					.ram_min = t->ram_min,
 					.ram_max = t->ram_max,
 					.pins_max = t->pins_max,
@@ -65,22 +79,19 @@ static int add(struct cache *cache, const struct config *config, uint32_t i, str
 		params.fills_max = (uint32_t)(config->queue_max / n);
 		params.restores_max = (uint32_t)((config->restores_max + n - 1) / n);
 	}
-	if (t->salt_file[0])
-		err = read_salt(t->salt_file, salt, &params.salt_bytes, why);
-	if (err < 0)
-		return err;
 	return cache_add_tenant(cache, &params)
 		   ? 0
 		   : why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
 }
 
-int tenants_add(struct cache *cache, const struct config *config, struct why *why)
+int tenants_add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,
+		struct why *why)
 {
 	uint32_t n = config->n_tenants ? config->n_tenants : 1;
 	int err = 0;
 
 	for (uint32_t i = 0; !err && i < n; i++)
-		err = add(cache, config, i, why);
+		err = add(cache, config, salts, i, why);
 	return err;
 }
 
