@@ -406,7 +406,7 @@ static void more_stagings_than_allowed(void)
 
 	for (int i = 0; i < 10 && !error; i++)
 		error = error_of(raw_staging_add(sock, fd));
-	assert_int_equal(error, SKVQ_ELIMIT);
+	assert_int_equal(error, SKVQ_ESTAGINGS);
 	(void)close(fd);
 	(void)close(sock);
 }

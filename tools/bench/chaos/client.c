@@ -86,6 +86,8 @@ static bool is_refusal(int err)
 	case SKVQ_EBUSY:
 	case SKVQ_EAGAIN:
 	case SKVQ_ELIMIT:
+	case SKVQ_EQUEUE:
+	case SKVQ_ENAMESPACES:
 	case SKVQ_ECONNS:
 	case SKVQ_ENODAEMON:
 		return true;
