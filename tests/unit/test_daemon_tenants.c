@@ -160,6 +160,31 @@ static void a_scan_takes_nothing_guaranteed(void **state)
 	rig_fini(&rig);
 }
 
+/* A guarantee that is no whole number of pages: a page that lies across it does not go either, though its
+ * tenant has more above its guarantee than the one that asks. */
+static void a_page_across_the_guarantee_stays(void **state)
+{
+	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
+	struct side quiet, loud;
+
+	(void)state;
+	others[0].ram_min = 7 * page_bytes + page_bytes * 2 / 5;
+	others[1].ram_min = 24 * page_bytes + page_bytes * 3 / 5;
+	begin(others, 2);
+	side_open(&quiet, "quiet");
+	side_open(&loud, "loud");
+	scan(&quiet, 100, 8);
+	scan(&loud, 1000, CAP - 8);
+	assert_int_equal(rig.cache.bytes, CAP * page_bytes);
+	scan(&loud, 2000, 1);
+	assert_int_equal(quiet.tenant->pages, 8);
+	assert_int_equal(loud.tenant->stats.n[STAT_evictions], 1);
+	assert_books();
+	side_close(&quiet);
+	side_close(&loud);
+	rig_fini(&rig);
+}
+
 static void pins_take_nothing_guaranteed(void **state)
 {
 	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
@@ -377,6 +402,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_scan_takes_nothing_guaranteed),
+	    cmocka_unit_test(a_page_across_the_guarantee_stays),
 	    cmocka_unit_test(pins_take_nothing_guaranteed),
 	    cmocka_unit_test(a_match_pins_nothing_guaranteed),
 	    cmocka_unit_test(ancestors_are_held),
