@@ -25,7 +25,6 @@
 #define FD_PREFIX  "skvqd-fd-"
 #define NAME_BYTES 48
 
-#define MAGIC        "skvqd-handover/2" /* another version is another text */
 #define MAGIC_BYTES  16u
 #define HEADER_BYTES (MAGIC_BYTES + 4u) /* and the CRC of all that follows */
 #define MAP_SEALS    (F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) /* not SHRINK: it is cut when read */
@@ -67,7 +66,7 @@ static void describe(const struct cache *cache, const struct bequest *bequest, s
 {
 	uint32_t crc;
 
-	blob_put(blob, MAGIC, MAGIC_BYTES);
+	blob_put(blob, HANDOVER_MAGIC, MAGIC_BYTES);
 	blob_put_u32(blob, 0);
 	snapshot_write(cache, blob);
 	bequest_write(bequest, blob);
@@ -247,7 +246,7 @@ static int check_map(const uint8_t *data, uint64_t bytes, struct blob_cursor *re
 {
 	struct blob_cursor head = {.at = data + MAGIC_BYTES, .left = 4};
 
-	if (memcmp(data, MAGIC, MAGIC_BYTES) != 0)
+	if (memcmp(data, HANDOVER_MAGIC, MAGIC_BYTES) != 0)
 		return why_fail(why, SKVQ_EVERSION, "the description is of another version");
 	if (blob_get_u32(&head) != crc32c(data + HEADER_BYTES, bytes - HEADER_BYTES))
 		return why_fail(why, SKVQ_ECORRUPT, "the description's checksum is wrong");

@@ -21,6 +21,8 @@
 #include "control/control.h"
 #include "notify.h"
 
+/* Begins a description; another version is another text. */
+#define HANDOVER_MAGIC "skvqd-handover/2"
 /* Of a description: five million pages. */
 #define HANDOVER_BYTES_MAX 0x7fffffffu
 
