@@ -22,6 +22,7 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <skvq/error.h>
@@ -170,6 +171,7 @@ static long try_fork(void)
 
 	if (pid == 0)
 		_exit(0);
+	(void)waitpid(pid, NULL, 0); /* it has our socket and our lock */
 	return pid;
 }
 
