@@ -849,7 +849,7 @@ static void hostile(void **state)
 		      "%llu KiB, then %llu\n",
 		      good->answers, good->slowest_ms, (unsigned long long)before.rss_kib,
 		      (unsigned long long)after.rss_kib);
-#if !SANITIZED
+#ifndef SANITIZED
 	assert_true(after.rss_kib < before.rss_kib + GROWTH_KIB);
 #endif
 }
