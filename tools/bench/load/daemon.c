@@ -120,12 +120,25 @@ static bool sample_memory(pid_t pid, struct daemon_sample *s)
 		if (sscanf(line, "RssAnon: %" SCNu64, &kib) == 1 ||
 		    sscanf(line, "RssFile: %" SCNu64, &kib) == 1)
 			s->rss_bytes += kib << 10;
-		else if (sscanf(line, "RssShmem: %" SCNu64, &kib) == 1)
-			s->arena_bytes = kib << 10;
 	}
 	if (f)
 		(void)fclose(f);
 	return f && s->rss_bytes;
+}
+
+uint64_t daemon_arena_bytes(const char *socket)
+{
+	struct skvq_client_status *status = malloc(sizeof(*status));
+	char why[SKVQ_CLIENT_WHY_BYTES];
+	struct skvq_client *c = NULL;
+	uint64_t bytes = 0;
+
+	if (status && skvq_client_connect(socket, "bench-load-status", TIMEOUT_MS, &c, why) == 0 &&
+	    skvq_client_status(c, status) == 0)
+		bytes = status->bytes_kernel;
+	skvq_client_free(c);
+	free(status);
+	return bytes;
 }
 
 /* Of each entry but "." and "..". */

@@ -119,7 +119,7 @@ static inline bool is_served_by(const struct load *load, const struct request *r
 /* ---- daemon.c ---- */
 
 struct daemon_sample {
-	uint64_t rss_bytes, arena_bytes; /* rss without the arenas */
+	uint64_t rss_bytes; /* without the arenas */
 	uint32_t fds;
 	double cpu_us; /* of all threads since the start */
 };
@@ -130,6 +130,8 @@ pid_t daemon_start(const char *bin, const char *folder, const char *socket, uint
 /* False if it had ended before, or not with 0. */
 bool daemon_stop(pid_t pid);
 bool daemon_sample(pid_t pid, struct daemon_sample *ret);
+/* As the kernel counts them; 0 if the daemon does not say. */
+uint64_t daemon_arena_bytes(const char *socket);
 
 /* ---- phase.c ---- */
 
@@ -143,7 +145,7 @@ struct phase {
 	struct daemon_sample first,
 	    last;             /* medians of the first and last fifth after the warm-up */
 	double rss_slope;     /* bytes a minute after it */
-	uint64_t arena_bytes; /* most */
+	uint64_t arena_bytes; /* at its end */
 	uint32_t failed;      /* clients that did not end with 0 */
 };
 

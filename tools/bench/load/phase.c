@@ -139,10 +139,6 @@ static void look_back(const struct series *s, struct phase *ret)
 	ret->first = median(s, warm, warm + fifth);
 	ret->last = median(s, s->n - fifth, s->n);
 	ret->rss_slope = slope(s, warm);
-	for (uint32_t i = 0; i < s->n; i++) {
-		if (s->at[i].arena_bytes > ret->arena_bytes)
-			ret->arena_bytes = s->at[i].arena_bytes;
-	}
 	if (s->n > 1 && s->us[s->n - 1] > s->us[0])
 		ret->cpu_percent =
 		    100 * (s->at[s->n - 1].cpu_us - s->at[0].cpu_us) / (s->us[s->n - 1] - s->us[0]);
@@ -269,6 +265,7 @@ bool phase_run(const struct load *load, pid_t daemon, client_fn fn, uint32_t n, 
 		shared->start_us = (uint64_t)start;
 		watch(daemon, start + seconds * 1e6, series);
 		ret->seconds = (bench_now_us() - start) / 1e6;
+		ret->arena_bytes = daemon_arena_bytes(load->socket);
 	}
 	shared->stop = true;
 	ret->failed = gather(pids, running) + (all - running);
