@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What runs in the client processes. Clients speak libskvq and not the plugin: their pages are made
- * up once and stamped, so that what is measured is the daemon, and not the encoding of the pages,
- * which takes a hundred times as long.
+ * up once and stamped, so that what is measured is the daemon, and not the encoding of the pages.
  */
 #include <fcntl.h>
 #include <math.h>
