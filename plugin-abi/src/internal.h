@@ -292,6 +292,9 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
                   const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed);
 void unpin_orphans(struct skvq_session *s);
 
+/* model.c */
+void model_drop(struct skvq_model *m); /* one without sequences */
+
 /* staging.c */
 int staging_new(const struct skvq_seq *q, struct staging **ret);
 void staging_unref(struct staging *st);

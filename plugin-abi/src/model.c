@@ -387,8 +387,18 @@ int32_t api_model_unregister(skvq_model *m)
 	if (!m)
 		return 0;
 	struct skvq_session *s = m->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
 	if (m->seqs)
 		return set_error(s, SKVQ_ESTATE, "the model has open sequences");
+	model_drop(m);
+	return 0;
+}
+
+void model_drop(struct skvq_model *m)
+{
+	struct skvq_session *s = m->session;
+
 	for (struct skvq_model **p = &s->models; *p; p = &(*p)->next) {
 		if (*p == m) {
 			*p = m->next;
@@ -396,7 +406,6 @@ int32_t api_model_unregister(skvq_model *m)
 		}
 	}
 	model_free(m);
-	return 0;
 }
 
 const struct skvq_transform *transform_of(const struct skvq_model *m, int is_v, uint32_t layer,

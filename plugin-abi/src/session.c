@@ -85,7 +85,7 @@ void api_close(skvq_session *s)
 	while (s->models) {
 		while (s->models->seqs)
 			api_seq_close(s->models->seqs);
-		api_model_unregister(s->models);
+		model_drop(s->models);
 	}
 	/* In a child the socket is the parent's too, and closing our copy harms nobody; in the
 	 * parent a child's copy must not keep the pins. */
@@ -101,7 +101,7 @@ void api_close(skvq_session *s)
 		skvq_client_free(l->client);
 		free(l);
 	}
-	if (s->fork_guard && !child)
+	if (s->fork_guard)
 		munmap((void *)(uintptr_t)s->fork_guard, (size_t)sysconf(_SC_PAGESIZE));
 	free(s->orphans);
 	free(s->socket);

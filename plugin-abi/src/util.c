@@ -24,6 +24,8 @@ int32_t api_last_error(skvq_session *s, char *buf, uint64_t bytes)
 {
 	if (!s || (!buf && bytes))
 		return -SKVQ_EINVAL;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED; /* and error_busy may have been taken when it forked */
 	char copy[sizeof s->error];
 	/* A [data] call of another sequence may be writing: that takes as long as a printf. */
 	while (atomic_flag_test_and_set_explicit(&s->error_busy, memory_order_acquire))

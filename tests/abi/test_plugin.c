@@ -878,26 +878,114 @@ static void calls_out_of_order_are_refused(void **state)
 	toy_close(&t);
 }
 
-static void a_child_after_fork_is_refused(void **state)
+/* What every call answers in a child; the number of those that answered otherwise. */
+static int calls_in_a_child(struct toy *t)
+{
+	uint8_t buf[8];
+	uint64_t bytes = 0;
+	int32_t id = 1;
+	float out[6 * 64];
+	char text[8];
+	skvq_model *m = NULL;
+	skvq_seq *q = NULL;
+	skvq_kv kv = kv_of(t, 0, 96, 1);
+	skvq_attn a = attn_of(t, 0, 90, 1, out);
+	skvq_export e = {.struct_size = sizeof e};
+	skvq_seq_info info = {.struct_size = sizeof info};
+	skvq_stats stats = {.struct_size = sizeof stats};
+	skvq_model_desc md = desc_of(t);
+	skvq_seq_desc sd = {.struct_size = sizeof sd, .max_tokens = 100, .max_append = 10};
+	skvq_calibration_of of = {.struct_size = sizeof of};
+	const skvq_ext_calibration *cal = api->get_extension(t->session, SKVQ_EXT_CALIBRATION);
+	const skvq_ext_prefetch *pre = api->get_extension(t->session, SKVQ_EXT_PREFETCH);
+	const int32_t answers[] = {
+	    api->append(t->seq, &kv),
+	    api->attend(&t->seq, &a, 1),
+	    api->export_kv(t->seq, &e),
+	    api->seq_info(t->seq, &info),
+	    api->seq_poll(t->seq),
+	    api->seq_commit(t->seq, &id, 1),
+	    api->seq_truncate(t->seq, 50),
+	    api->seq_fork(t->seq, &q),
+	    api->seq_snapshot(t->seq, NULL, 0, &bytes),
+	    api->seq_resume(t->model, buf, sizeof buf, &q),
+	    api->seq_open(t->model, &sd, &q),
+	    api->model_register(t->session, &md, &m),
+	    api->model_unregister(t->model),
+	    api->stats(t->session, &stats),
+	    api->session_fd(t->session),
+	    api->last_error(t->session, text, sizeof text),
+	    cal->get(t->session, &of, NULL, 0, &bytes),
+	    cal->put(t->session, buf, sizeof buf),
+	    pre->prefetch(t->model, &id, 1),
+	};
+	int wrong = 0;
+
+	for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
+		if (answers[i] != -SKVQ_EFORKED) {
+			fprintf(stderr, "call %zu in a child: %d\n", i, answers[i]);
+			wrong++;
+		}
+	}
+	return wrong;
+}
+
+/* Workers forked from a process with a session: one that exits, one that ends what it has inherited,
+ * one that goes on with a session of its own, and a child of a child. */
+static void children_after_fork_are_refused(void **state)
 {
 	(void)state;
 	struct toy t = toy_default();
+	float before[6 * 64], after[6 * 64];
+	int status;
 
 	toy_open(&t);
-	feed(&t, 0, 96, NULL);
-	pid_t pid = fork();
-	if (pid == 0) {
-		skvq_kv kv = kv_of(&t, 0, 96, 1);
-		skvq_seq_info info = {.struct_size = sizeof info};
-		int ok = api->append(t.seq, &kv) == -SKVQ_EFORKED &&
-		         api->seq_info(t.seq, &info) == -SKVQ_EFORKED &&
-		         api->seq_poll(t.seq) == -SKVQ_EFORKED;
-		_exit(ok ? 0 : 1);
+	for (uint32_t at = 0; at < 288; at += 96)
+		feed(&t, at, at + 96, NULL);
+	skvq_seq *branch = NULL; /* pages with two users */
+	assert_int_equal(api->seq_fork(t.seq, &branch), 0);
+	skvq_attn a = attn_of(&t, 1, 287, 1, before);
+	assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+	for (int kind = 0; kind < 4; kind++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			int wrong = calls_in_a_child(&t);
+
+			if (kind == 1)
+				api->seq_close(t.seq);
+			if (kind == 1 || kind == 2)
+				api->close(t.session);
+			if (kind == 2) {
+				struct toy own = toy_default();
+
+				toy_open(&own);
+				feed(&own, 0, 96, NULL);
+				toy_close(&own);
+			}
+			if (kind == 3) {
+				pid_t grandchild = fork();
+
+				if (grandchild == 0) {
+					wrong = calls_in_a_child(&t);
+					api->close(t.session);
+					_exit(wrong);
+				}
+				if (waitpid(grandchild, &status, 0) != grandchild)
+					wrong++;
+				wrong += status != 0;
+			}
+			_exit(wrong);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+		a.out = after;
+		assert_int_equal(api->attend(&t.seq, &a, 1), 0);
+		assert_memory_equal(before, after, sizeof before);
+		assert_int_equal(api->attend(&branch, &a, 1), 0);
+		assert_memory_equal(before, after, sizeof before);
 	}
-	int status;
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
-	feed(&t, 96, 192, NULL);
+	api->seq_close(branch);
+	feed(&t, 288, 384, NULL);
 	toy_close(&t);
 }
 
@@ -1326,6 +1414,43 @@ static void unloads_and_loads_again(void **state)
 	assert_int_equal(dlclose(so), 0);
 }
 
+/* Two engines in a process, each with a copy of the library; ends interleaved, and one gives its copy up
+ * with its session open. */
+static void two_copies_do_not_meet(void **state)
+{
+	(void)state;
+	char path[] = "/tmp/skvq-copy-XXXXXX", command[4200];
+	struct toy t[2] = {toy_default(), toy_default()};
+	const skvq_api *mine = api;
+	skvq_plugin_api_fn get;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	close(fd);
+	snprintf(command, sizeof command, "cp '%s' '%s'", SKVQ_PLUGIN_PATH, path);
+	assert_int_equal(system(command), 0);
+	void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	assert_non_null(so);
+	*(void **)&get = dlsym(so, "skvq_plugin_api");
+	assert_non_null(get);
+	const skvq_api *other = get(SKVQ_ABI_MAJOR);
+	assert_ptr_not_equal(other, mine);
+	toy_open(&t[0]);
+	feed(&t[0], 0, 96, NULL);
+	api = other;
+	toy_open(&t[1]);
+	feed(&t[1], 0, 96, NULL);
+	api = mine;
+	feed(&t[0], 96, 192, NULL);
+	toy_close(&t[0]);
+	api = other;
+	assert_int_equal(dlclose(so), 0);
+	feed(&t[1], 96, 192, NULL);
+	toy_close(&t[1]);
+	api = mine;
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1344,7 +1469,7 @@ int main(void)
 	    cmocka_unit_test(groups_tame_outliers),
 	    cmocka_unit_test(numbers_that_are_not_finite_are_refused),
 	    cmocka_unit_test(calls_out_of_order_are_refused),
-	    cmocka_unit_test(a_child_after_fork_is_refused),
+	    cmocka_unit_test(children_after_fork_are_refused),
 	    cmocka_unit_test(an_engine_with_shorter_structs_works),
 	    cmocka_unit_test(errors_beyond_expectation_are_told_once),
 	    cmocka_unit_test(profiles_without_rotation_warn_of_nothing),
@@ -1352,6 +1477,7 @@ int main(void)
 	    cmocka_unit_test(drowned_pages_are_the_same_pages),
 	    cmocka_unit_test(calibrated_pages_are_never_safe),
 	    cmocka_unit_test(opening_refuses),
+	    cmocka_unit_test(two_copies_do_not_meet),
 	    cmocka_unit_test(layers_in_parallel),
 	};
 

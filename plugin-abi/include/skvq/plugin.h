@@ -17,8 +17,11 @@
  *  - Threads: [control] calls of one session must not overlap with each other nor with [data] calls
  *    on the same sequence; they may block for at most the session's timeout. [data] calls may run on
  *    any threads at once as each call says; they never block, allocate or take a contended lock.
- *    [any] calls have no restriction. No call works in a child after fork() (-SKVQ_EFORKED).
- *  - The plugin starts no threads, installs no handlers, writes to no stream.
+ *    [any] calls have no restriction. No call works in a child after fork()
+ *    (-SKVQ_EFORKED); seq_close and close free the child's copy there and touch nothing of the
+ *    parent's, and a child that exits without them does no harm either.
+ *  - The plugin starts no threads, installs no handlers, writes to no stream. It stays loaded once it
+ *    was: dlclose with sessions open leaves these working.
  *
  * Session life:  open -> model_register -> seq_open -> { append*, attend*, commit }* -> seq_close
  *                -> model_unregister -> close. close() ends whatever is still open.
