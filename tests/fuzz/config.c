@@ -83,8 +83,8 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 {
 	static const char *const texts[] = {
 	    "[socket]\npath = /run/a.sock\nsocket_mode = 0660 ; a group\ntenant = t\n",
-	    "[memory]\nram_max = 4G\nshed=0\n\n[store]\nfolder = /var/lib/a\nsegment_bytes = "
-	    "1MiB\n",
+	    ("[memory]\nram_max = 4G\nshed=0\n\n[store]\nfolder = /var/lib/a\nsegment_bytes = "
+	    "1MiB\n"),
 	    "# nothing\n[limits]\nconnections_max: 12\nframe_max = 64K\n[log]\nlevel = debug\n",
 	    "[store]\ncapacity_bytes=99999999999999999999\n",
 	    "[socket]\npath = a\n  b\n  c\n",
