@@ -11,7 +11,7 @@ import unittest
 
 BIN = sys.argv.pop(1)
 SMALL = ("--layers", "4", "--kv-heads", "1")
-KINDS = ("hello", "ping", "status", "match_small", "match", "match_512", "publish", "unpin_small",
+KINDS = ("hello", "echo", "ping", "status", "match_small", "match", "match_512", "publish", "unpin_small",
          "unpin")
 PEERS = ("private_fp16", "private_fp16_arc", "private_pages", "shared_fp16")
 

@@ -317,6 +317,17 @@ static int ping(struct client *cl)
 	return r;
 }
 
+/* The same to who does nothing else: what of it is the machine's. */
+static int echo(struct client *cl)
+{
+	double since = bench_now_us();
+
+	if (!echo_once(cl->shared->echo[cl->number]))
+		return cl->shared->stop ? 0 : -SKVQ_ESYS;
+	took(cl, KIND_ECHO, since);
+	return 0;
+}
+
 /* Pages first..first+n of a sequence out of flight f's part of staging; parent: refs[first - 1].
  * Their numbers are in number_of, behind base. */
 static int send_run(struct client *cl, struct flight *f, struct skvq_page_ref parent,
@@ -410,6 +421,8 @@ static int serve(struct client *cl, const struct request *q)
 	cl->slot->tokens_hit += (uint64_t)have * SKVQ_PAGE_TOKENS;
 	check_pages(cl, number_of, have, made_up_random(&cl->random) % COMPARE_EVERY == 0);
 	r = ping(cl);
+	if (r >= 0)
+		r = echo(cl);
 	clock_us = bench_now_us();
 	if (r >= 0)
 		r = compute(cl, number_of, have, ask, RUN_PAGES, &clock_us);

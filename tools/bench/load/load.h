@@ -5,7 +5,8 @@
  * main.c takes the options and runs the phases one after the other: idle, a long prefix matched,
  * four engines that publish, engines at the pace at which they compute, engines without a pause,
  * idle. Each phase forks its clients (client.c), which time every request into histograms in shared
- * memory (struct slot), while phase.c samples the daemon (daemon.c). peers.c gives the requests
+ * memory (struct slot), while phase.c samples the daemon (daemon.c). echo.c tells what any service
+ * would take beside them. peers.c gives the requests
  * that were made to caches of other kinds; report.c prints.
  */
 #ifndef SKVQ_BENCH_LOAD_H
@@ -46,6 +47,7 @@ double histogram_quantile(const struct histogram *h, double q); /* us; 0 if it i
 
 #define KINDS(X)                                                                                   \
 	X(HELLO, hello)                                                                            \
+	X(ECHO, echo)                                                                              \
 	X(PING, ping)                                                                              \
 	X(STATUS, status)                                                                          \
 	X(MATCH_SMALL, match_small)                                                                \
@@ -79,8 +81,20 @@ struct shared {
 	_Atomic bool stop;
 	_Atomic uint32_t ready;
 	_Atomic uint64_t start_us, end_us; /* of the phase; start 0: wait */
+	int echo[CLIENTS_MAX + 1];         /* a socket of each client, there from the fork on */
 	struct slot slots[CLIENTS_MAX + 1];
 };
+
+/* ---- echo.c ---- */
+
+#define ECHO_BYTES 64u /* about what a ping takes each way */
+
+/* A process that echoes on the other ends of n sockets, which are the caller's to close by
+ * echo_stop; its pid, or -1 after a sentence. */
+pid_t echo_start(uint32_t n, int ret_fds[CLIENTS_MAX + 1]);
+void echo_stop(pid_t pid, uint32_t n, int fds[CLIENTS_MAX + 1]);
+/* There and back. False: it is gone, or takes longer than TIMEOUT_MS. */
+bool echo_once(int fd);
 
 /* ---- client.c ---- */
 

@@ -238,7 +238,7 @@ bool phase_run(const struct load *load, pid_t daemon, client_fn fn, uint32_t n, 
 	uint32_t all = n + onlooker, running = 0;
 	struct series *series = calloc(1, sizeof(*series));
 	double until = bench_now_us() + READY_US;
-	pid_t pids[CLIENTS_MAX + 1];
+	pid_t pids[CLIENTS_MAX + 1], echo_pid;
 	struct shared *shared =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
@@ -251,7 +251,8 @@ bool phase_run(const struct load *load, pid_t daemon, client_fn fn, uint32_t n, 
 		return false;
 	}
 	(void)fflush(NULL);
-	for (; running < all; running++) {
+	echo_pid = n ? echo_start(all, shared->echo) : 0;
+	for (; echo_pid >= 0 && running < all; running++) {
 		pids[running] = spawn(load, shared, running < n ? fn : client_onlooker, running);
 		if (pids[running] < 0)
 			break;
@@ -269,9 +270,10 @@ bool phase_run(const struct load *load, pid_t daemon, client_fn fn, uint32_t n, 
 	}
 	shared->stop = true;
 	ret->failed = gather(pids, running) + (all - running);
+	echo_stop(echo_pid, all, shared->echo);
 	sum_up(shared, all, ret);
 	look_back(series, ret);
 	(void)munmap(shared, bytes);
 	free(series);
-	return running == all;
+	return echo_pid >= 0 && running == all;
 }

@@ -27,8 +27,10 @@ static double requests_per_s(const struct phase *p)
 {
 	uint64_t n = 0;
 
-	for (uint32_t k = 0; k < KIND_COUNT; k++)
-		n += histogram_count(&p->sum.kinds[k]);
+	for (uint32_t k = 0; k < KIND_COUNT; k++) {
+		if (k != KIND_ECHO)
+			n += histogram_count(&p->sum.kinds[k]);
+	}
 	return p->seconds > 0 ? (double)n / p->seconds : 0;
 }
 
