@@ -250,6 +250,11 @@ void disks_close(struct disk *disks, uint32_t n, const bool *hurry)
 	}
 	while (any && !all_flushed(flushes, n) && !*hurry && clock_ms() < until)
 		step(disks, n);
+	/* What a store answers while it closes may make the cache look at any of them. */
+	for (uint32_t i = 0; i < n; i++) {
+		if (disks[i].store)
+			disks[i].cache->tenants[i]->tier = NULL;
+	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct disk *disk = &disks[i];
 		const struct flush *f = &flushes[i];

@@ -330,6 +330,19 @@ static int check_staging(const struct publish *p, uint64_t bytes, struct why *wh
 	return 0;
 }
 
+/* Whether the tenant may hold a page that is here and that nobody holds yet. */
+static int check_hold(const struct cache *cache, const struct page *page, struct why *why)
+{
+	const struct tenant *tenant = ns_of(page)->tenant;
+
+	if (page->held || page->bytes <= cache_may_hold(cache, tenant))
+		return 0;
+	return why_fail(why, SKVQ_ETRAM,
+			"an equal page of %llu bytes is here, but cannot be held beside %llu that this "
+			"tenant holds: the rest is held by others or guaranteed to them",
+			(unsigned long long)page->bytes, (unsigned long long)tenant->held);
+}
+
 int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 {
 	struct ns *ns = p->ns;
@@ -369,12 +382,13 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 	if (page) {
 		assert(page_readable(page));
 		ns->used = ++cache->stamp;
-		if (page->shed) {
+		err = check_hold(cache, page, why);
+		if (!err && page->shed)
 			err = begin_refine(cache, p, page, why);
-			if (err < 0)
-				pins_unreserve(p->pins, 1);
+		if (err < 0)
+			pins_unreserve(p->pins, 1);
+		if (err < 0 || page->shed)
 			return err;
-		}
 		cache_pin(cache, p->pins, page);
 		p->page = page;
 		p->existed = true;

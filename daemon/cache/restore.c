@@ -97,7 +97,8 @@ static void failed(struct restore *r, int err)
 	log_event(LOG_WARNING, "restore_corrupt", LOG_U64("ns", r->ns->id),
 		  LOG_U64("position", r->page->position), LOG_STR("detail", r->task.why.text));
 	restore_key(r->ns, r->page->digest, &key);
-	r->ns->tenant->tier->ops->drop(r->ns->tenant->tier, &key);
+	if (r->ns->tenant->tier) /* NULL: it is being closed */
+		r->ns->tenant->tier->ops->drop(r->ns->tenant->tier, &key);
 }
 
 /* The page is good or not, and its parent has been judged. */
