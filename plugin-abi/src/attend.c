@@ -478,6 +478,14 @@ static int check_attn(const skvq_seq *q, const skvq_attn *a)
 	if (a->position > have || a->n_rows > have - a->position)
 		return set_error(s, SKVQ_ERANGE, "attend layer %u: rows %u..%u, %u tokens appended",
 		                 a->layer, a->position, a->position + a->n_rows, have);
+	if (seq_drops(q) && (!a->sliding_limit || a->sliding_limit > m->sight))
+		return set_error(s, SKVQ_EINVAL,
+		                 "attend layer %u: sliding_limit %u, the largest layer_window is %u",
+		                 a->layer, a->sliding_limit, m->sight);
+	if (a->n_rows && q->n_dropped &&
+	    (uint64_t)a->position + 1 < (uint64_t)dropped_tokens(q) + a->sliding_limit)
+		return set_error(s, SKVQ_ERANGE, "attend layer %u: token %u sees some before %u, dropped",
+		                 a->layer, a->position, dropped_tokens(q));
 	return 0;
 }
 
@@ -505,7 +513,8 @@ static bool joins(const struct group *g, const skvq_seq *q, const skvq_attn *a)
 	for (uint32_t i = 0; i < g->n; i++)
 		if (g->seqs[i] == q)
 			return false;
-	return common_pages(g->seqs[0], q, 1) > 0;
+	uint32_t here = q->n_dropped > g->seqs[0]->n_dropped ? q->n_dropped : g->seqs[0]->n_dropped;
+	return common_pages(g->seqs[0], q, here + 1) > here;
 }
 
 /* Takes the next sequences that belong together. Returns how many, or what is wrong with one. */

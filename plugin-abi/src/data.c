@@ -183,6 +183,10 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 	if (d.position > have || d.n_tokens > have - d.position)
 		return set_error(s, SKVQ_ERANGE, "export of tokens %u..%u, layer %u has %u", d.position,
 		                 d.position + d.n_tokens, d.layer, have);
+	uint32_t coded = d.position > m->sinks ? d.position : m->sinks;
+	if (coded < dropped_tokens(q) && coded < d.position + d.n_tokens)
+		return set_error(s, SKVQ_ERANGE, "export of tokens %u..%u, those before %u were dropped",
+		                 d.position, d.position + d.n_tokens, dropped_tokens(q));
 
 	for (uint32_t h = 0; h < m->n_kv_heads; h++) {
 		if (d.k)

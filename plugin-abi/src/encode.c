@@ -141,6 +141,8 @@ static void shed_own(struct skvq_seq *q)
 		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
 			if (q->pages[q->n_shed].staging->users[q->n_shed] > 1)
 				break; /* a fork may read it yet */
+			if (q->pages[q->n_shed].staging->spoiled)
+				continue; /* a daemon that was lost may read it yet */
 			q->pages[q->n_shed].base_only = true;
 			(void)fallocate(q->pages[q->n_shed].staging->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
@@ -179,7 +181,8 @@ void shed_refinements(struct skvq_seq *q)
 
 	if (!m->layout.refine_bytes)
 		return;
-	if (m->session->daemon == DAEMON_NONE || q->flags & SKVQ_SEQ_NO_PUBLISH)
+	q->n_shed = q->n_shed > q->n_dropped ? q->n_shed : q->n_dropped;
+	if (m->session->daemon == DAEMON_NONE || !seq_publishes(q))
 		shed_own(q);
 	else if (m->session->daemon == DAEMON_ATTACHED && m->epoch == m->session->epoch)
 		shed_shared(q);

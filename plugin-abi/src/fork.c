@@ -86,7 +86,7 @@ static int copy_open(const struct skvq_seq *from, struct skvq_seq *to)
 
 static int share_pages(const struct skvq_seq *from, struct skvq_seq *to)
 {
-	for (uint32_t i = 0; i < from->n_encoded / SKVQ_PAGE_TOKENS; i++) {
+	for (uint32_t i = from->n_dropped; i < from->n_encoded / SKVQ_PAGE_TOKENS; i++) {
 		struct seq_page p = from->pages[i];
 
 		if (p.state == PAGE_SHARED) {
@@ -126,6 +126,8 @@ int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
 	to->n_matched = q->n_matched;
 	to->n_encoded = q->n_encoded;
 	to->n_shed = q->n_shed;
+	to->n_dropped = q->n_dropped;
+	to->severed = q->severed;
 	to->publish_epoch = q->publish_epoch;
 	to->n_published = q->n_published;
 	memcpy(to->tokens, q->tokens, q->n_tokens * sizeof *q->tokens);
@@ -136,7 +138,7 @@ int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
 		return r;
 	}
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
-	    !(q->flags & SKVQ_SEQ_NO_PUBLISH))
+	    seq_publishes(to))
 		(void)publish_prepare(to->staging, s->timeout_ms); /* refused: tried again later */
 	seq_join(to);
 	*ret = to;

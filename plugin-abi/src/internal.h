@@ -125,6 +125,7 @@ struct skvq_model {
 	uint8_t digests[3][32]; /* weights, tokenizer, LoRA */
 	uint8_t *bit_table;
 	uint32_t *layer_window;
+	uint32_t sight; /* the largest window of all layers; 0: a layer sees everything */
 	char *texts; /* engine_numerics, model_name, rope_scaling and profile, one allocation */
 	/* Attachment of this epoch. */
 	uint32_t epoch; /* 0: none */
@@ -200,8 +201,10 @@ struct skvq_seq {
 
 	bool lost; /* (data) a page was taken away under it: it must be computed again */
 
-	struct seq_page *pages; /* (data) [pages_max] */
+	struct seq_page *pages; /* (data) [pages_max]; the first n_dropped are not there */
 	uint32_t pages_max;
+	uint32_t n_dropped; /* (data) no layer sees them; see unseen.c */
+	bool severed;       /* what is left can't be published */
 	struct staging *staging; /* where new pages open */
 
 	/* Publishing: pages [0, n_published) are shared in epoch publish_epoch. */
@@ -218,6 +221,14 @@ struct skvq_seq {
 		struct skvq_page_ref refs[SKVQ_CLIENT_RUN_MAX];
 	} *mail;
 };
+
+#define SEQ_FLAGS (SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE | SKVQ_SEQ_DROP_UNSEEN)
+
+/* The first token whose page is there. */
+static inline uint32_t dropped_tokens(const struct skvq_seq *q)
+{
+	return q->n_dropped * SKVQ_PAGE_TOKENS;
+}
 
 static inline const struct skvq_layout *layout_of(const struct skvq_model *m, bool safe)
 {
@@ -315,8 +326,21 @@ void pages_unpin(struct skvq_model *m, const struct skvq_page_ref *refs, uint32_
 /* Whether the daemon of today holds page i for this sequence. */
 bool page_is_pinned(const struct skvq_seq *q, uint32_t i);
 
+/* unseen.c */
+/* Whether pages that no layer sees are let go of. */
+bool seq_drops(const struct skvq_seq *q);
+/* Whether its pages are to be the daemon's, and still can be. */
+bool seq_publishes(const struct skvq_seq *q);
+/* Whether a token at this position sees no dropped page. */
+bool pages_suffice(const struct skvq_seq *q, uint32_t position);
+/* Its pages are its own from now on. */
+void seq_sever(struct skvq_seq *q);
+/* Lets go of the pages that nobody needs any more. */
+void drop_unseen(struct skvq_seq *q);
+
 /* truncate.c */
-/* Goes back to n tokens, at most n_tokens of them. -SKVQ_ENOMEM, -SKVQ_ESYS: nothing has changed. */
+/* Goes back to n tokens, at most n_tokens of them. -SKVQ_ERANGE: a dropped page would be seen.
+ * Then, and after -SKVQ_ENOMEM, -SKVQ_ESYS, nothing has changed. */
 int seq_cut(struct skvq_seq *q, uint32_t n);
 /* A local page that others have too, or that the daemon may be reading, becomes this sequence's own. */
 int page_copy(struct skvq_seq *q, uint32_t i);

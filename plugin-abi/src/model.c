@@ -191,6 +191,19 @@ static int use_calibration(struct skvq_model *m, const struct skvq_calibration *
 	return 0;
 }
 
+/* 0 if a layer has none. */
+static uint32_t largest_window(const uint32_t *window, uint32_t n_layer)
+{
+	uint32_t largest = 0;
+
+	for (uint32_t i = 0; i < n_layer; i++) {
+		if (!window[i])
+			return 0;
+		largest = window[i] > largest ? window[i] : largest;
+	}
+	return largest;
+}
+
 static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skvq_profile *p)
 {
 	struct skvq_session *s = m->session;
@@ -243,6 +256,7 @@ static int fill(struct skvq_model *m, const skvq_model_desc *d, const struct skv
 		if (!m->layer_window)
 			return set_error(s, SKVQ_ENOMEM, "no memory for the layer windows");
 		memcpy(m->layer_window, d->layer_window, d->n_layer * sizeof *m->layer_window);
+		m->sight = largest_window(m->layer_window, d->n_layer);
 	}
 	memcpy(m->digests[0], d->weights_digest, 32);
 	memcpy(m->digests[1], d->tokenizer_digest, 32);

@@ -94,13 +94,17 @@ void publish_begin(struct skvq_seq *q)
 	struct skvq_session *s = m->session;
 	uint32_t n_full = q->n_encoded / SKVQ_PAGE_TOKENS;
 
-	if (s->daemon != DAEMON_ATTACHED || m->epoch != s->epoch || (q->flags & SKVQ_SEQ_NO_PUBLISH) ||
+	if (s->daemon != DAEMON_ATTACHED || m->epoch != s->epoch || !seq_publishes(q) ||
 	    q->publish_id || (q->publish_after_ms && now_ms() < q->publish_after_ms))
 		return;
 	if (q->publish_epoch != s->epoch) {
 		/* Pages that are shared in this epoch already (matched ones) stay as they are. */
 		q->publish_epoch = s->epoch;
 		q->n_published = q->n_shed = 0;
+	}
+	if (q->n_dropped && q->n_published <= q->n_dropped) { /* the parent is not there */
+		seq_sever(q);
+		return;
 	}
 	while (q->n_published < n_full && q->pages[q->n_published].state == PAGE_SHARED &&
 	       q->pages[q->n_published].epoch == s->epoch)

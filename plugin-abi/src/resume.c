@@ -31,15 +31,17 @@ static int corrupt(const struct skvq_model *m, const char *what)
 	return set_error(m->session, SKVQ_ECORRUPT, "snapshot: %s", what);
 }
 
+/* That are in it. */
 static uint32_t n_pages(const struct snapshot_header *h)
 {
-	return (h->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS;
+	return (h->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS - h->n_dropped;
 }
 
 static int check_counts(const struct skvq_model *m, const struct snapshot_header *h)
 {
 	if (h->flags != SNAPSHOT_WHOLE ||
-	    h->seq_flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE))
+	    h->seq_flags & ~SEQ_FLAGS ||
+	    (h->version == SNAPSHOT_VERSION_DROPS) != !!(h->seq_flags & SKVQ_SEQ_DROP_UNSEEN))
 		return corrupt(m, "unknown flags");
 	for (size_t i = 0; i < sizeof h->reserved; i++)
 		if (h->reserved[i])
@@ -50,6 +52,11 @@ static int check_counts(const struct skvq_model *m, const struct snapshot_header
 	if (h->n_tokens > h->max_tokens || h->n_encoded > h->n_tokens ||
 	    h->n_matched > h->max_tokens || h->n_encoded % SKVQ_TILE_TOKENS)
 		return corrupt(m, "numbers of tokens");
+	if (h->n_dropped && (h->version != SNAPSHOT_VERSION_DROPS || !m->sight ||
+			     h->n_dropped > h->n_encoded / SKVQ_PAGE_TOKENS ||
+			     (uint64_t)h->n_dropped * SKVQ_PAGE_TOKENS + m->sight >
+				     (uint64_t)h->n_tokens + 1))
+		return corrupt(m, "pages that were dropped");
 	if (h->rows_from > h->n_encoded || h->rows_true < h->rows_from ||
 	    h->rows_true > h->n_tokens ||
 	    h->n_tokens - h->rows_from > ring_tokens_of(m, h->max_append))
@@ -75,7 +82,7 @@ static int read_header(const struct skvq_model *m, struct cursor *c, struct snap
 	memcpy(&h, at, sizeof h);
 	if (h.magic != SNAPSHOT_MAGIC)
 		return corrupt(m, "not a snapshot");
-	if (h.version != SNAPSHOT_VERSION)
+	if (h.version != SNAPSHOT_VERSION && h.version != SNAPSHOT_VERSION_DROPS)
 		return set_error(m->session, SKVQ_EVERSION, "a snapshot of version %u", h.version);
 	uint32_t crc = h.crc_header;
 	h.crc_header = 0;
@@ -220,7 +227,8 @@ static bool adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref, bool
 	return true;
 }
 
-/* What the daemon has of it takes the place of what was read. */
+/* What the daemon has of it takes the place of what was read. If that begins with the first page that
+ * is here, the rest can be published behind it. */
 static void match_again(struct skvq_seq *q)
 {
 	struct skvq_model *m = q->model;
@@ -238,19 +246,28 @@ static void match_again(struct skvq_seq *q)
 		if (skvq_client_broken(s->client))
 			session_lost(s);
 	}
-	while ((int)i < got && adopt(q, i, refs[i], base_only[i]))
+	while ((int)i < got && (i < q->n_dropped || adopt(q, i, refs[i], base_only[i])))
 		i++;
 	if ((int)i < got)
 		pages_unpin(m, refs + i, (uint32_t)got - i);
+	uint32_t unread = i < q->n_dropped ? i : q->n_dropped;
+	if (unread)
+		pages_unpin(m, refs, unread);
+	if (i > q->n_dropped) {
+		q->publish_epoch = s->epoch;
+		q->n_published = i;
+		q->severed = false;
+	}
 	free(refs);
 }
 
 static int read_pages(struct skvq_seq *q, const uint8_t *table, uint32_t n, struct cursor *c)
 {
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t k = 0; k < n; k++) {
 		struct snapshot_page e;
+		uint32_t i = q->n_dropped + k;
 
-		memcpy(&e, table + i * sizeof e, sizeof e);
+		memcpy(&e, table + k * sizeof e, sizeof e);
 		int r = check_entry(q->model, i, &e);
 		if (r < 0)
 			return r;
@@ -301,6 +318,8 @@ static int read_seq(struct skvq_seq *q, const struct snapshot_header *h, const u
 	q->n_tokens = h->n_tokens;
 	q->n_encoded = h->n_encoded;
 	q->n_matched = h->n_matched;
+	q->n_dropped = h->n_dropped;
+	q->severed = h->n_dropped > 0;
 	q->ring_released = h->rows_from;
 	q->ring_true = h->rows_true;
 	memcpy(q->tokens, tokens, h->n_tokens * sizeof *q->tokens);
@@ -347,7 +366,7 @@ int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(q->flags & SKVQ_SEQ_NO_MATCH))
 		match_again(q);
 	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
-	    !(q->flags & SKVQ_SEQ_NO_PUBLISH))
+	    seq_publishes(q))
 		(void)publish_prepare(q->staging, s->timeout_ms); /* refused: tried again later */
 	seq_join(q);
 	*ret = q;

@@ -186,7 +186,10 @@ static int match(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens,
 	memcpy(q->tokens, tokens, q->n_matched * sizeof *tokens);
 	for (uint32_t i = 0; i < m->n_layer; i++)
 		q->appended[i] = q->n_matched;
+	q->publish_epoch = s->epoch;
+	q->n_published = n;
 	shed_refinements(q);
+	drop_unseen(q);
 	return 0;
 }
 
@@ -226,7 +229,7 @@ int32_t api_seq_open(skvq_model *m, const skvq_seq_desc *desc, skvq_seq **ret)
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	int r = copy_in(&d, sizeof d, desc);
-	if (r < 0 || !ret || d.reserved || d.reserved1 || (d.flags & ~(SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE)))
+	if (r < 0 || !ret || d.reserved || d.reserved1 || (d.flags & ~SEQ_FLAGS))
 		return set_error(s, SKVQ_EINVAL, "seq_desc: struct_size, flags or a reserved field");
 	if (!d.max_tokens || d.max_tokens > MAX_TOKENS_LIMIT)
 		return set_error(s, SKVQ_EINVAL, "max_tokens %u is not in 1..%u", d.max_tokens,
@@ -265,6 +268,7 @@ static void seq_pump(struct skvq_seq *q, uint32_t wait_ms)
 	if (q->model->session->lost)
 		seq_rescue(q);
 	publish_begin(q);
+	drop_unseen(q);
 }
 
 int32_t api_seq_poll(skvq_seq *q)
@@ -399,9 +403,10 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 	    .daemon = (uint32_t)s->daemon,
 	    .bytes_window = window_bytes(q),
 	    .bytes_fp16 = (uint64_t)q->n_tokens * m->token_bytes_fp16,
+	    .pages_dropped = q->n_dropped,
 	    .boot_id = s->client ? skvq_client_hello(s->client)->boot_id : 0,
 	};
-	for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++) {
+	for (uint32_t i = q->n_dropped; i < q->pages_max && q->pages[i].data; i++) {
 		size_t bytes = skvq_layout_page_bytes(page_layout(q, i), i * SKVQ_PAGE_TOKENS);
 
 		out.pages_safe += q->pages[i].safe;
@@ -414,7 +419,7 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 		}
 	}
 	if (m->layout.refine_bytes) {
-		uint32_t old = 0;
+		uint32_t old = q->n_dropped;
 
 		while (page_is_old(q, old, q->n_tokens))
 			old++;
@@ -422,7 +427,7 @@ int32_t api_seq_info(skvq_seq *q, skvq_seq_info *info)
 		for (uint32_t i = old; i * SKVQ_PAGE_TOKENS < q->n_encoded; i++)
 			out.n_refined -= q->pages[i].base_only ? SKVQ_PAGE_TOKENS : 0;
 	}
-	out.n_base = q->n_encoded - out.n_refined;
+	out.n_base = q->n_encoded - dropped_tokens(q) - out.n_refined;
 	out.page_code_bytes = code_bytes(&m->layout);
 	if (out.pages_safe) {
 		uint64_t pages = out.pages_shared + out.pages_local;

@@ -190,7 +190,7 @@ static bool epoch_in_use(const struct skvq_session *s, uint32_t epoch)
 {
 	for (const struct skvq_model *m = s->models; m; m = m->next)
 		for (const struct skvq_seq *q = m->seqs; q; q = q->next)
-			for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++)
+			for (uint32_t i = q->n_dropped; i < q->pages_max && q->pages[i].data; i++)
 				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == epoch)
 					return true;
 	return false;
@@ -206,7 +206,7 @@ void seq_rescue(struct skvq_seq *q)
 		if (!l->gone && skvq_client_daemon_gone(l->client))
 			l->gone = true;
 		if (!l->gone && now_ms() - l->since_ms >= RESCUE_AFTER_MS)
-			for (uint32_t i = 0; i < q->pages_max && q->pages[i].data; i++)
+			for (uint32_t i = q->n_dropped; i < q->pages_max && q->pages[i].data; i++)
 				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == l->epoch)
 					(void)page_repatriate(q, i); /* no memory: next time */
 		if (l->gone || !epoch_in_use(s, l->epoch)) {

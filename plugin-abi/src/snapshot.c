@@ -119,7 +119,7 @@ static struct snapshot_header header_of(const struct skvq_seq *q)
 	const struct skvq_model *m = q->model;
 	struct snapshot_header h = {
 	    .magic = SNAPSHOT_MAGIC,
-	    .version = SNAPSHOT_VERSION,
+	    .version = q->flags & SKVQ_SEQ_DROP_UNSEEN ? SNAPSHOT_VERSION_DROPS : SNAPSHOT_VERSION,
 	    .header_bytes = sizeof h,
 	    .flags = SNAPSHOT_WHOLE,
 	    .seq_flags = q->flags,
@@ -129,13 +129,14 @@ static struct snapshot_header header_of(const struct skvq_seq *q)
 	    .n_encoded = q->n_encoded,
 	    .n_matched = q->n_matched,
 	    .rows_true = rows_kept(q),
+	    .n_dropped = q->n_dropped,
 	    .identity_bytes = (uint32_t)snapshot_identity(m, NULL),
 	};
 
 	h.rows_from = h.rows_true < q->n_encoded ? h.rows_true : q->n_encoded;
 	h.total_bytes = sizeof h + h.identity_bytes + q->n_tokens * sizeof(int32_t) +
 			q->sinks_bytes + (uint64_t)(h.n_tokens - h.rows_from) * m->token_bytes_fp16;
-	for (uint32_t i = 0; i < n_pages(q); i++)
+	for (uint32_t i = q->n_dropped; i < n_pages(q); i++)
 		h.total_bytes += sizeof(struct snapshot_page) + entry_of(q, i).bytes;
 	if (q->cut.page) {
 		h.cut_end = q->cut.end;
@@ -153,7 +154,7 @@ static void write_body(const struct skvq_seq *q, const struct snapshot_header *h
 
 	at += snapshot_identity(m, at);
 	put(&at, q->tokens, q->n_tokens * sizeof *q->tokens);
-	for (uint32_t i = 0; i < n_pages(q); i++) {
+	for (uint32_t i = q->n_dropped; i < n_pages(q); i++) {
 		struct snapshot_page e = entry_of(q, i);
 
 		put(&at, &e, sizeof e);
@@ -161,7 +162,7 @@ static void write_body(const struct skvq_seq *q, const struct snapshot_header *h
 	if (q->sinks)
 		put(&at, q->sinks, q->sinks_bytes);
 	put_rows(q, h->rows_from, &at);
-	for (uint32_t i = 0; i < n_pages(q); i++)
+	for (uint32_t i = q->n_dropped; i < n_pages(q); i++)
 		put_page(q, i, &at);
 	if (q->cut.page)
 		put(&at, q->cut.page,

@@ -13,6 +13,7 @@
 
 #define SNAPSHOT_MAGIC   UINT64_C(0x50414e5351564b53) /* "SKVQSNAP" */
 #define SNAPSHOT_VERSION 1u
+#define SNAPSHOT_VERSION_DROPS 2u /* of a sequence with SKVQ_SEQ_DROP_UNSEEN */
 
 #define SNAPSHOT_WHOLE UINT32_C(1) /* every page's bytes are in it: always, so far */
 
@@ -32,7 +33,8 @@ struct snapshot_header {
 	uint32_t identity_bytes;
 	uint32_t crc_body;   /* of all behind the header */
 	uint32_t crc_header; /* with itself as zero */
-	uint8_t reserved[48];
+	uint32_t n_dropped;  /* version 2: first pages, which are not here nor in the table */
+	uint8_t reserved[44];
 };
 _Static_assert(sizeof(struct snapshot_header) == 128, "snapshot header is 128 bytes");
 _Static_assert(offsetof(struct snapshot_header, crc_header) == 76, "snapshot header layout");

@@ -286,6 +286,8 @@ static uint32_t coded_end(const struct skvq_seq *q, uint32_t n)
 	uint32_t e = n > window ? (n - window) / SKVQ_TILE_TOKENS * SKVQ_TILE_TOKENS : 0;
 
 	rows = (rows + SKVQ_TILE_TOKENS - 1) / SKVQ_TILE_TOKENS * SKVQ_TILE_TOKENS;
+	if (n && rows < dropped_tokens(q)) /* there is no page to take tiles out of */
+		rows = dropped_tokens(q);
 	e = e > rows ? e : rows;
 	e = e < q->n_encoded ? e : q->n_encoded;
 	return e <= n ? e : n / SKVQ_TILE_TOKENS * SKVQ_TILE_TOKENS;
@@ -299,6 +301,10 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 	if (q->lost)
 		return set_error(q->model->session, SKVQ_ECORRUPT,
 				 "the daemon took pages away: compute again");
+	if (n && !pages_suffice(q, n))
+		return set_error(q->model->session, SKVQ_ERANGE,
+				 "truncate to %u tokens: the next one sees some before %u, dropped", n,
+				 dropped_tokens(q));
 	if (e < q->n_encoded) {
 		int r = uncode_prepare(q, e, rows < n ? rows : n, &cut);
 
@@ -313,6 +319,10 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 		q->cut.end = n;
 		if (n == e)
 			cut_end(q);
+	}
+	if (n == 0) { /* nothing is missed */
+		q->n_dropped = 0;
+		q->severed = false;
 	}
 	q->n_tokens = n;
 	q->ring_released = q->ring_released < e ? q->ring_released : e;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -796,6 +797,492 @@ static void a_snapshot_in_the_middle_of_a_step_is_refused(void **state)
 	run_close(&r);
 }
 
+/* ---- sliding windows ---- */
+
+static const uint32_t sliding[LAYERS] = {100, 60, 140};
+
+enum { SIGHT = 140, UNSEEN_AFTER = SIGHT - 1 + 16, SEEN_PAGES = UNSEEN_AFTER / 80 + 2 };
+
+static int setup_sliding(void **state)
+{
+	(void)state;
+	layer_window = sliding;
+	return 0;
+}
+
+static int teardown_sliding(void **state)
+{
+	layer_window = NULL;
+	seq_flags = 0;
+	return teardown_profile(state);
+}
+
+static int setup_sliding_daemon(void **state)
+{
+	setup_sliding(state);
+	return setup(state);
+}
+
+static int teardown_sliding_daemon(void **state)
+{
+	teardown_sliding(state);
+	return teardown(state);
+}
+
+/* One that drops what it cannot see, and one that keeps everything. */
+static void open_sliding(struct run *drops, const char *socket, struct run *keeps)
+{
+	seq_flags = SKVQ_SEQ_DROP_UNSEEN;
+	run_open(drops, socket, TOKENS, 0, 0, "n1");
+	seq_flags = 0;
+	run_open(keeps, NULL, TOKENS, 0, 0, "n1");
+}
+
+static int32_t export_at(struct run *r, uint32_t position, uint32_t n, void *k, void *v)
+{
+	skvq_export e = {.struct_size = sizeof e,
+			 .layer = 1,
+			 .position = position,
+			 .n_tokens = n,
+			 .type = SKVQ_F32,
+			 .k = k,
+			 .v = v,
+			 .k_token_stride = KV_HEADS * DIM * sizeof(float),
+			 .k_head_stride = DIM * sizeof(float),
+			 .v_token_stride = KV_HEADS * DIM * sizeof(float),
+			 .v_head_stride = DIM * sizeof(float)};
+
+	return api->export_kv(r->seq, &e);
+}
+
+/* What is left holds the same bits, and so do the sinks. */
+static void same_rest(struct run *drops, struct run *keeps)
+{
+	static float k[2][TOKENS][KV_HEADS][DIM], v[2][TOKENS][KV_HEADS][DIM];
+	uint32_t from = info_of(drops).pages_dropped * 80, n = drops->at - from;
+
+	assert_int_equal(drops->at, keeps->at);
+	assert_int_equal(export_at(drops, from, n, k[0], v[0]), 0);
+	assert_int_equal(export_at(keeps, from, n, k[1], v[1]), 0);
+	assert_memory_equal(k[0], k[1], n * sizeof k[0][0]);
+	assert_memory_equal(v[0], v[1], n * sizeof v[0][0]);
+	assert_int_equal(export_at(drops, 0, 5, k[0], v[0]), 0);
+	assert_int_equal(export_at(keeps, 0, 5, k[1], v[1]), 0);
+	assert_memory_equal(k[0], k[1], 5 * sizeof k[0][0]);
+	if (from) {
+		assert_int_equal(export_at(drops, 0, 6, k[0], v[0]), -SKVQ_ERANGE);
+		assert_int_equal(export_at(drops, from - 1, 2, k[0], v[0]), -SKVQ_ERANGE);
+		assert_int_equal(export_at(drops, from - 1, 0, k[0], v[0]), 0);
+	}
+}
+
+/* Memory of all stagings of this process, as the system counts it. */
+static uint64_t staging_bytes(void)
+{
+	uint64_t bytes = 0;
+
+	for (int fd = 3; fd < 256; fd++) {
+		char path[32], name[64] = "";
+		struct stat st;
+
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
+		    fstat(fd, &st) == 0)
+			bytes += (uint64_t)st.st_blocks * 512;
+	}
+	return bytes;
+}
+
+static void unseen_pages_leave_no_trace(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	for (int p = 0; p < N_PROFILES; p++) {
+		profile = profiles[p];
+		open_sliding(&a, NULL, &b);
+		for (uint32_t i = 0; a.at < 1150; i++) {
+			uint32_t n = i < 3 ? 100 : i % (p ? 2 : 50) ? 1 : 37; /* one long decode */
+
+			assert_true(run_step(&a, n) == run_step(&b, n));
+			skvq_seq_info x = info_of(&a), y = info_of(&b);
+			assert_true(a.at < UNSEEN_AFTER + 80 || x.pages_dropped > 0);
+			assert_int_equal(x.pages_dropped + x.pages_local, y.pages_local);
+			assert_true(x.pages_local <= SEEN_PAGES);
+			assert_int_equal(x.n_paged, y.n_paged);
+			assert_int_equal(y.pages_dropped, 0);
+		}
+		assert_int_equal(info_of(&a).pages_dropped, (a.at - UNSEEN_AFTER) / 80);
+		same_rest(&a, &b);
+		uint64_t both = staging_bytes(), most = info_of(&a).bytes_local;
+		run_close(&b);
+		assert_true(staging_bytes() <= most + 4096 && staging_bytes() < both / 3);
+		run_close(&a);
+	}
+}
+
+/* One layer that sees everything keeps everything for all. */
+static void one_layer_sees_it_all(void **state)
+{
+	(void)state;
+	static const uint32_t mixed[LAYERS] = {100, 0, 60};
+	static struct run a, b;
+	struct skvq_seq *q;
+
+	layer_window = mixed;
+	open_sliding(&a, NULL, &b);
+	run_to(&a, 900);
+	run_to(&b, 900);
+	assert_int_equal(info_of(&a).pages_dropped, 0);
+	same_tokens(&a, &b, 900);
+	run_truncate(&a, 100);
+	skvq_seq_desc d = {
+	    .struct_size = sizeof d, .flags = 16, .max_tokens = TOKENS, .max_append = CHUNK};
+	assert_int_equal(api->seq_open(a.model, &d, &q), -SKVQ_EINVAL);
+	run_close(&a);
+	run_close(&b);
+}
+
+static int32_t attend_at(struct run *r, uint32_t position, uint32_t limit)
+{
+	static float q[Q_HEADS][DIM], out[Q_HEADS][DIM];
+	skvq_attn a = {.struct_size = sizeof a,
+		       .position = position,
+		       .n_rows = 1,
+		       .sliding_limit = limit,
+		       .nth = 1,
+		       .scale = 1,
+		       .q = q,
+		       .q_row_stride = sizeof q,
+		       .q_head_stride = sizeof q[0],
+		       .out = &out[0][0],
+		       .out_row_stride = sizeof out,
+		       .out_head_stride = sizeof out[0]};
+
+	return api->attend(&r->seq, &a, 1);
+}
+
+static void what_was_dropped_is_not_read(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	open_sliding(&a, NULL, &b);
+	run_to(&a, 900);
+	run_to(&b, 900);
+	uint32_t dropped = info_of(&a).pages_dropped * 80;
+	assert_int_equal(dropped, 720);
+	assert_int_equal(attend_at(&a, 899, 0), -SKVQ_EINVAL);
+	assert_int_equal(attend_at(&a, 899, SIGHT + 1), -SKVQ_EINVAL);
+	assert_int_equal(attend_at(&a, 899, SIGHT), 0);
+	assert_int_equal(attend_at(&a, dropped + SIGHT - 1, SIGHT), 0);
+	assert_int_equal(attend_at(&a, dropped + SIGHT - 2, SIGHT), -SKVQ_ERANGE);
+	assert_int_equal(attend_at(&a, dropped + SIGHT - 2, SIGHT - 1), 0);
+	assert_int_equal(attend_at(&a, 10, 100), -SKVQ_ERANGE);
+	/* Refused cuts change nothing; the farthest that is not goes on as the other does. */
+	skvq_seq_info before = info_of(&a);
+	for (uint32_t n = 1; n < dropped + SIGHT - 1; n += 57)
+		assert_int_equal(api->seq_truncate(a.seq, n), -SKVQ_ERANGE);
+	assert_int_equal(api->seq_truncate(a.seq, dropped + SIGHT - 2), -SKVQ_ERANGE);
+	skvq_seq_info after = info_of(&a);
+	assert_memory_equal(&before, &after, sizeof before);
+	assert_true(run_step(&a, 1) == run_step(&b, 1));
+	run_truncate(&a, dropped + SIGHT - 1);
+	run_truncate(&b, dropped + SIGHT - 1);
+	same_from_here(&a, &b, 1000);
+	/* From nothing nothing is missed. */
+	run_truncate(&a, 0);
+	run_truncate(&b, 0);
+	assert_int_equal(info_of(&a).pages_dropped, 0);
+	same_from_here(&a, &b, 700);
+	same_rest(&a, &b);
+	run_close(&a);
+	run_close(&b);
+}
+
+/* Two branches in one call, and each alone. */
+static void same_together(struct run *x, struct run *y)
+{
+	static float q[2][Q_HEADS][DIM], out[2][Q_HEADS][DIM], alone[2][Q_HEADS][DIM];
+	skvq_seq *seqs[2] = {x->seq, y->seq};
+	skvq_attn a[2];
+
+	fill(&q[0][0][0], 2 * Q_HEADS * DIM, x->at);
+	for (int i = 0; i < 2; i++)
+		a[i] = (skvq_attn){.struct_size = sizeof a[i],
+				   .layer = 2,
+				   .position = x->at - 1,
+				   .n_rows = 1,
+				   .sliding_limit = layer_window[2],
+				   .nth = 1,
+				   .scale = 0.125f,
+				   .q = q[i],
+				   .q_row_stride = sizeof q[i],
+				   .q_head_stride = sizeof q[i][0],
+				   .out = &alone[i][0][0],
+				   .out_row_stride = sizeof out[i],
+				   .out_head_stride = sizeof out[i][0]};
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(api->attend(&seqs[i], &a[i], 1), 0);
+		a[i].out = &out[i][0][0];
+	}
+	assert_int_equal(api->attend(seqs, a, 2), 0);
+	assert_memory_equal(out, alone, sizeof out);
+}
+
+/* Cuts, forks and steps in any order, with and without a daemon: what is not refused is as if nothing
+ * had been dropped. */
+static void any_way_is_as_if_all_were_kept(void **state)
+{
+	(void)state;
+	static const uint32_t windows[][LAYERS] = {{100, 60, 140}, {1, 1, 1}, {16, 9, 64}, {300, 2, 80}};
+	static struct run a, b, other;
+	uint32_t seed = 3, cuts = 0, refused = 0;
+
+	for (int p = 0; p < 2 * N_PROFILES; p++) {
+		bool attached = p >= N_PROFILES;
+		uint32_t sight = 0;
+
+		layer_window = windows[p % 4];
+		for (int i = 0; i < LAYERS; i++)
+			sight = layer_window[i] > sight ? layer_window[i] : sight;
+		profile = profiles[p % N_PROFILES];
+		open_sliding(&a, attached ? daemon_.socket : NULL, &b);
+		for (int i = 0; i < 60; i++) {
+			seed = mix(seed + 99);
+			uint32_t dropped = info_of(&a).pages_dropped * 80,
+				 most = i % 10 == 9 ? 500 : 40, n = 1 + (seed >> 8) % 90;
+			uint32_t to = a.at - (seed % most < a.at ? seed % most : a.at);
+
+			bool gone = to && dropped && to + 1 < dropped + sight;
+
+			if (i % 3 == 0 && gone) {
+				assert_int_equal(api->seq_truncate(a.seq, to), -SKVQ_ERANGE);
+				refused++;
+			} else if (i % 3 == 0) {
+				cuts++;
+				run_truncate(&a, to);
+				run_truncate(&b, to);
+				run_turn(&a, to, seed % 5);
+				run_turn(&b, to, seed % 5);
+			} else if (i % 7 == 6) { /* the older branch ends */
+				run_fork(&a, &other);
+				same_together(&a, &other);
+				api->seq_close(a.seq);
+				a = other;
+				run_fork(&b, &other);
+				api->seq_close(b.seq);
+				b = other;
+			} else if (a.at + n < 1100) {
+				assert_true(run_step(&a, n) == run_step(&b, n));
+			}
+			assert_true(a.at < 1100);
+			assert_true(run_step(&a, 1) == run_step(&b, 1));
+		}
+		same_rest(&a, &b);
+		run_close(&a);
+		run_close(&b);
+		if (attached)
+			assert_int_equal(status_of(daemon_.socket).pins, 0);
+	}
+	assert_true(cuts > 50 && refused > 10);
+}
+
+static void settle(struct run *r)
+{
+	for (int i = 0; i < 1000 && api->seq_poll(r->seq) == 0; i++)
+		nap_ms(2);
+	assert_int_equal(api->seq_poll(r->seq), 1);
+}
+
+/* Every page is published, and only those that are seen are pinned. */
+static void unseen_pages_are_unpinned(void **state)
+{
+	(void)state;
+	static struct run a, b, c, d;
+
+	open_sliding(&a, daemon_.socket, &b);
+	while (a.at < 1000) {
+		uint32_t n = a.at < 300 ? 100 : 1;
+
+		assert_true(run_step(&a, n) == run_step(&b, n));
+		if (a.at % 50)
+			continue;
+		settle(&a);
+		assert_true(info_of(&a).pages_shared <= SEEN_PAGES);
+		assert_true(info_of(&a).pages_local <= 1);
+		assert_true(status_of(daemon_.socket).pins <= SEEN_PAGES);
+		assert_int_equal(staging_bytes(), info_of(&a).bytes_local + info_of(&b).bytes_local);
+	}
+	assert_int_equal(info_of(&a).pages_dropped, (1000 - UNSEEN_AFTER) / 80);
+	assert_int_equal(status_of(daemon_.socket).pages, (1000 - 64) / 80);
+	same_rest(&a, &b);
+
+	/* Another engine finds all of them, and keeps what it sees. */
+	seq_flags = SKVQ_SEQ_DROP_UNSEEN;
+	run_open(&c, daemon_.socket, TOKENS, 0, 1000, "n1");
+	assert_int_equal(c.matched, 880);
+	assert_int_equal(info_of(&c).pages_dropped, (880 - UNSEEN_AFTER) / 80);
+	assert_int_equal(info_of(&c).pages_shared, 11 - info_of(&c).pages_dropped);
+	assert_int_equal(status_of(daemon_.socket).pins,
+			 info_of(&a).pages_shared + info_of(&c).pages_shared);
+	run_close(&a);
+	run_to(&c, 1000);
+	run_fork(&c, &d);
+	run_turn(&d, 1000, 4);
+	same_together(&c, &d);
+	same_from_here(&c, &b, 1100);
+	run_truncate(&b, 1000);
+	run_close(&b);
+	seq_flags = 0;
+	run_open(&b, NULL, TOKENS, 0, 0, "n1");
+	run_to(&b, 1000);
+	run_turn(&b, 1000, 4);
+	run_turn(&c, 1100, 4);
+	same_from_here(&d, &b, 1100);
+	same_together(&c, &d);
+	same_from_here(&d, &b, 1150); /* its pages are those of c, which has let go of some */
+	settle(&c);
+	settle(&d);
+	assert_int_equal(status_of(daemon_.socket).pages, (1150 - 64) / 80);
+	assert_true(info_of(&d).pages_dropped > info_of(&c).pages_dropped);
+	api->seq_close(c.seq);
+	same_rest(&d, &b);
+	assert_true(status_of(daemon_.socket).pins <= SEEN_PAGES);
+	api->seq_close(d.seq);
+	assert_int_equal(status_of(daemon_.socket).pins, 0);
+	api->close(c.session);
+	run_close(&b);
+}
+
+static void wait_daemon(struct run *r, uint32_t state)
+{
+	for (int i = 0; i < 1000 && info_of(r).daemon != state; i++) {
+		assert_true(api->seq_poll(r->seq) >= 0);
+		nap_ms(5);
+	}
+	assert_int_equal(info_of(r).daemon, state);
+}
+
+/* A chain that lost its beginning stays private; one that has it is published again. */
+static void a_new_daemon_gets_whole_chains(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	for (uint32_t start = 230; start < 900; start += 470) {
+		bool whole = start < UNSEEN_AFTER + 80;
+
+		open_sliding(&a, daemon_.socket, &b);
+		run_to(&a, start);
+		run_to(&b, start);
+		settle(&a);
+		assert_true(whole == (info_of(&a).pages_dropped == 0));
+		test_daemon_stop(&daemon_, SIGKILL);
+		same_from_here(&a, &b, start + 50);
+		wait_daemon(&a, 2);
+		test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+		wait_daemon(&a, 1);
+		while (a.at < start + 300) {
+			assert_true(run_step(&a, 1) == run_step(&b, 1));
+			assert_true(info_of(&a).pages_local + info_of(&a).pages_shared <= SEEN_PAGES + 1 ||
+				    whole);
+		}
+		settle(&a);
+		skvq_seq_info info = info_of(&a);
+		/* While it was away pages may have gone out of sight: then it is private too. */
+		assert_true(status_of(daemon_.socket).pages <= (whole ? a.at / 80 : 0));
+		assert_true(info.pages_dropped >= (a.at - UNSEEN_AFTER) / 80 - 1);
+		assert_true(info.pages_local + info.pages_shared <= SEEN_PAGES + 1);
+		if (whole)
+			assert_int_equal(status_of(daemon_.socket).pages, (a.at - 64) / 80);
+		same_rest(&a, &b);
+		/* From its beginning it is published like any other. */
+		run_truncate(&a, 0);
+		run_turn(&a, 0, start);
+		run_to(&a, 400);
+		settle(&a);
+		assert_true(status_of(daemon_.socket).pages >= (400 - 64) / 80);
+		assert_int_equal(info_of(&a).pages_local, info_of(&a).n_paged % 80 != 0);
+		run_close(&a);
+		run_close(&b);
+		assert_int_equal(status_of(daemon_.socket).pins, 0);
+	}
+}
+
+static void a_snapshot_leaves_out_what_was_dropped(void **state)
+{
+	(void)state;
+	static struct run a, b, c;
+	uint64_t bytes, all_bytes;
+
+	open_sliding(&a, daemon_.socket, &b);
+	run_to(&a, 900);
+	run_to(&b, 900);
+	settle(&a);
+	uint8_t *buf = freeze(&a, &bytes), *all = freeze(&b, &all_bytes);
+	struct run like = a;
+	uint32_t dropped = info_of(&a).pages_dropped;
+	skvq_seq_info kept = info_of(&b);
+	assert_true(dropped >= 9);
+	assert_true(all_bytes - bytes >= dropped * (kept.bytes_local / kept.pages_local));
+	run_close(&a);
+
+	/* Embedded; with the daemon that has the chain; with one that has not. */
+	for (int i = 0; i < 3; i++) {
+		if (i == 2) {
+			test_daemon_stop(&daemon_, SIGTERM);
+			test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+		}
+		assert_int_equal(thaw(&c, i ? daemon_.socket : NULL, &like, buf, bytes), 0);
+		assert_int_equal(info_of(&c).pages_dropped, dropped);
+		assert_int_equal(info_of(&c).pages_shared, i == 1 ? (900 - 64) / 80 - dropped : 0);
+		if (i)
+			assert_int_equal(status_of(daemon_.socket).pins, info_of(&c).pages_shared);
+		same_rest(&c, &b);
+		same_from_here(&c, &b, 1150);
+		settle(&c);
+		same_rest(&c, &b);
+		assert_int_equal(info_of(&c).pages_dropped, (1150 - UNSEEN_AFTER) / 80);
+		if (i)
+			assert_int_equal(status_of(daemon_.socket).pages, i == 1 ? (1150 - 64) / 80 : 0);
+		run_close(&c);
+		run_close(&b);
+		seq_flags = 0;
+		run_open(&b, NULL, TOKENS, 0, 0, "n1");
+		run_to(&b, 900);
+	}
+
+	/* Numbers that do not go together. */
+	memset(&c, 0, sizeof c);
+	run_open_model(&c, NULL, "n1");
+	for (uint32_t n = 0; n < 20; n++) {
+		memcpy(buf + 80, &n, 4);
+		seal(buf, bytes);
+		assert_int_equal(api->seq_resume(c.model, buf, bytes, &c.seq),
+				 n == dropped ? 0 : -SKVQ_ECORRUPT);
+		if (n == dropped)
+			api->seq_close(c.seq);
+	}
+	memcpy(buf + 80, &dropped, 4);
+	uint32_t version = 1;
+	memcpy(buf + 8, &version, 4);
+	seal(buf, bytes);
+	assert_int_equal(api->seq_resume(c.model, buf, bytes, &c.seq), -SKVQ_ECORRUPT);
+	version = 3;
+	memcpy(buf + 8, &version, 4);
+	seal(buf, bytes);
+	assert_int_equal(api->seq_resume(c.model, buf, bytes, &c.seq), -SKVQ_EVERSION);
+	version = 2; /* of one that keeps everything */
+	memcpy(all + 8, &version, 4);
+	seal(all, all_bytes);
+	assert_int_equal(api->seq_resume(c.model, all, all_bytes, &c.seq), -SKVQ_ECORRUPT);
+	api->close(c.session);
+	run_close(&b);
+	free(buf);
+	free(all);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -816,6 +1303,20 @@ int main(int argc, char **argv)
 	    cmocka_unit_test_setup_teardown(a_daemon_lends_its_pages_again, setup, teardown),
 	    cmocka_unit_test_setup_teardown(hostile_bytes_are_refused, NULL, teardown_profile),
 	    cmocka_unit_test(a_snapshot_in_the_middle_of_a_step_is_refused),
+	    cmocka_unit_test_setup_teardown(unseen_pages_leave_no_trace, setup_sliding,
+					    teardown_sliding),
+	    cmocka_unit_test_setup_teardown(one_layer_sees_it_all, setup_sliding,
+					    teardown_sliding),
+	    cmocka_unit_test_setup_teardown(what_was_dropped_is_not_read, setup_sliding,
+					    teardown_sliding),
+	    cmocka_unit_test_setup_teardown(any_way_is_as_if_all_were_kept, setup_sliding_daemon,
+					    teardown_sliding_daemon),
+	    cmocka_unit_test_setup_teardown(unseen_pages_are_unpinned, setup_sliding_daemon,
+					    teardown_sliding_daemon),
+	    cmocka_unit_test_setup_teardown(a_new_daemon_gets_whole_chains, setup_sliding_daemon,
+					    teardown_sliding_daemon),
+	    cmocka_unit_test_setup_teardown(a_snapshot_leaves_out_what_was_dropped, setup_sliding_daemon,
+					    teardown_sliding_daemon),
 	};
 
 	if (!synthetic_load(SKVQ_PLUGIN_PATH))

@@ -17,6 +17,8 @@ const void *calibration;
 uint64_t calibration_bytes;
 const char *profile = "k2v1.5";
 bool drown;
+const uint32_t *layer_window;
+uint32_t seq_flags;
 
 bool synthetic_load(const char *plugin)
 {
@@ -74,6 +76,7 @@ void run_open_model(struct run *r, const char *socket, const char *numerics)
 	                     .profile = profile,
 	                     .calibration = calibration,
 	                     .calibration_bytes = calibration_bytes,
+	                     .layer_window = layer_window,
 	                     .window = 64,
 	                     .sinks = 5};
 
@@ -95,6 +98,7 @@ void run_open(struct run *r, const char *socket, uint32_t shared, uint32_t tail,
 	run_open_model(r, socket, numerics);
 	run_tokens(r, shared, tail);
 	skvq_seq_desc d = {.struct_size = sizeof d,
+	                   .flags = seq_flags,
 	                   .tokens = r->tokens,
 	                   .n_tokens = prompt,
 	                   .max_tokens = TOKENS,
@@ -158,6 +162,7 @@ uint64_t run_step(struct run *r, uint32_t n)
 		               .layer = layer,
 		               .position = r->at,
 		               .n_rows = n,
+		               .sliding_limit = layer_window ? layer_window[layer] : 0,
 		               .nth = 1,
 		               .scale = 0.125f,
 		               .q = q,

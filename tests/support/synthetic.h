@@ -23,6 +23,10 @@ extern uint64_t calibration_bytes;
 extern const char *profile;
 /* In every second page a few channels of the second layer's keys are far larger than the rest. */
 extern bool drown;
+/* The layers' sliding windows, which attention is asked for with; NULL: none. */
+extern const uint32_t *layer_window; /* [LAYERS] */
+/* Of sequences opened from now on. */
+extern uint32_t seq_flags;
 
 struct run {
 	skvq_session *session;

@@ -134,6 +134,10 @@ typedef struct skvq_model_desc {
 /* Of an elastic profile: a shared page that the profile reads with its refinement, and whose
  * refinement the daemon has given up, is a miss and not read by its base alone. */
 #define SKVQ_SEQ_WHOLE UINT32_C(4)
+/* Where every layer has a layer_window: pages that none of them sees any more are let go of.
+ * README.md, Sliding windows, says what then is an error. Where a layer has none, this changes
+ * nothing. */
+#define SKVQ_SEQ_DROP_UNSEEN UINT32_C(8)
 
 typedef struct skvq_seq_desc {
 	uint32_t struct_size;
@@ -154,7 +158,8 @@ typedef struct skvq_seq_info {
 	uint32_t struct_size;
 	uint32_t n_tokens;       /* committed                                                   */
 	uint32_t n_matched;      /* found in the daemon when the sequence was opened            */
-	uint32_t n_paged;        /* committed tokens whose codes are in pages (open one too)    */
+	uint32_t n_paged;        /* committed tokens whose codes are in pages (open one too), or
+	                          * were in dropped ones                                        */
 	uint32_t pages_shared;   /* pages read from the daemon's arena                          */
 	uint32_t pages_local;    /* pages in this process, the open one included                */
 	uint32_t pages_inflight; /* published, answer not here yet                              */
@@ -165,12 +170,12 @@ typedef struct skvq_seq_info {
 	uint64_t bytes_fp16;     /* what n_tokens would take in FP16                            */
 	uint64_t boot_id;        /* of the daemon the sequence is attached to; 0 if none        */
 	uint32_t n_refined;      /* of n_paged, what the next token reads with refinement       */
-	uint32_t n_base;         /* and by base codes alone; all of it unless elastic           */
+	uint32_t n_base;         /* and by base codes alone; all of it unless elastic or dropped */
 	uint64_t page_code_bytes; /* of a full page: codes and parameters alone, all layers; the
 	                           * mean of the sequence's where some pages are safe ones      */
 	uint32_t pages_safe; /* of shared and local pages, those whose keys are kept in 8 bits: the
 	                      * profile would lose them without a calibration. docs/profiles.md */
-	uint32_t reserved;   /* 0                                                               */
+	uint32_t pages_dropped; /* the first pages, let go of: SKVQ_SEQ_DROP_UNSEEN             */
 } skvq_seq_info;
 
 /* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at
@@ -297,7 +302,8 @@ typedef struct skvq_api {
 	 * never had them. Further back codes stay what they are, and the tile of 16 that n_tokens falls in
 	 * is read as what it decodes to until it is whole again. Shared pages behind n_tokens are let go
 	 * of, one that it falls into is copied. README.md says which pages are published
-	 * afterwards. -SKVQ_ERANGE beyond the end; after -SKVQ_ENOMEM nothing has changed. */
+	 * afterwards. -SKVQ_ERANGE beyond the end, and where the next token would see a page that was
+	 * dropped; after these and -SKVQ_ENOMEM nothing has changed. */
 	int32_t (*seq_truncate)(skvq_seq *seq, uint32_t n_tokens);
 	/* [control] Unpins and frees. NULL is a no-op. */
 	void (*seq_close)(skvq_seq *seq);
@@ -326,10 +332,12 @@ typedef struct skvq_api {
 	 * once, each with its own ith; after the append of the rows it sees, and not during a
 	 * [control] call on the sequence. A call with nth shares is complete when all of them have
 	 * returned; before that, the same layer of the same sequence must not be attended again. A
-	 * call that is given up half-way is followed by an append or seq_truncate of that layer. */
+	 * call that is given up half-way is followed by an append or seq_truncate of that layer. A
+	 * sequence that drops pages takes no sliding_limit of 0 or beyond the largest layer_window
+	 * (-SKVQ_EINVAL), nor rows that would see a dropped page (-SKVQ_ERANGE). */
 	int32_t (*attend)(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
 	/* [data] For engines that cannot attend in place. Lossy where the codec is. Named
-	 * export_kv because "export" is a keyword in C++20. */
+	 * export_kv because "export" is a keyword in C++20. -SKVQ_ERANGE of dropped tokens. */
 	int32_t (*export_kv)(skvq_seq *seq, const skvq_export *desc);
 
 	/* [any] Static string, e.g. "SKVQ_EPINS"; "unknown" for other numbers. */
