@@ -81,6 +81,9 @@ struct skvq_session {
 	skvq_stats stats;
 	atomic_flag error_busy; /* [data] calls give up writing rather than wait */
 	char error[512];
+#ifdef SKVQ_CHECK_THREADS
+	_Atomic(const char *) inside; /* the [control] call in progress */
+#endif
 };
 
 /* What a model of a "skvq-..." profile has besides. */
@@ -220,6 +223,9 @@ struct skvq_seq {
 		uint32_t n_existed;
 		struct skvq_page_ref refs[SKVQ_CLIENT_RUN_MAX];
 	} *mail;
+#ifdef SKVQ_CHECK_THREADS
+	struct seq_marks *marks; /* calls in progress; threads.c */
+#endif
 };
 
 #define SEQ_FLAGS (SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE | SKVQ_SEQ_DROP_UNSEEN)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table behind the one exported symbol. */
-#include "internal.h"
+#include "threads.h"
 
 #include <string.h>
 
@@ -13,9 +13,9 @@ static const void *api_get_extension(skvq_session *session, const char *id)
 {
 	(void)session;
 	if (id && strcmp(id, SKVQ_EXT_CALIBRATION) == 0)
-		return &ext_calibration;
+		return &checked_calibration;
 	if (id && strcmp(id, SKVQ_EXT_PREFETCH) == 0)
-		return &ext_prefetch;
+		return &checked_prefetch;
 	return 0;
 }
 
@@ -23,25 +23,25 @@ static const skvq_api api = {
     .struct_size = sizeof(skvq_api),
     .abi_minor = SKVQ_ABI_MINOR,
     .open = api_open,
-    .close = api_close,
-    .model_register = api_model_register,
-    .model_unregister = api_model_unregister,
-    .seq_open = api_seq_open,
-    .seq_poll = api_seq_poll,
-    .session_fd = api_session_fd,
-    .seq_commit = api_seq_commit,
-    .seq_fork = api_seq_fork,
-    .seq_truncate = api_seq_truncate,
-    .seq_close = api_seq_close,
-    .seq_snapshot = api_seq_snapshot,
-    .seq_resume = api_seq_resume,
-    .seq_info = api_seq_info,
-    .stats = api_stats,
-    .append = api_append,
-    .attend = api_attend,
-    .export_kv = api_export,
+    .close = CHECKED(close),
+    .model_register = CHECKED(model_register),
+    .model_unregister = CHECKED(model_unregister),
+    .seq_open = CHECKED(seq_open),
+    .seq_poll = CHECKED(seq_poll),
+    .session_fd = CHECKED(session_fd),
+    .seq_commit = CHECKED(seq_commit),
+    .seq_fork = CHECKED(seq_fork),
+    .seq_truncate = CHECKED(seq_truncate),
+    .seq_close = CHECKED(seq_close),
+    .seq_snapshot = CHECKED(seq_snapshot),
+    .seq_resume = CHECKED(seq_resume),
+    .seq_info = CHECKED(seq_info),
+    .stats = CHECKED(stats),
+    .append = CHECKED(append),
+    .attend = CHECKED(attend),
+    .export_kv = CHECKED(export),
     .err_name = api_err_name,
-    .last_error = api_last_error,
+    .last_error = CHECKED(last_error),
     .get_extension = api_get_extension,
 };
 

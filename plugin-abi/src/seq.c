@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sequences: opening on shared pages, committing, closing. */
-#include "internal.h"
+#include "threads.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +65,7 @@ void seq_free(struct skvq_seq *q)
 	free(q->written);
 	free(q->cut.page);
 	free(q->mail);
+	marks_free(q);
 	free(q);
 }
 
@@ -86,7 +87,7 @@ int seq_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t 
 	q->appended = calloc(m->n_layer, sizeof *q->appended);
 	q->written = calloc(m->n_layer, sizeof *q->written);
 	q->mail = calloc(1, sizeof *q->mail);
-	if (!q->pages || !q->tokens || !q->appended || !q->written || !q->mail)
+	if (!q->pages || !q->tokens || !q->appended || !q->written || !q->mail || marks_new(q) < 0)
 		r = set_error(m->session, SKVQ_ENOMEM, "no memory for a sequence of %u tokens",
 		              max_tokens);
 	else if ((r = staging_new(q, &q->staging)) == 0)

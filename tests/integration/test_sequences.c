@@ -275,6 +275,39 @@ static void pages_in_flight_are_cut(void **state)
 	}
 }
 
+/* The daemon goes with pages in flight, and the one behind them is open: what comes into it next goes
+ * where its first tiles are. */
+static void a_daemon_goes_with_pages_in_flight(void **state)
+{
+	(void)state;
+	static struct run a, b;
+
+	for (uint32_t round = 0; round < 3; round++) {
+		run_open(&a, daemon_.socket, TOKENS, round, 0, "n1");
+		run_turn(&a, 0, round);
+		run_to(&a, 384);
+		wait_shared(&a, 4);
+		assert_int_equal(kill(daemon_.pid, SIGSTOP), 0);
+		run_to(&a, 592 + 16 * round);
+		test_daemon_stop(&daemon_, SIGKILL);
+		test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+		for (int i = 0; i < 500 && info_of(&a).daemon != 1; i++) {
+			assert_true(api->seq_poll(a.seq) >= 0);
+			nap_ms(10);
+		}
+		run_to(&a, 800);
+		run_private(&b, profile);
+		memcpy(b.tokens, a.tokens, sizeof b.tokens);
+		run_to(&b, 800);
+		same_tokens(&a, &b, 720);
+		same_from_here(&a, &b, 860);
+		wait_shared(&a, 9);
+		run_close(&b);
+		run_close(&a);
+		assert_int_equal(status_of(daemon_.socket).pins, 0);
+	}
+}
+
 /* ---- seq_fork ---- */
 
 /* The same model and session, another sequence. Ended by seq_close alone. */
@@ -1296,6 +1329,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test_setup_teardown(pages_in_flight_are_cut, setup, teardown),
 	    cmocka_unit_test_setup_teardown(branches_do_not_meet, NULL, teardown_profile),
 	    cmocka_unit_test(a_branch_in_the_middle_of_a_step),
+	    cmocka_unit_test_setup_teardown(a_daemon_goes_with_pages_in_flight, setup, teardown),
 	    cmocka_unit_test_setup_teardown(branches_share_what_is_published, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_pin_is_counted, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_thawed_sequence_goes_on_elsewhere, NULL,

@@ -14,14 +14,19 @@
  *  - Structs open with struct_size = sizeof as the caller was compiled. They only ever grow at the
  *    end; absent fields read as zero. Reserved fields and unknown flag bits must be zero.
  *  - Ownership: who allocates frees. Pointers passed in are borrowed for the call.
- *  - Threads: [control] calls of one session must not overlap with each other nor with [data] calls
- *    on the same sequence; they may block for at most the session's timeout. [data] calls may run on
- *    any threads at once as each call says; they never block, allocate or take a contended lock.
- *    [any] calls have no restriction. No call works in a child after fork()
- *    (-SKVQ_EFORKED); seq_close and close free the child's copy there and touch nothing of the
- *    parent's, and a child that exits without them does no harm either.
- *  - The plugin starts no threads, installs no handlers, writes to no stream. It stays loaded once it
- *    was: dlclose with sessions open leaves these working.
+ *  - Threads: [control] calls of one session must not overlap with each other, those on a sequence
+ *    (their first argument; close is on all of the session's) not with
+ *    [data] calls on it either; any thread may make them, in turn, and they may block for at most the
+ *    session's timeout. [data] calls may run on any threads at once as each call says, beside
+ *    [control] calls on other sequences too; they never block, allocate or take a contended lock.
+ *    "In turn" and "after" mean that the engine orders its threads, by a lock or a barrier. [any]
+ *    calls have no restriction. A plugin built with SKVQ_CHECK_THREADS (debug and sanitizer builds)
+ *    looks for calls that overlap and must not: it logs both as SKVQ_LOG_ENGINE_MISBEHAVING, on
+ *    stderr if there is no log callback, and ends the process by abort(). No call works in a
+ *    child after fork() (-SKVQ_EFORKED); seq_close and close free the child's copy there and touch
+ *    nothing of the parent's, and a child that exits without them does no harm either.
+ *  - The plugin starts no threads, installs no handlers, writes to no stream but as just said. It
+ *    stays loaded once it was: dlclose with sessions open leaves these working.
  *
  * Session life:  open -> model_register -> seq_open -> { append*, attend*, commit }* -> seq_close
  *                -> model_unregister -> close. close() ends whatever is still open.
@@ -323,20 +328,23 @@ typedef struct skvq_api {
 	int32_t (*stats)(skvq_session *session, skvq_stats *stats);
 
 	/* [data] Different layers of a sequence may be appended at once; one layer by one thread at
-	 * a time. At most max_append tokens between two commits. NaN or infinity, or what becomes
-	 * infinite in binary16, is -SKVQ_EINVAL, and last_error() names layer, head and token: nothing of
-	 * the call is kept, and the sequence goes on. */
+	 * a time, and not while that layer is attended or exported. At most max_append tokens between
+	 * two commits. NaN or infinity, or what becomes infinite in binary16, is -SKVQ_EINVAL, and
+	 * last_error() names layer, head and token: nothing of the call is kept, and the sequence goes
+	 * on. */
 	int32_t (*append)(skvq_seq *seq, const skvq_kv *kv);
 	/* [data] One attn per sequence, all of the same model. Sequences that share pages may be
 	 * handed over together, so that shared pages can be read once. Any number of threads at
 	 * once, each with its own ith; after the append of the rows it sees, and not during a
 	 * [control] call on the sequence. A call with nth shares is complete when all of them have
-	 * returned; before that, the same layer of the same sequence must not be attended again. A
-	 * call that is given up half-way is followed by an append or seq_truncate of that layer. A
-	 * sequence that drops pages takes no sliding_limit of 0 or beyond the largest layer_window
-	 * (-SKVQ_EINVAL), nor rows that would see a dropped page (-SKVQ_ERANGE). */
+	 * returned; before that, the same layer of the same sequence must not be attended again, by the
+	 * same ith or by another call. A call that is given up half-way is followed by an append or
+	 * seq_truncate of that layer, or by a call with nth 1. A sequence that drops pages takes no
+	 * sliding_limit of 0 or beyond the largest layer_window (-SKVQ_EINVAL), nor rows that would
+	 * see a dropped page (-SKVQ_ERANGE). */
 	int32_t (*attend)(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seqs);
-	/* [data] For engines that cannot attend in place. Lossy where the codec is. Named
+	/* [data] For engines that cannot attend in place. Any number of threads at once, beside attend
+	 * too; not during an append to the same layer. Lossy where the codec is. Named
 	 * export_kv because "export" is a keyword in C++20. -SKVQ_ERANGE of dropped tokens. */
 	int32_t (*export_kv)(skvq_seq *seq, const skvq_export *desc);
 
