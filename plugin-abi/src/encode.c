@@ -132,12 +132,18 @@ bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position)
 	return end + q->model->window + q->model->young <= position;
 }
 
+/* Age goes by tokens, which may wait in the ring when there is no memory for their page. */
+static bool page_is_full(const struct skvq_seq *q, uint32_t i)
+{
+	return ((uint64_t)i + 1) * SKVQ_PAGE_TOKENS <= q->n_encoded;
+}
+
 /* Local pages: their memory goes. */
 static void shed_own(struct skvq_seq *q)
 {
 	const struct skvq_layout *l = &q->model->layout;
 
-	for (; page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
+	for (; page_is_full(q, q->n_shed) && page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
 		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
 			if (q->pages[q->n_shed].staging->users[q->n_shed] > 1)
 				break; /* a fork may read it yet */
@@ -159,7 +165,8 @@ static void shed_shared(struct skvq_seq *q)
 	struct skvq_session *s = q->model->session;
 	uint32_t n = 0;
 
-	for (; n < BATCH && page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++) {
+	for (; n < BATCH && page_is_full(q, q->n_shed) && page_is_old(q, q->n_shed, q->n_tokens);
+	     q->n_shed++) {
 		struct seq_page *p = &q->pages[q->n_shed];
 
 		if (p->state != PAGE_SHARED || p->epoch != s->epoch)
@@ -194,7 +201,7 @@ static void encode_tile(struct skvq_seq *q)
 	struct skvq_model *m = q->model;
 	uint32_t position = q->n_encoded, i = position / SKVQ_PAGE_TOKENS;
 	const struct skvq_layout *l = page_layout(q, i);
-	uint8_t *page = staging_page(q, i);
+	uint8_t *page = page_own(q, i);
 
 	if (i == 0 && m->sinks) /* with a short window some sinks come after the first tile */
 		memcpy(page + l->base_bytes + l->refine_bytes, q->sinks, q->sinks_bytes);

@@ -326,6 +326,8 @@ int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
 /* The same of a page that is there, and may have lost its refinement's. */
 int staging_fill(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l);
 uint8_t *staging_page(const struct skvq_seq *q, uint32_t i); /* in q->staging */
+/* Of a page that is local, where it lies: q->staging may have been replaced since it was opened. */
+uint8_t *page_own(const struct skvq_seq *q, uint32_t i);
 /* Lets go of pages [from, to): unpins what is shared, frees what is local. */
 void pages_drop(struct skvq_seq *q, uint32_t from, uint32_t to);
 void pages_unpin(struct skvq_model *m, const struct skvq_page_ref *refs, uint32_t n);

@@ -173,7 +173,7 @@ bool page_errors(struct skvq_seq *q, uint32_t position)
 	struct skvq_model *m = q->model;
 	uint32_t i = position / SKVQ_PAGE_TOKENS;
 	const struct skvq_layout *l = page_layout(q, i);
-	uint8_t *table = staging_page(q, i) + l->layers_offset;
+	uint8_t *table = page_own(q, i) + l->layers_offset;
 	struct page_sums sums;
 	bool off = false;
 

@@ -198,13 +198,16 @@ static bool adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref, bool
 	const uint8_t *data = arena_page(m, ref, i * SKVQ_PAGE_TOKENS,
 					 q->tokens + (size_t)i * SKVQ_PAGE_TOKENS, &safe);
 
-	/* A refinement that attention still reads here must be there too. */
-	if (!data || safe != p->safe || p->hidden ||
-	    (base_only && !p->base_only && !page_is_old(q, i, q->n_tokens)))
+	if (!data || p->hidden)
 		return false;
+	if (safe != p->safe) {
+		p->hidden = true; /* published, it would become the other one */
+		return false;
+	}
 	const struct skvq_layout *l = page_layout(q, i);
 	size_t base = l->base_bytes, refine = l->refine_bytes;
 
+	bool young = base_only && !p->base_only && !page_is_old(q, i, q->n_tokens);
 	base_only |= p->base_only;
 	/* All but what the daemon has written into the header, which arena_page has looked at. */
 	if (memcmp(data + l->tokens_offset, p->data + l->tokens_offset, base - l->tokens_offset) !=
@@ -212,9 +215,11 @@ static bool adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref, bool
 	    (!base_only && memcmp(data + base, p->data + base, refine) != 0) ||
 	    (i == 0 &&
 	     memcmp(data + base + refine, p->data + base + refine, l->sidecar_bytes) != 0)) {
-		p->hidden = true; /* published, it would become the other one */
+		p->hidden = true;
 		return false;
 	}
+	if (young) /* a refinement that attention still reads here must be there too */
+		return false;
 	staging_release(p->staging, i);
 	*p = (struct seq_page){.data = data,
 			       .safe = safe,
@@ -294,6 +299,9 @@ static int read_cut(struct skvq_seq *q, const struct snapshot_header *h, struct 
 
 	if (!at || (base_only && !l->refine_bytes))
 		return corrupt(m, "the cut page");
+	const struct seq_page *open = &q->pages[q->n_encoded / SKVQ_PAGE_TOKENS];
+	if (q->n_encoded % SKVQ_PAGE_TOKENS && (open->safe != l->safe || open->base_only != base_only))
+		return corrupt(m, "the cut page is not laid out like the open one");
 	q->cut = (struct cut){.page = calloc(1, skvq_layout_page_bytes(l, position)),
 			      .safe = l->safe,
 			      .base_only = base_only,

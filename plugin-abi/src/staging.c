@@ -142,6 +142,13 @@ int staging_take(struct skvq_seq *q, uint32_t i, const struct skvq_layout *l)
 	return staging_fill(q, i, l);
 }
 
+uint8_t *page_own(const struct skvq_seq *q, uint32_t i)
+{
+	const struct staging *st = q->pages[i].staging;
+
+	return st->base + i * st->slot_bytes;
+}
+
 uint8_t *staging_page(const struct skvq_seq *q, uint32_t i)
 {
 	return q->staging->base + i * q->staging->slot_bytes;

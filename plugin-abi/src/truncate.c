@@ -165,18 +165,28 @@ static void rows_back(const struct skvq_seq *q, uint32_t layer, uint32_t head, i
 	}
 }
 
+/* What the page that e is in holds now. */
+static void cut_fill(const struct skvq_seq *q, uint32_t e, struct cut *cut)
+{
+	const struct seq_page *p = &q->pages[e / SKVQ_PAGE_TOKENS];
+	const struct skvq_layout *l = page_layout(q, e / SKVQ_PAGE_TOKENS);
+
+	memcpy(cut->page, p->data, l->base_bytes + (p->base_only ? 0 : l->refine_bytes));
+	cut->safe = p->safe;
+	cut->base_only = p->base_only;
+}
+
 /* A copy of the page that e is in, whose tile is cut up to `end`. */
 static int cut_new(const struct skvq_seq *q, uint32_t e, uint32_t end, struct cut *ret)
 {
-	const struct seq_page *p = &q->pages[e / SKVQ_PAGE_TOKENS];
 	const struct skvq_layout *l = page_layout(q, e / SKVQ_PAGE_TOKENS);
 	uint8_t *copy = calloc(1, (size_t)l->base_bytes + l->refine_bytes);
 
 	if (!copy)
 		return set_error(q->model->session, SKVQ_ENOMEM,
 				 "no memory to cut the tile at token %u", e);
-	memcpy(copy, p->data, l->base_bytes + (p->base_only ? 0 : l->refine_bytes));
-	*ret = (struct cut){.page = copy, .safe = p->safe, .base_only = p->base_only, .end = end};
+	*ret = (struct cut){.page = copy, .end = end};
+	cut_fill(q, e, ret);
 	return 0;
 }
 
@@ -254,8 +264,12 @@ static int uncode_prepare(struct skvq_seq *q, uint32_t e, uint32_t end, struct c
 		publish_abandon(q);
 	if (end > e)
 		r = cut_new(q, e, end, ret_cut);
-	if (r == 0 && e % SKVQ_PAGE_TOKENS)
-		r = page_reopen(q, i);
+	if (r < 0 || e % SKVQ_PAGE_TOKENS == 0)
+		return r;
+	r = page_reopen(q, i);
+	/* A refinement that was let go of may have proved to be there still. */
+	if (r == 0 && ret_cut->page)
+		cut_fill(q, e, ret_cut);
 	return r;
 }
 
@@ -272,7 +286,7 @@ static void uncode(struct skvq_seq *q, uint32_t e)
 	if (q->cut.page)
 		q->ring_true = q->cut.end;
 	if (tile)
-		page_clear(page_layout(q, i), tile, staging_page(q, i));
+		page_clear(page_layout(q, i), tile, page_own(q, i));
 	pages_drop(q, i + !!tile, (q->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS);
 	q->n_encoded = e;
 	q->n_published = q->n_published < i ? q->n_published : i;

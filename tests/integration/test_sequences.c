@@ -275,6 +275,15 @@ static void pages_in_flight_are_cut(void **state)
 	}
 }
 
+static void poll_until_daemon(struct run *r, uint32_t state)
+{
+	for (int i = 0; i < 1000 && info_of(r).daemon != state; i++) {
+		assert_true(api->seq_poll(r->seq) >= 0);
+		nap_ms(5);
+	}
+	assert_int_equal(info_of(r).daemon, state);
+}
+
 /* The daemon goes with pages in flight, and the one behind them is open: what comes into it next goes
  * where its first tiles are. */
 static void a_daemon_goes_with_pages_in_flight(void **state)
@@ -290,11 +299,9 @@ static void a_daemon_goes_with_pages_in_flight(void **state)
 		assert_int_equal(kill(daemon_.pid, SIGSTOP), 0);
 		run_to(&a, 592 + 16 * round);
 		test_daemon_stop(&daemon_, SIGKILL);
+		poll_until_daemon(&a, 2);
 		test_daemon_start(&daemon_, SKVQD_PATH, NULL);
-		for (int i = 0; i < 500 && info_of(&a).daemon != 1; i++) {
-			assert_true(api->seq_poll(a.seq) >= 0);
-			nap_ms(10);
-		}
+		poll_until_daemon(&a, 1);
 		run_to(&a, 800);
 		run_private(&b, profile);
 		memcpy(b.tokens, a.tokens, sizeof b.tokens);
