@@ -601,7 +601,7 @@ static int check_bounds(const struct config *config, const struct config_tenant 
 
 static int check_tenants(const struct config *config, struct why *why)
 {
-	uint64_t ram = 0, disk = 0;
+	uint64_t ram = 0, disk = 0, namespaces = 0, connections = 0;
 	int err = 0;
 
 	if (config->n_tenants && strcmp(config->tenant, "default"))
@@ -623,11 +623,23 @@ static int check_tenants(const struct config *config, struct why *why)
 			err = check_apart(t, &config->tenants[k], why);
 		ram += t->ram_min; /* each at most 2^46, as ram_max */
 		disk += config_tenant(config, i).disk_max;
+		namespaces += config_tenant(config, i).namespaces_max;
+		connections += config_tenant(config, i).connections_max;
 		if (!err && ram > config->ram_max)
 			err = at_key(t, TENANT_RAM_MIN, why,
 				     "with those before it %llu bytes are guaranteed, memory.ram_max "
 				     "is %llu",
 				     (unsigned long long)ram, (unsigned long long)config->ram_max);
+		if (!err && namespaces > config->namespaces_max)
+			err = at_key(t, TENANT_NAMESPACES_MAX, why,
+				     "with those before it %llu, limits.namespaces_max is %llu",
+				     (unsigned long long)namespaces,
+				     (unsigned long long)config->namespaces_max);
+		if (!err && connections > config->connections_max)
+			err = at_key(t, TENANT_CONNECTIONS_MAX, why,
+				     "with those before it %llu, limits.connections_max is %llu",
+				     (unsigned long long)connections,
+				     (unsigned long long)config->connections_max);
 		if (!err && config->store_folder[0] && disk > config->store.capacity_bytes)
 			err = at_key(t, TENANT_DISK_MAX, why,
 				     "with those before it %llu bytes, store.capacity_bytes is %llu",

@@ -25,7 +25,6 @@ void cache_init(struct cache *cache, const struct cache_config *config, struct w
 	cache->config = *config;
 	cache->worker = worker;
 	cache->stats = stats;
-	restores_init(&cache->restores);
 }
 
 struct tenant *cache_add_tenant(struct cache *cache, const struct tenant_params *params)
@@ -92,7 +91,7 @@ void cache_fini(struct cache *cache)
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
 	free(cache->drain);
-	assert(!cache->matches && cache->restores.n == 0 && cache->bytes_stored == 0);
+	assert(!cache->matches && cache->n_restores == 0 && cache->bytes_stored == 0);
 	assert(cache->bytes == 0 && cache->pages == 0);
 	for (uint32_t i = 0; i < cache->n_tenants; i++)
 		tenant_free(cache->tenants[i]);
@@ -137,10 +136,16 @@ static bool has_ns_left(const struct cache *cache, const struct tenant *tenant)
 	       tenant->n_namespaces < ns_max(cache, tenant);
 }
 
-/* Numbers of one tenant's tell nothing of another's, and those of an only tenant are 1, 2, 3. */
+/* Numbers of one tenant's tell nothing of another's, and those of an only tenant are 1, 2, 3. None is
+ * given twice; 0: there are no more. */
 static uint32_t next_ns_id(const struct cache *cache, struct tenant *tenant)
 {
-	return (uint32_t)(tenant->last_ns++ * cache->n_tenants + tenant->index + 1);
+	uint64_t id = tenant->last_ns * cache->n_tenants + tenant->index + 1;
+
+	if (id > UINT32_MAX)
+		return 0;
+	tenant->last_ns++;
+	return (uint32_t)id;
 }
 
 static int ns_create(struct cache *cache, struct ns_params *params, struct ns **ret,
@@ -171,6 +176,12 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 	if (err < 0)
 		return err;
 	ns->id = next_ns_id(cache, tenant);
+	if (!ns->id) {
+		ns_free(ns);
+		return why_fail(why, SKVQ_ENAMESPACES,
+				"all numbers of namespaces have been given: the daemon must be started "
+				"anew");
+	}
 	ns->next = cache->namespaces;
 	cache->namespaces = ns;
 	cache->n_namespaces++;

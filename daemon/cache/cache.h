@@ -49,7 +49,8 @@ struct cache {
 	uint32_t n_tenants;
 	uint64_t stamp; /* counts operations; orders uses */
 	struct scrubber scrubber;
-	struct restores restores;
+	uint32_t n_restores; /* pages on their way back, of all tenants */
+	uint32_t trim_last;  /* namespace in which the last cache_trim ended */
 	struct match *matches;   /* waiting for restores */
 	struct page **drain;     /* cache/spill.c, when the daemon ends */
 	uint64_t n_drain, drain_at;

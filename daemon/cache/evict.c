@@ -12,8 +12,8 @@
 
 /* Punches of one cache_trim: about a millisecond of the loop. */
 #define TRIM_PUNCHES 256u
-/* Slots it looks at without finding anything to punch. */
-#define TRIM_SLOTS 65536u
+/* Slots it looks at, of all namespaces. */
+#define TRIM_SLOTS 8192u
 
 /* Proved bad, and nobody has it any more. */
 static bool is_dead(const struct page *page)
@@ -341,13 +341,18 @@ struct trim {
 	struct cache *cache;
 	struct ns *ns;
 	uint64_t from, to; /* a range to punch that may still grow */
-	uint32_t punches;
+	uint32_t punches, slots;
 };
 
 static void trim_flush(struct trim *t)
 {
 	if (t->from == t->to)
 		return;
+	/* A hole costs no punch: else who has many of them would leave none for others. */
+	if (!arena_has(&t->ns->arena, t->from, t->to - t->from)) {
+		t->from = t->to = 0;
+		return;
+	}
 	if (arena_punch(&t->ns->arena, t->from, t->to - t->from) < 0)
 		cache_count(t->cache, t->ns->tenant, STAT_punch_failures, 1);
 	else
@@ -379,7 +384,7 @@ static void trim_ns(struct trim *t)
 	if (end < ns->table.slots)
 		trim_range(t, end * slot_bytes, ns->arena.bytes);
 	trim_flush(t);
-	for (uint32_t seen = 0; seen < end && seen < TRIM_SLOTS; seen++) {
+	for (uint32_t seen = 0; seen < end && t->slots < TRIM_SLOTS; seen++, t->slots++) {
 		const struct page *page = &ns->table.pages[at];
 		uint64_t start = at * slot_bytes, base = ns->layout.base_bytes;
 		uint64_t used = page->state == PAGE_FREE ? 0 : ns_page_span(ns, page);
@@ -398,14 +403,29 @@ static void trim_ns(struct trim *t)
 	ns->trim_slot = at;
 }
 
+/* The one behind where the last trim came to its bounds. */
+static struct ns *trim_first(const struct cache *cache)
+{
+	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		if (ns->id == cache->trim_last && ns->next)
+			return ns->next;
+	}
+	return cache->namespaces;
+}
+
 void cache_trim(struct cache *cache)
 {
 	struct trim t = {.cache = cache};
+	struct ns *first = trim_first(cache);
 
-	for (t.ns = cache->namespaces; t.ns; t.ns = t.ns->next) {
-		if (arena_kernel_bytes(&t.ns->arena, &t.ns->kernel_bytes) < 0)
-			continue;
-		if (t.ns->kernel_bytes > t.ns->bytes && t.punches < TRIM_PUNCHES)
+	t.ns = first;
+	while (t.ns && t.punches < TRIM_PUNCHES && t.slots < TRIM_SLOTS) {
+		cache->trim_last = t.ns->id;
+		if (arena_kernel_bytes(&t.ns->arena, &t.ns->kernel_bytes) == 0 &&
+		    t.ns->kernel_bytes > t.ns->bytes)
 			trim_ns(&t);
+		t.ns = t.ns->next ? t.ns->next : cache->namespaces;
+		if (t.ns == first)
+			break;
 	}
 }

@@ -94,9 +94,9 @@ static int plan_tier(struct match *m, uint32_t most, struct plan *plan, struct w
 static void plan_worth(struct cache *cache, const struct match *m, struct plan *plan)
 {
 	uint64_t page_bytes = m->ns->layout.base_bytes + m->ns->layout.refine_bytes;
-	uint64_t fit = restores_within(&cache->restores, m->wait_ms) / page_bytes;
+	uint64_t fit = restores_within(&m->ns->tenant->restores, m->wait_ms) / page_bytes;
 	uint32_t n = plan->n_cold < fit ? plan->n_cold : (uint32_t)fit;
-	uint64_t read_us = restores_estimate_ms(&cache->restores, n * page_bytes) * 1000;
+	uint64_t read_us = restores_estimate_ms(&m->ns->tenant->restores, n * page_bytes) * 1000;
 
 	if (m->recompute_us && read_us > (uint64_t)n * SKVQ_PAGE_TOKENS * m->recompute_us)
 		n = 0;
@@ -123,10 +123,10 @@ static int make_plan(struct cache *cache, struct match *m, uint32_t pins_left, s
 	most = plan->want - plan->n;
 	if (most > pins_left - plan->n)
 		most = pins_left - plan->n;
-	if (most > out_max - cache->restores.n)
-		most = out_max - cache->restores.n;
-	if (tenant_max && most > tenant_max - m->ns->tenant->n_restores)
-		most = tenant_max - m->ns->tenant->n_restores;
+	if (most > out_max - cache->n_restores)
+		most = out_max - cache->n_restores;
+	if (tenant_max && most > tenant_max - m->ns->tenant->restores.n)
+		most = tenant_max - m->ns->tenant->restores.n;
 	err = plan_tier(m, most, plan, why);
 	if (!err)
 		plan_worth(cache, m, plan);

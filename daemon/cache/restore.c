@@ -110,7 +110,6 @@ static void settle_one(struct restore *r, int err)
 
 	page->restore = NULL;
 	r->ns->fills--;
-	tenant->n_restores--;
 	if (err < 0)
 		failed(r, err);
 	if (!err) {
@@ -156,7 +155,8 @@ static void finish(struct restore *r, int err)
 	struct page *parent = page_parent(r->page);
 	struct cache *cache = r->cache;
 
-	count_back(&cache->restores, r->bytes, r->page->bytes, !err);
+	cache->n_restores--;
+	count_back(&r->ns->tenant->restores, r->bytes, r->page->bytes, !err);
 	if (!err && parent && parent->restore) {
 		r->next = parent->restore->parked;
 		parent->restore->parked = r;
@@ -322,9 +322,9 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	}
 	r->page->restore = r;
 	ns->fills++;
-	ns->tenant->n_restores++;
 	r->bytes = r->page->bytes;
-	count_out(&cache->restores, r->bytes);
+	cache->n_restores++;
+	count_out(&ns->tenant->restores, r->bytes);
 	*ret_page = r->page;
 	return 0;
 }

@@ -12,22 +12,10 @@
 
 #include "base/why.h"
 #include "cache/ns.h"
+#include "cache/restores.h"
 #include "mem/tier.h"
 
 struct cache;
-
-struct restores {
-	uint32_t n;            /* pages out */
-	uint64_t bytes;        /* of these */
-	uint64_t bytes_per_ms; /* measured while reads were out; never 0 */
-	uint64_t since_ms, done_bytes; /* of the measurement under way */
-};
-
-void restores_init(struct restores *restores);
-/* Until bytes more would be here, behind what is out already. */
-uint64_t restores_estimate_ms(const struct restores *restores, uint64_t bytes);
-/* The most bytes that would be here in ms. */
-uint64_t restores_within(const struct restores *restores, uint64_t ms);
 
 /* Where the page with this digest is in the tier. */
 void restore_key(const struct ns *ns, const uint8_t digest[IDENTITY_DIGEST],

@@ -20,6 +20,7 @@ struct tenant *tenant_new(const struct tenant_params *params, uint32_t ghosts_ma
 	t->limits.name = t->name;
 	t->limits.salt = t->salt;
 	t->pins_group.max = params->pins_max ? params->pins_max : UINT64_MAX;
+	restores_init(&t->restores);
 	policy_init(&t->policy, ghosts_max);
 	return t;
 }

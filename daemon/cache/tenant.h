@@ -13,6 +13,7 @@
 
 #include "base/stats.h"
 #include "cache/pins.h"
+#include "cache/restores.h"
 #include "cache/shed.h"
 #include "cache/spill.h"
 #include "mem/policy.h"
@@ -47,7 +48,8 @@ struct tenant {
 	struct pins_group pins_group;
 	struct stats stats; /* its part of the cache's */
 	uint64_t last_ns;   /* namespaces it ever made */
-	uint32_t n_namespaces, n_fills, n_restores;
+	uint32_t n_namespaces, n_fills;
+	struct restores restores;
 	uint64_t bytes;          /* sum of its ns->bytes */
 	uint64_t bytes_stored;   /* of these, of pages that are below too */
 	uint64_t bytes_spilling; /* on their way down */

@@ -184,6 +184,14 @@ int arena_punch(const struct arena *arena, uint64_t offset, uint64_t bytes)
 	return allocate(arena, mode, offset, bytes) < 0 ? -SKVQ_ESYS : 0;
 }
 
+bool arena_has(const struct arena *arena, uint64_t offset, uint64_t bytes)
+{
+	off_t at = lseek(arena->fd, (off_t)offset, SEEK_DATA);
+
+	check_range(arena, offset, bytes);
+	return at < 0 ? errno != ENXIO : (uint64_t)at < offset + bytes;
+}
+
 int arena_kernel_bytes(const struct arena *arena, uint64_t *ret_bytes)
 {
 	struct stat st;

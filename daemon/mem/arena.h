@@ -13,6 +13,7 @@
 #ifndef SKVQD_MEM_ARENA_H
 #define SKVQD_MEM_ARENA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/why.h"
@@ -42,6 +43,9 @@ int arena_commit(const struct arena *arena, uint64_t offset, uint64_t bytes);
 int arena_write(const struct arena *arena, uint64_t offset, const void *data, uint64_t bytes);
 /* Gives a range back; it reads as zero in every mapping. -SKVQ_ESYS (errno). Any thread. */
 int arena_punch(const struct arena *arena, uint64_t offset, uint64_t bytes);
+/* Whether anything was written or read in a range that was punched or never backed; true if the kernel
+ * does not say. */
+bool arena_has(const struct arena *arena, uint64_t offset, uint64_t bytes);
 /* What the kernel holds for this arena (st_blocks). -SKVQ_ESYS (errno). */
 int arena_kernel_bytes(const struct arena *arena, uint64_t *ret_bytes);
 

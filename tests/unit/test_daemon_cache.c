@@ -293,6 +293,40 @@ static struct ns *ns_open(struct rig *rig, const char *tenant, uint32_t seed, in
 	return ns;
 }
 
+/* Many pages in one namespace do not keep the trim from the holes of another. */
+static void holes_of_all_namespaces_go(void **state)
+{
+	enum { PAGES = 300 };
+	static struct page *pages[PAGES];
+	const volatile uint8_t *old, *young;
+	struct ns *first;
+	struct rig rig;
+	uint64_t bytes;
+
+	(void)state;
+	rig_init(&rig, PAGES + 8, PAGES, NULL);
+	first = rig.ns;
+	rig.ns = ns_open(&rig, "default", 1, 0);
+	rig_chain(&rig, &rig.pins, 1, PAGES, pages);
+	bytes = rig.ns->arena.bytes;
+	young = mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, rig.ns->arena.fd_ro, 0);
+	old = mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, first->arena.fd_ro, 0);
+	assert_true(young != MAP_FAILED && old != MAP_FAILED);
+	for (int i = 0; i < 3; i++) {
+		(void)young[bytes - 4096];
+		(void)old[0];
+		(void)old[bytes / 2];
+		assert_true(cache_bytes_used(&rig.cache) > rig.cache.bytes);
+		cache_trim(&rig.cache);
+		assert_int_equal(cache_kernel_bytes(&rig.cache), rig.cache.bytes);
+	}
+	munmap((void *)(uintptr_t)young, (size_t)bytes);
+	munmap((void *)(uintptr_t)old, (size_t)bytes);
+	cache_ns_close(&rig.cache, rig.ns);
+	rig.ns = first;
+	rig_fini(&rig);
+}
+
 static void namespaces_are_tenant_and_identity(void **state)
 {
 	const struct tenant_params others[] = {
@@ -391,6 +425,7 @@ int main(void)
 	    cmocka_unit_test(a_chain_that_was_matched_survives_a_scan),
 	    cmocka_unit_test(pinned_pages_stay),
 	    cmocka_unit_test(readers_that_fill_holes),
+	    cmocka_unit_test(holes_of_all_namespaces_go),
 	    cmocka_unit_test(namespaces_are_tenant_and_identity),
 	    cmocka_unit_test(namespaces_are_bounded),
 	    cmocka_unit_test(a_cap_below_one_page_is_refused),

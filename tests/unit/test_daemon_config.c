@@ -238,6 +238,11 @@ static void bad_tenants(void **state)
 	bad_whole(TWO "[tenant a]\nuid = 1\nram_max = 5G\n", "more than memory.ram_max");
 	bad_whole(TWO "[tenant a]\nuid = 1\nconnections_max = 65\n",
 		  "[tenant a], line 7, connections_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\nnamespaces_max = 60\n[tenant b]\nuid = 2\n",
+		  "[tenant b]: with those before it 92, limits.namespaces_max");
+	bad_whole(TWO "[tenant a]\nuid = 1\nconnections_max = 40\n[tenant b]\nuid = 2\n"
+		      "connections_max = 25\n",
+		  "[tenant b], line 10, connections_max: with those before it 65");
 	bad_whole(TWO "[tenant a]\nuid = 1\ndisk_max = 17G\n", "more than store.capacity_bytes");
 	bad_whole(TWO "[tenant a]\nuid = 1\ndisk_max = 9G\n[tenant b]\nuid = 2\ndisk_max = 8G\n"
 		      "[store]\nfolder = /f\n",

@@ -273,7 +273,7 @@ static void a_flipped_page_ends_the_chain(void **state)
 	assert_true(stat(&b, STAT_restores_failed) > 0);
 	settle(&b);
 	/* What came behind it cannot be reached and is not kept. */
-	assert_int_equal(b.rig.cache.restores.n, 0);
+	assert_int_equal(b.rig.cache.n_restores, 0);
 	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), 3);
 	/* An engine computes it again; then all are there. */
 	publish(&b, 1, 4, true);
@@ -414,7 +414,7 @@ static bool read_in_any_order(struct bed *b, uint32_t wait_ms, uint32_t *ret_n)
 		uint32_t n = pages_here(b, &rm.m);
 
 		assert_true(i < 10000);
-		parked = parked || b->rig.cache.restores.n + n < PAGES;
+		parked = parked || b->rig.cache.n_restores + n < PAGES;
 		/* Who asks meanwhile is not given what has not been read. */
 		assert_int_equal(match(b, 1, PAGES, 0), n);
 		rig_step(&b->rig);
@@ -471,7 +471,7 @@ static void a_slow_disk_is_a_miss_in_time(void **state)
 	/* Late is not lost, unless the store gave the records up. */
 	assert_int_equal(stat(&b, STAT_restore_check_failures), 0);
 	/* An engine that computes faster than the disk reads is told so at once. */
-	b.rig.cache.restores.bytes_per_ms = 1024;
+	b.rig.tenant->restores.bytes_per_ms = 1024;
 	assert_int_equal(rig_match(&b.rig, &rm, &b.rig.pins, 1, PAGES, 2), 0);
 	assert_int_equal(rm.m.n, 0);
 	bed_fini(&b);
@@ -490,12 +490,12 @@ static void cheaper_to_compute_is_a_miss(void **state)
 	rig_tokens(1, PAGES, tokens);
 	ask(&b, &rm, tokens, PAGES);
 	rm.m.recompute_us = 1;
-	b.rig.cache.restores.bytes_per_ms = 1024;
+	b.rig.tenant->restores.bytes_per_ms = 1024;
 	assert_int_equal(cache_match(&b.rig.cache, &rm.m, &why), 1);
 	assert_int_equal(rm.m.n, 0);
 	assert_int_equal(stat(&b, STAT_restores_declined), PAGES);
 	assert_int_equal(b.rig.pins.reserved, 0);
-	b.rig.cache.restores.bytes_per_ms = 512 << 10;
+	b.rig.tenant->restores.bytes_per_ms = 512 << 10;
 	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
 	bed_fini(&b);
 }
@@ -531,7 +531,7 @@ static void prefetch_reads_and_pins_nothing(void **state)
 	assert_int_equal(here, 0);
 	assert_int_equal(coming, PAGES);
 	assert_int_equal(b.rig.cache.pins, 0);
-	for (int i = 0; b.rig.cache.restores.n && i < 10000; i++)
+	for (int i = 0; b.rig.cache.n_restores && i < 10000; i++)
 		rig_step(&b.rig);
 	assert_int_equal(match(&b, 1, PAGES, 0), PAGES);
 	assert_int_equal(cache_prefetch(&b.rig.cache, &rm.m, &here, &coming, &why), 0);
@@ -630,7 +630,7 @@ static void safe_pages_come_back(void **state)
 	assert_int_equal(stat(&b, STAT_restores), PAGES);
 	assert_int_equal(stat(&b, STAT_restore_check_failures), 0);
 	assert_int_equal(safe_pages(&b), PAGES / 2);
-	assert_int_equal(b.rig.cache.restores.bytes, 0);
+	assert_int_equal(b.rig.tenant->restores.bytes, 0);
 	assert_int_equal(b.rig.cache.bytes, b.rig.ns->bytes);
 	assert_int_equal(cache_kernel_bytes(&b.rig.cache), b.rig.cache.bytes);
 	scrub(&b, 2 * PAGES);
