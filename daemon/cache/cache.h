@@ -214,6 +214,9 @@ struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes,
 /* Bytes of pages that the tenant may come to hold, beside what it holds: pinned pages cannot be
  * taken back, so they never take room that is guaranteed to another. UINT64_MAX with one tenant. */
 uint64_t cache_may_hold(const struct cache *cache, const struct tenant *tenant);
+/* -SKVQ_ETRAM if so many more are more than that. */
+int cache_check_hold(const struct cache *cache, const struct tenant *tenant, uint64_t bytes,
+		     struct why *why);
 /* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. */
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 		  const int32_t tokens[SKVQ_PAGE_TOKENS]);

@@ -243,6 +243,17 @@ static struct tenant *giver(struct cache *cache, struct tenant *asking, uint64_t
 	return best;
 }
 
+int cache_check_hold(const struct cache *cache, const struct tenant *tenant, uint64_t bytes,
+		     struct why *why)
+{
+	if (bytes <= cache_may_hold(cache, tenant))
+		return 0;
+	return why_fail(why, SKVQ_ETRAM,
+			"a page of %llu bytes does not fit beside %llu that this tenant "
+			"holds: the rest is held by others or guaranteed to them",
+			(unsigned long long)bytes, (unsigned long long)tenant->held);
+}
+
 /* With `heir`, a page of exactly so many bytes is about to come in that namespace: a page that goes
  * may leave it its slot and memory. */
 static void give_up(struct cache *cache, struct tenant *tenant, uint64_t bytes, struct ns *heir,
@@ -279,11 +290,8 @@ static int make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes,
 	uint64_t own = tenant->limits.ram_max ? tenant->limits.ram_max : max;
 	uint64_t used = cache_bytes_used(cache);
 
-	if (bytes > cache_may_hold(cache, tenant))
-		return why_fail(why, SKVQ_ETRAM,
-				"a page of %llu bytes does not fit beside %llu that this tenant "
-				"holds: the rest is held by others or guaranteed to them",
-				(unsigned long long)bytes, (unsigned long long)tenant->held);
+	if (cache_check_hold(cache, tenant, bytes, why) < 0)
+		return -SKVQ_ETRAM;
 	if (used > cache->bytes && (used + bytes > max || tenant->used + bytes > own)) {
 		cache_trim(cache);
 		used = cache_bytes_used(cache);

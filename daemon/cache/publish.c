@@ -330,19 +330,6 @@ static int check_staging(const struct publish *p, uint64_t bytes, struct why *wh
 	return 0;
 }
 
-/* Whether the tenant may hold a page that is here and that nobody holds yet. */
-static int check_hold(const struct cache *cache, const struct page *page, struct why *why)
-{
-	const struct tenant *tenant = ns_of(page)->tenant;
-
-	if (page->held || page->bytes <= cache_may_hold(cache, tenant))
-		return 0;
-	return why_fail(why, SKVQ_ETRAM,
-			"an equal page of %llu bytes is here, but cannot be held beside %llu that this "
-			"tenant holds: the rest is held by others or guaranteed to them",
-			(unsigned long long)page->bytes, (unsigned long long)tenant->held);
-}
-
 int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 {
 	struct ns *ns = p->ns;
@@ -382,7 +369,7 @@ int cache_publish(struct cache *cache, struct publish *p, struct why *why)
 	if (page) {
 		assert(page_readable(page));
 		ns->used = ++cache->stamp;
-		err = check_hold(cache, page, why);
+		err = page->held ? 0 : cache_check_hold(cache, ns->tenant, page->bytes, why);
 		if (!err && page->shed)
 			err = begin_refine(cache, p, page, why);
 		if (err < 0)
