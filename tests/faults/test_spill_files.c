@@ -188,6 +188,10 @@ static void an_event_loop_drives_it(void **state)
 		}
 		store_pump(store);
 		wait = store_wait_ms(store);
+		/* A put that was refused has no event of its own: the pump just now may have made
+		 * the room it wanted, and nothing is out any more. */
+		if (c.left < before && wait > 20)
+			wait = 20;
 		assert_int_equal(loop_step(&loop, wait == UINT32_MAX ? -1 : (int)wait), 0);
 		store_pump(store);
 	}
