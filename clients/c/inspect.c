@@ -53,6 +53,14 @@ static void copy_tenant(const Skvq__Wire__TenantInfo *m, struct skvq_client_tena
 	}
 }
 
+static void copy_histogram(const Skvq__Wire__Histogram *m, struct skvq_client_histogram *o)
+{
+	COPY_TEXT(o->name, m->name);
+	o->sum = m->sum;
+	for (size_t i = 0; i < m->n_buckets; i++)
+		o->buckets[i < SKVQ_CLIENT_BUCKETS ? i : SKVQ_CLIENT_BUCKETS - 1] += m->buckets[i];
+}
+
 int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
@@ -90,6 +98,8 @@ int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 	}
 	for (size_t i = 0; i < b->n_tenants && ret->n_tenants < SKVQ_CLIENT_TENANTS; i++)
 		copy_tenant(b->tenants[i], &ret->tenants[ret->n_tenants++]);
+	for (size_t i = 0; i < b->n_histograms && ret->n_histograms < SKVQ_CLIENT_HISTOGRAMS; i++)
+		copy_histogram(b->histograms[i], &ret->histograms[ret->n_histograms++]);
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
 }

@@ -62,6 +62,23 @@ static const struct {
 
 #define N_CODES (sizeof(codes) / sizeof(codes[0]))
 
+static const char *const histogram_names[] = {STATS_HISTOGRAMS(STATS_NAME_)};
+
+void stats_record(struct stats *stats, enum stats_histogram_id id, uint64_t value)
+{
+	struct stats_histogram *h = &stats->histogram[id];
+	/* The bits of value - 1: 2^i is the last of bucket i. */
+	uint32_t bucket = value > 1 ? 64u - (uint32_t)__builtin_clzll(value - 1) : 0;
+
+	h->n[bucket < STATS_BUCKETS ? bucket : STATS_BUCKETS - 1]++;
+	h->sum += value;
+}
+
+const char *stats_histogram_name(enum stats_histogram_id id)
+{
+	return histogram_names[id];
+}
+
 void stats_refused(struct stats *stats, int code)
 {
 	uint32_t at = (uint32_t)(code < 0 ? -code : code);

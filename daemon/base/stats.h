@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * base/stats.h - counters, all in one table. Names are what StatusReply and metrics show; they are
- * never renamed. Refusals are counted by error code beside them as "refused_<code>". Loop thread
+ * base/stats.h - counters and histograms, each kind in one table. Names are what StatusReply and
+ * metrics show; they are never renamed. Refusals are counted by error code beside them as "refused_<code>". Loop thread
  * only: jobs report through their done().
  */
 #ifndef SKVQD_BASE_STATS_H
@@ -69,10 +69,33 @@ enum stats_id { STATS_TABLE(STATS_ENUM_) STAT_COUNT };
 
 #define STATS_CODES 96u /* of skvq/error.h */
 
+/* The end of a name is the unit. */
+#define STATS_HISTOGRAMS(X)                                                                        \
+	X(match_us, "of matches that were answered, with what they waited for the disk")           \
+	X(publish_us, "of publish requests that were answered, each of 1 to 1,024 pages")          \
+	X(restore_us, "from asking the disk for a page until it was there and checked")            \
+	X(return_gap_ms, "from the eviction of a page until it was published or read back")
+
+#define STATS_ENUM_(name, help) HISTOGRAM_##name,
+enum stats_histogram_id { STATS_HISTOGRAMS(STATS_ENUM_) HISTOGRAM_COUNT };
+#undef STATS_ENUM_
+
+/* Bucket i: above 2^(i - 1) up to 2^i; the first from 0, the last also all that is more. */
+#define STATS_BUCKETS 32u
+
+struct stats_histogram {
+	uint64_t n[STATS_BUCKETS];
+	uint64_t sum; /* of the values */
+};
+
 struct stats {
 	uint64_t n[STAT_COUNT];
 	uint64_t refused[STATS_CODES];
+	struct stats_histogram histogram[HISTOGRAM_COUNT];
 };
+
+void stats_record(struct stats *stats, enum stats_histogram_id id, uint64_t value);
+const char *stats_histogram_name(enum stats_histogram_id id);
 
 /* Counts a refusal with a positive or negative code. */
 void stats_refused(struct stats *stats, int code);

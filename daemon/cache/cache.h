@@ -76,6 +76,14 @@ static inline void cache_count(struct cache *cache, struct tenant *tenant, enum 
 	tenant->stats.n[id] += n;
 	cache->stats->n[id] += n;
 }
+static inline void cache_record(struct cache *cache, struct tenant *tenant,
+				enum stats_histogram_id id, uint64_t value)
+{
+	stats_record(&tenant->stats, id, value);
+	stats_record(cache->stats, id, value);
+}
+/* The page's bytes are in memory from now on. True: it went not long ago. */
+bool cache_page_born(struct cache *cache, struct page *page);
 /* Of pages that are below too; bytes modulo 2^64. */
 static inline void cache_add_stored(struct cache *cache, struct tenant *tenant, uint64_t bytes)
 {

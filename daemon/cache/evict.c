@@ -37,6 +37,17 @@ void cache_settle_held(struct page *page)
 	}
 }
 
+bool cache_page_born(struct cache *cache, struct page *page)
+{
+	struct tenant *tenant = ns_of(page)->tenant;
+	uint64_t away_ms;
+
+	if (!policy_born(&tenant->policy, page, clock_ms(), &away_ms))
+		return false;
+	cache_record(cache, tenant, HISTOGRAM_return_gap_ms, away_ms);
+	return true;
+}
+
 void cache_settle(struct cache *cache, struct page *page)
 {
 	bool may_go = page_readable(page) && page->pins == 0 && page->children == 0;
@@ -109,7 +120,7 @@ static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
-	policy_gone(&ns->tenant->policy, page);
+	policy_gone(&ns->tenant->policy, page, clock_ms());
 	let_loose(page);
 	spill_forget(page);
 	shed_forget(page);

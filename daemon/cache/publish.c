@@ -106,7 +106,7 @@ static void arrived(struct fill *fill)
 	page->stamp = cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
-	cache_count(cache, tenant, STAT_pages_returned, policy_born(&tenant->policy, page));
+	cache_count(cache, tenant, STAT_pages_returned, cache_page_born(cache, page));
 	spill_want(page);
 	cache_count(cache, tenant, STAT_bytes_copied, page->bytes);
 	cache_count(cache, tenant, STAT_pages_safe, page->safe);

@@ -22,6 +22,7 @@ struct restore {
 	struct page *page;
 	bool given; /* the tier had it, and its record's checksum held */
 	uint64_t bytes; /* counted out */
+	uint64_t began_us;
 	int result;
 	struct restore *parked; /* good pages that follow this one and came before it */
 	struct restore *next;   /* of those of the parent */
@@ -118,7 +119,8 @@ static void settle_one(struct restore *r, int err)
 		cache_add_stored(cache, tenant, page->bytes);
 		if (r->task.shed)
 			shed_mark(cache, page);
-		(void)policy_born(&tenant->policy, page);
+		(void)cache_page_born(cache, page);
+		cache_record(cache, tenant, HISTOGRAM_restore_us, clock_us() - r->began_us);
 		cache_count(cache, tenant, STAT_restores, 1);
 		cache_count(cache, tenant, STAT_bytes_restored, page->bytes);
 	}
@@ -306,6 +308,7 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	*r = (struct restore){.job = {.run = verify_work, .done = verify_done},
 			      .cache = cache,
 			      .ns = ns,
+			      .began_us = clock_us(),
 			      .page = take_page(cache, ns, parent, tokens, digest)};
 	if (!r->page) {
 		free(r);

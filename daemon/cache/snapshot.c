@@ -456,7 +456,7 @@ static void list_page(struct cache *cache, struct snapshot *snapshot, struct pag
 	}
 	snapshot->pages++;
 	cache_count(cache, ns->tenant, STAT_pages_taken_over, 1);
-	(void)policy_born(&ns->tenant->policy, page);
+	(void)cache_page_born(cache, page);
 	if (page->hits)
 		policy_hit(&ns->tenant->policy, page);
 	settle_tier(cache, page);

@@ -7,6 +7,7 @@
 #include <skvq/error.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "control/dispatch.h"
 
 /* A PageRef in a reply: tag and length, two tags, two varints of at most 5 bytes; and its index, if
@@ -31,6 +32,7 @@ static Skvq__Wire__PageRef wire_ref(struct page_ref ref)
 /* A question, with room for the answer. Freed when it is given. */
 struct match_op {
 	struct inflight inflight;
+	uint64_t began_us;
 	struct match m;
 	struct page_ref refs[];
 };
@@ -65,6 +67,13 @@ static void send_match(struct session *s, uint64_t id, const struct match *m)
 	reply_send(s, id, &reply, -1);
 }
 
+static void answer_match(struct session *s, uint64_t id, const struct match_op *op)
+{
+	send_match(s, id, &op->m);
+	cache_record(s->control->cache, op->m.ns->tenant, HISTOGRAM_match_us,
+		     clock_us() - op->began_us);
+}
+
 static void match_done(struct match *m, int error, const char *why)
 {
 	struct match_op *op = container_of(m, struct match_op, m);
@@ -74,7 +83,7 @@ static void match_done(struct match *m, int error, const char *why)
 	if (s && error < 0)
 		reply_error(s, op->inflight.id, error, why);
 	else if (s)
-		send_match(s, op->inflight.id, m);
+		answer_match(s, op->inflight.id, op);
 	free(op);
 }
 
@@ -117,6 +126,7 @@ int op_match(const struct request *rq, struct why *why)
 	if (!op)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a match of %u pages", want);
 	op->inflight = (struct inflight){.id = rq->id, .orphan = match_orphan};
+	op->began_us = clock_us();
 	op->m = (struct match){.ns = ns,
 			       .pins = &s->pins,
 			       .tokens = tokens,
@@ -133,7 +143,7 @@ int op_match(const struct request *rq, struct why *why)
 		return 0;
 	}
 	if (r > 0)
-		send_match(s, rq->id, &op->m);
+		answer_match(s, rq->id, op);
 	free(op);
 	return r < 0 ? r : 0;
 }
@@ -182,6 +192,7 @@ struct run {
 	uint64_t offset; /* of the first page in staging */
 	uint32_t position;
 	uint32_t n_pages, n_done, n_existed;
+	uint64_t began_us;
 	struct page_ref *refs; /* [n_pages], behind the struct */
 	int32_t *tokens;       /* [n_pages * SKVQ_PAGE_TOKENS], behind refs */
 	uint8_t *safe;         /* [n_pages], behind tokens */
@@ -201,6 +212,7 @@ static struct run *run_new(uint64_t id, const Skvq__Wire__Publish *m, uint32_t n
 		return NULL;
 	run->inflight.id = id;
 	run->inflight.orphan = run_orphan;
+	run->began_us = clock_us();
 	run->offset = m->offset;
 	run->position = m->position;
 	run->n_pages = n;
@@ -245,10 +257,13 @@ static void send_published(struct session *s, const struct run *run, int error, 
 		reply.body_case = SKVQ__WIRE__REPLY__BODY_PUBLISH;
 		reply.publish = &body;
 	}
-	if (error < 0)
+	if (error < 0) {
 		reply_refuse(s, run->inflight.id, error, why, &reply);
-	else
-		reply_send(s, run->inflight.id, &reply, -1);
+		return;
+	}
+	reply_send(s, run->inflight.id, &reply, -1);
+	cache_record(s->control->cache, run->p.ns->tenant, HISTOGRAM_publish_us,
+		     clock_us() - run->began_us);
 }
 
 static void run_took(struct run *run)

@@ -42,6 +42,10 @@ struct counters {
 	char names[STORE_STAT_COUNT][NAME_BYTES];
 };
 
+struct histograms {
+	Skvq__Wire__Histogram all[HISTOGRAM_COUNT], *at[HISTOGRAM_COUNT];
+};
+
 /* One tenant's part of the answer. */
 struct tenant_row {
 	Skvq__Wire__TenantInfo info;
@@ -77,10 +81,30 @@ static uint64_t sum_store(const struct session *s, enum store_stat stat)
 	return sum;
 }
 
+static struct stats *stats_seen(const struct session *s)
+{
+	return s->admin ? s->control->stats : &s->tenant->tenant->stats;
+}
+
+static void add_histograms(struct stats *stats, struct histograms *h,
+			   Skvq__Wire__StatusReply *body)
+{
+	for (uint32_t i = 0; i < HISTOGRAM_COUNT; i++) {
+		skvq__wire__histogram__init(&h->all[i]);
+		h->all[i].name = (char *)(uintptr_t)stats_histogram_name(i);
+		h->all[i].sum = stats->histogram[i].sum;
+		h->all[i].n_buckets = STATS_BUCKETS;
+		h->all[i].buckets = stats->histogram[i].n;
+		h->at[i] = &h->all[i];
+	}
+	body->n_histograms = HISTOGRAM_COUNT;
+	body->histograms = h->at;
+}
+
 static void add_counters(struct counters *c, const struct session *s)
 {
 	const struct control *control = s->control;
-	const struct stats *stats = s->admin ? control->stats : &s->tenant->tenant->stats;
+	const struct stats *stats = stats_seen(s);
 	const char *name;
 	uint64_t value;
 
@@ -174,6 +198,7 @@ int op_status(const struct request *rq, struct why *why)
 	CLEANUP_FREE struct tenant_row *rows = calloc(n, sizeof(*rows));
 	CLEANUP_FREE Skvq__Wire__TenantInfo **at = calloc(n, sizeof(*at));
 	Skvq__Wire__StatusReply body = SKVQ__WIRE__STATUS_REPLY__INIT;
+	struct histograms histograms;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
 
 	if (!counters || !rows || !at)
@@ -193,6 +218,7 @@ int op_status(const struct request *rq, struct why *why)
 	add_counters(counters, s);
 	body.n_counters = counters->n;
 	body.counters = counters->at;
+	add_histograms(stats_seen(s), &histograms, &body);
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_STATUS;
 	reply.status = &body;
 	reply_send(rq->session, rq->id, &reply, -1);

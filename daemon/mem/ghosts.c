@@ -62,17 +62,26 @@ static void forget(struct ghosts *g, uint32_t *at)
 	g->free = id;
 }
 
-int ghosts_take(struct ghosts *g, uint64_t key)
+static uint32_t tick_of(uint64_t ms)
 {
+	return (uint32_t)(ms / GHOST_TICK_MS) & (UINT32_MAX >> 1);
+}
+
+int ghosts_take(struct ghosts *g, uint64_t key, uint64_t now_ms, uint64_t *ret_ms)
+{
+	const struct ghost *ghost;
 	uint32_t *at;
 	int list;
 
+	*ret_ms = 0;
 	if (!g->all)
 		return -1;
 	at = find(g, key);
 	if (!*at)
 		return -1;
-	list = (int)g->all[*at - 1].list;
+	ghost = &g->all[*at - 1];
+	list = (int)ghost->list;
+	*ret_ms = (uint64_t)((tick_of(now_ms) - ghost->since) & (UINT32_MAX >> 1)) * GHOST_TICK_MS;
 	forget(g, at);
 	return list;
 }
@@ -83,14 +92,15 @@ void ghosts_bound(struct ghosts *g, uint32_t list, uint64_t n)
 		forget(g, find(g, g->all[g->list[list].oldest - 1].key));
 }
 
-void ghosts_add(struct ghosts *g, uint64_t key, uint32_t list)
+void ghosts_add(struct ghosts *g, uint64_t key, uint32_t list, uint64_t now_ms)
 {
 	uint32_t id, *bucket;
 	struct ghost *ghost;
+	uint64_t ms;
 
 	if (!g->all)
 		return;
-	(void)ghosts_take(g, key);
+	(void)ghosts_take(g, key, now_ms, &ms);
 	ghosts_bound(g, list, g->max - 1);
 	id = g->free;
 	if (id)
@@ -99,8 +109,11 @@ void ghosts_add(struct ghosts *g, uint64_t key, uint32_t list)
 		id = ++g->touched;
 	ghost = &g->all[id - 1];
 	bucket = &g->buckets[key & g->mask];
-	*ghost = (struct ghost){
-	    .key = key, .next = *bucket, .older = g->list[list].youngest, .list = list};
+	*ghost = (struct ghost){.key = key,
+				.next = *bucket,
+				.older = g->list[list].youngest,
+				.list = list & 1,
+				.since = tick_of(now_ms)};
 	*bucket = id;
 	if (ghost->older)
 		g->all[ghost->older - 1].younger = id;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mem/ghosts.h - what is remembered of pages that went: a key and which of two lists it is on.
+ * mem/ghosts.h - what is remembered of pages that went: a key, when, and which of two lists it is on.
  *
  * Bounded: room for a fixed number on each list is taken once, the oldest is forgotten first. Keys
  * are 64 bits of a digest; should two pages ever share one, the worst is a page in the wrong queue.
@@ -11,13 +11,14 @@
 
 #include <stdint.h>
 
-#define GHOST_LISTS 2u
+#define GHOST_LISTS   2u
+#define GHOST_TICK_MS 32u /* times are kept in these, and wrap after two years */
 
 struct ghost {
 	uint64_t key;
 	uint32_t next; /* in its bucket, or of those that are free; index + 1 as all here */
 	uint32_t older, younger; /* on its list */
-	uint32_t list;
+	uint32_t list : 1, since : 31;
 };
 
 struct ghosts {
@@ -39,9 +40,10 @@ void ghosts_fini(struct ghosts *ghosts);
 
 /* As the youngest of its list. What was known of that key is forgotten, and the oldest if the list
  * is full. */
-void ghosts_add(struct ghosts *ghosts, uint64_t key, uint32_t list);
-/* The list it is on, and it is forgotten; -1: not known. */
-int ghosts_take(struct ghosts *ghosts, uint64_t key);
+void ghosts_add(struct ghosts *ghosts, uint64_t key, uint32_t list, uint64_t now_ms);
+/* The list it is on, and it is forgotten; *ret_ms is how long it was, to GHOST_TICK_MS. -1: not known,
+ * and *ret_ms is 0. */
+int ghosts_take(struct ghosts *ghosts, uint64_t key, uint64_t now_ms, uint64_t *ret_ms);
 /* Forgets the oldest of a list until n are left. */
 void ghosts_bound(struct ghosts *ghosts, uint32_t list, uint64_t n);
 

@@ -72,9 +72,9 @@ static void adapt(struct policy *p, const struct page *page, uint32_t queue)
 		p->share = p->share > SHARE_LEAST + step ? p->share - step : SHARE_LEAST;
 }
 
-bool policy_born(struct policy *p, struct page *page)
+bool policy_born(struct policy *p, struct page *page, uint64_t now_ms, uint64_t *ret_ms)
 {
-	int list = ghosts_take(&p->ghosts, key_of(page));
+	int list = ghosts_take(&p->ghosts, key_of(page), now_ms, ret_ms);
 
 	assert(page->queue == POLICY_NONE && !page->in_lru);
 	if (list >= 0)
@@ -97,7 +97,7 @@ void policy_hit(struct policy *p, struct page *page)
 	enter(p, page, POLICY_AGAIN);
 }
 
-void policy_gone(struct policy *p, struct page *page)
+void policy_gone(struct policy *p, struct page *page, uint64_t now_ms)
 {
 	uint32_t queue = page->queue;
 
@@ -105,7 +105,7 @@ void policy_gone(struct policy *p, struct page *page)
 	if (queue == POLICY_NONE)
 		return;
 	leave(p, page);
-	ghosts_add(&p->ghosts, key_of(page), queue - 1);
+	ghosts_add(&p->ghosts, key_of(page), queue - 1, now_ms);
 	ghosts_bound(&p->ghosts, queue - 1, p->pages[POLICY_ONCE] + p->pages[POLICY_AGAIN]);
 }
 

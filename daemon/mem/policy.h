@@ -43,14 +43,14 @@ void policy_init(struct policy *policy, uint32_t ghosts_max);
 void policy_fini(struct policy *policy); /* no page lives */
 
 /* The page's bytes are in memory now, and its digest and bytes are set; the digest stays until
- * policy_gone. True: it went not long ago. */
-bool policy_born(struct policy *policy, struct page *page);
+ * policy_gone. True: it went not long ago, *ret_ms before now_ms (clock.h). */
+bool policy_born(struct policy *policy, struct page *page, uint64_t now_ms, uint64_t *ret_ms);
 /* Its bytes have changed by delta (modulo 2^64). A page that was not born: no-op. */
 void policy_resized(struct policy *policy, const struct page *page, uint64_t delta);
 /* A match found it. Takes it from those that may go, as policy_remove. */
 void policy_hit(struct policy *policy, struct page *page);
 /* It leaves memory. A page that was not born: as policy_remove. */
-void policy_gone(struct policy *policy, struct page *page);
+void policy_gone(struct policy *policy, struct page *page, uint64_t now_ms);
 
 /* Whether it may go: to be told as soon as that changes. A page that may go was born, and its stamp
  * and position do not change. */

@@ -17,7 +17,7 @@ ARGUMENTS = {"calibration": [__file__]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
-               "bytes_max", "pins", "disk", "counters", "tenants"}
+               "bytes_max", "pins", "disk", "counters", "histograms", "tenants"}
 NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_numerics",
                   "n_layer", "n_kv_heads", "head_dim_k", "head_dim_v", "page_bytes",
                   "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",

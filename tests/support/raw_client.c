@@ -291,3 +291,17 @@ uint64_t raw_counter(const raw_reply *status, const char *name)
 	}
 	abort();
 }
+
+uint64_t raw_recorded(const raw_reply *status, const char *histogram)
+{
+	for (size_t i = 0; i < status->status->n_histograms; i++) {
+		const Skvq__Wire__Histogram *h = status->status->histograms[i];
+		uint64_t sum = 0;
+
+		for (size_t n = 0; n < h->n_buckets; n++)
+			sum += h->buckets[n];
+		if (!strcmp(h->name, histogram))
+			return sum;
+	}
+	abort();
+}

@@ -49,5 +49,6 @@ void raw_send_publish(int sock, uint64_t id, uint32_t ns, const Skvq__Wire__Page
 raw_reply *raw_unpin(int sock, uint32_t ns, Skvq__Wire__PageRef *page);
 raw_reply *raw_status(int sock);
 uint64_t raw_counter(const raw_reply *status, const char *name); /* aborts if there is none */
+uint64_t raw_recorded(const raw_reply *status, const char *histogram); /* values; the same */
 
 #endif /* SKVQ_TEST_RAW_CLIENT_H */

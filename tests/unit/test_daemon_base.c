@@ -108,6 +108,27 @@ static void counters(void **state)
 	assert_string_equal(err_name(77), "unknown");
 }
 
+static void histograms(void **state)
+{
+	static const struct {
+		uint64_t value;
+		uint32_t bucket;
+	} cases[] = {{0, 0}, {1, 0}, {2, 1}, {3, 2}, {4, 2}, {5, 3}, {1024, 10}, {1025, 11},
+		     {UINT64_C(1) << 31, 31}, {(UINT64_C(1) << 31) + 1, 31}, {UINT64_MAX, 31}};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct stats stats = {0};
+		const struct stats_histogram *h = &stats.histogram[HISTOGRAM_match_us];
+
+		stats_record(&stats, HISTOGRAM_match_us, cases[i].value);
+		assert_int_equal(h->sum, cases[i].value);
+		for (uint32_t n = 0; n < STATS_BUCKETS; n++)
+			assert_int_equal(h->n[n], n == cases[i].bucket);
+	}
+	assert_string_equal(stats_histogram_name(HISTOGRAM_match_us), "match_us");
+}
+
 /* ---- loop ---- */
 
 struct watcher {
@@ -321,6 +342,7 @@ int main(void)
 	    cmocka_unit_test(crc),
 	    cmocka_unit_test(sentences),
 	    cmocka_unit_test(counters),
+	    cmocka_unit_test(histograms),
 	    cmocka_unit_test(loop_forgets_removed_watches),
 	    cmocka_unit_test(worker_bounds_its_queue),
 	    cmocka_unit_test(worker_cancels_what_is_queued),

@@ -259,6 +259,11 @@ static struct seen look(int sock, const char *tenant)
 		if (strcmp(s->counters[i]->name, "requests"))
 			seen.counters += s->counters[i]->value;
 	}
+	for (size_t i = 0; i < s->n_histograms; i++) {
+		seen.counters += s->histograms[i]->sum;
+		for (size_t n = 0; n < s->histograms[i]->n_buckets; n++)
+			seen.counters += s->histograms[i]->buckets[n];
+	}
 	raw_free(reply);
 	return seen;
 }
@@ -539,6 +544,7 @@ static void disks_are_apart(void **state)
 	assert_int_equal(restored(a.sock, a.ns, 1), PAGES);
 	reply = raw_status(a.sock);
 	assert_int_equal(reply->status->disk_pages, PAGES);
+	assert_int_equal(raw_recorded(reply, "restore_us"), PAGES);
 	assert_int_equal(reply->status->disk_bytes_max, (32 << 20) / 3);
 	raw_free(reply);
 	reply = raw_status(b.sock);

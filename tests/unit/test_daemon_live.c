@@ -281,6 +281,9 @@ static void status_adds_up(void **state)
 	assert_int_equal(raw_counter(reply, "tokens_asked"), 320);
 	assert_int_equal(raw_counter(reply, "tokens_matched"), 160);
 	assert_int_equal(raw_counter(reply, "refused_epins"), 0);
+	assert_int_equal(raw_recorded(reply, "match_us"), 1);
+	assert_int_equal(raw_recorded(reply, "publish_us"), 2);
+	assert_int_equal(raw_recorded(reply, "restore_us"), 0);
 	raw_free(reply);
 	client_close(&a);
 }

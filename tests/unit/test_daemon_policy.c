@@ -18,20 +18,23 @@
 /* The lists as arrays, oldest first. */
 struct model_list {
 	uint64_t keys[MAX + 1];
+	uint64_t since[MAX + 1];
 	uint32_t n;
 };
 
 static void model_drop(struct model_list *l, uint32_t i)
 {
 	memmove(&l->keys[i], &l->keys[i + 1], (l->n - i - 1) * sizeof(l->keys[0]));
+	memmove(&l->since[i], &l->since[i + 1], (l->n - i - 1) * sizeof(l->since[0]));
 	l->n--;
 }
 
-static int model_take(struct model_list lists[GHOST_LISTS], uint64_t key)
+static int model_take(struct model_list lists[GHOST_LISTS], uint64_t key, uint64_t *ret_since)
 {
 	for (uint32_t list = 0; list < GHOST_LISTS; list++) {
 		for (uint32_t i = 0; i < lists[list].n; i++) {
 			if (lists[list].keys[i] == key) {
+				*ret_since = lists[list].since[i];
 				model_drop(&lists[list], i);
 				return (int)list;
 			}
@@ -40,10 +43,26 @@ static int model_take(struct model_list lists[GHOST_LISTS], uint64_t key)
 	return -1;
 }
 
+/* The same ghost as the model takes, and how long it has been one. */
+static void take_both(struct ghosts *g, struct model_list lists[GHOST_LISTS], uint64_t key,
+		      uint64_t now)
+{
+	uint64_t since = 0, ms;
+	int list = model_take(lists, key, &since);
+
+	assert_int_equal(ghosts_take(g, key, now, &ms), list);
+	if (list < 0)
+		assert_int_equal(ms, 0);
+	else
+		assert_int_equal(ms, (now / GHOST_TICK_MS - since / GHOST_TICK_MS) * GHOST_TICK_MS);
+}
+
 static void ghosts_are_two_bounded_queues(void **state)
 {
 	struct model_list lists[GHOST_LISTS] = {0};
 	struct seeded rng = seeded_init();
+	/* Ticks wrap on the way. */
+	uint64_t now = (UINT64_C(1) << 36) - 100000, since;
 	struct ghosts g;
 
 	(void)state;
@@ -53,14 +72,16 @@ static void ghosts_are_two_bounded_queues(void **state)
 		uint64_t key = (uint64_t)seeded_below(&rng, KEYS) << 8;
 		uint32_t list = seeded_below(&rng, GHOST_LISTS), what = seeded_below(&rng, 20);
 
+		now += seeded_below(&rng, 100);
 		if (what < 12) {
-			ghosts_add(&g, key, list);
-			(void)model_take(lists, key);
+			ghosts_add(&g, key, list, now);
+			(void)model_take(lists, key, &since);
 			if (lists[list].n == MAX)
 				model_drop(&lists[list], 0);
+			lists[list].since[lists[list].n] = now;
 			lists[list].keys[lists[list].n++] = key;
 		} else if (what < 19) {
-			assert_int_equal(ghosts_take(&g, key), model_take(lists, key));
+			take_both(&g, lists, key, now);
 		} else {
 			uint32_t n = seeded_below(&rng, MAX);
 
@@ -72,7 +93,7 @@ static void ghosts_are_two_bounded_queues(void **state)
 			assert_int_equal(g.list[list].n, lists[list].n);
 	}
 	for (uint64_t key = 0; key < KEYS; key++)
-		assert_int_equal(ghosts_take(&g, key << 8), model_take(lists, key << 8));
+		take_both(&g, lists, key << 8, now);
 	assert_int_equal(g.list[0].n + g.list[1].n, 0);
 	assert_true(g.touched <= GHOST_LISTS * MAX);
 	ghosts_fini(&g);
@@ -81,10 +102,11 @@ static void ghosts_are_two_bounded_queues(void **state)
 static void without_memory_nothing_is_remembered(void **state)
 {
 	struct ghosts g = {0}; /* as ghosts_init leaves it */
+	uint64_t ms;
 
 	(void)state;
-	ghosts_add(&g, 1, 0);
-	assert_int_equal(ghosts_take(&g, 1), -1);
+	ghosts_add(&g, 1, 0, 0);
+	assert_int_equal(ghosts_take(&g, 1, 0, &ms), -1);
 	ghosts_bound(&g, 0, 0);
 	ghosts_fini(&g);
 }
@@ -124,7 +146,7 @@ static void drop(struct small_cache *c, struct page *page)
 {
 	struct page *parent = page_parent(page);
 
-	policy_gone(&c->policy, page);
+	policy_gone(&c->policy, page, 0);
 	page_move(page, PAGE_FREE);
 	if (!parent)
 		return;
@@ -135,6 +157,7 @@ static void drop(struct small_cache *c, struct page *page)
 static struct page *publish(struct small_cache *c, struct page *parent, uint64_t key,
 			    bool *ret_back)
 {
+	uint64_t away_ms;
 	struct page *page;
 	bool back;
 
@@ -155,7 +178,7 @@ static struct page *publish(struct small_cache *c, struct page *parent, uint64_t
 	}
 	page->stamp = ++c->stamp;
 	page_move(page, PAGE_RESIDENT);
-	back = policy_born(&c->policy, page);
+	back = policy_born(&c->policy, page, 0, &away_ms);
 	if (ret_back)
 		*ret_back = back;
 	settle(c, page);

@@ -13,7 +13,8 @@ static const char help[] =
     "pages, bytes_resident (by the daemon's books), bytes_kernel (what the kernel says the\n"
     "arenas take), bytes_max, pins, disk (null without one; else pages, bytes, bytes_max and\n"
     "bytes_resident_too, of pages that are in memory as well), counters, an object of name and\n"
-    "value, and tenants: your own, or all for root, the daemon's user and those it calls admins;\n"
+    "value, histograms, an object of name and object (count, sum, buckets: values above 2^(i - 1)\n"
+    "up to 2^i, the last also what is more; the end of the name is the unit), and tenants: your own, or all for root, the daemon's user and those it calls admins;\n"
     "each with name, connections, namespaces, pages, bytes, bytes_held, bytes_min, pins,\n"
     "disk_bytes, calibration_bytes, most of them with a bound of the same name and _max, evictions\n"
     "and refusals, an object of error code and count.\n";
@@ -52,6 +53,42 @@ static json_t *tenant_json(struct skvq_client_tenant *t)
 	return o;
 }
 
+static uint64_t recorded(const struct skvq_client_histogram *h)
+{
+	uint64_t n = 0;
+	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++)
+		n += h->buckets[i];
+	return n;
+}
+
+/* The upper end of the bucket in which that share of the values is reached. */
+static uint64_t quantile(const struct skvq_client_histogram *h, double share)
+{
+	double want = share * (double)recorded(h), n = 0;
+	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++) {
+		n += (double)h->buckets[i];
+		if (n >= want)
+			return UINT64_C(1) << i;
+	}
+	return UINT64_C(1) << (SKVQ_CLIENT_BUCKETS - 1);
+}
+
+static json_t *histograms_json(const struct skvq_client_status *s)
+{
+	json_t *all = json_object();
+	for (size_t i = 0; i < s->n_histograms; i++) {
+		const struct skvq_client_histogram *h = &s->histograms[i];
+		json_t *buckets = json_array();
+		for (size_t b = 0; b < SKVQ_CLIENT_BUCKETS; b++)
+			json_array_append_new(buckets, json_integer((json_int_t)h->buckets[b]));
+		json_object_set_new(all, h->name,
+				    json_pack("{s:I, s:I, s:o}", "count",
+					      (json_int_t)recorded(h), "sum", (json_int_t)h->sum,
+					      "buckets", buckets));
+	}
+	return all;
+}
+
 static int print_json(struct skvq_client_status *s, const char *boot_id)
 {
 	json_t *counters = json_object();
@@ -68,7 +105,7 @@ static int print_json(struct skvq_client_status *s, const char *boot_id)
 				       (json_int_t)s->bytes_stored)
 			   : json_null();
 	return ctl_print_json(json_pack(
-	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "version",
+	    "{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "version",
 	    ctl_json_text(s->version), "socket", ctl_json_text(s->socket), "boot_id", boot_id,
 	    "pid", (json_int_t)s->pid, "uptime_ms", (json_int_t)s->uptime_ms, "connections",
 	    (json_int_t)s->connections, "connections_max", (json_int_t)s->connections_max,
@@ -76,7 +113,7 @@ static int print_json(struct skvq_client_status *s, const char *boot_id)
 	    "bytes_resident", (json_int_t)s->bytes_resident, "bytes_kernel",
 	    (json_int_t)s->bytes_kernel, "bytes_max", (json_int_t)s->bytes_max, "pins",
 	    (json_int_t)s->pins, "disk", disk, "counters", counters,
-	    "tenants", tenants));
+	    "histograms", histograms_json(s), "tenants", tenants));
 }
 
 static void print_tenant(struct skvq_client_tenant *t)
@@ -122,6 +159,13 @@ static void print_text(struct skvq_client_status *s, const char *boot_id)
 		       ctl_human_bytes(s->disk_bytes_max, b), ctl_human_bytes(s->bytes_stored, k));
 	for (size_t i = 0; i < s->n_tenants; i++)
 		print_tenant(&s->tenants[i]);
+	for (size_t i = 0; i < s->n_histograms; i++) {
+		const struct skvq_client_histogram *h = &s->histograms[i];
+		if (recorded(h))
+			printf("%-12s %" PRIu64 " times, half within %" PRIu64
+			       ", 99 %% within %" PRIu64 "\n",
+			       h->name, recorded(h), quantile(h, .5), quantile(h, .99));
+	}
 	size_t n_zero = 0;
 	puts("counters");
 	for (size_t i = 0; i < s->n_counters; i++) {

@@ -34,6 +34,19 @@ struct state {
 	double target; /* ARC's p */
 };
 
+/* The list of ghosts it is on, and no longer; -1: none. No policy here asks for times. */
+static int remembered(struct state *s, const struct page *page)
+{
+	uint64_t ms;
+
+	return ghosts_take(&s->ghosts, page_number(page), 0, &ms);
+}
+
+static void remember(struct state *s, const struct page *page, uint32_t list)
+{
+	ghosts_add(&s->ghosts, page_number(page), list, 0);
+}
+
 static void end(void *rival)
 {
 	struct state *s = rival;
@@ -173,7 +186,7 @@ static void twoq_born(void *rival, struct page *page)
 {
 	struct state *s = rival;
 
-	enter(s, page, ghosts_take(&s->ghosts, page_number(page)) >= 0 ? AGAIN : ONCE);
+	enter(s, page, remembered(s, page) >= 0 ? AGAIN : ONCE);
 }
 
 /* In the first queue by the order of arrival, in the other by use. */
@@ -199,7 +212,7 @@ static void twoq_gone(void *rival, struct page *page)
 	struct state *s = rival;
 
 	if (slot_of(s, page)->queue == ONCE)
-		ghosts_add(&s->ghosts, page_number(page), 0);
+		remember(s, page, 0);
 	ghosts_bound(&s->ghosts, 0, s->size.pages / 2);
 	gone(s, page);
 }
@@ -210,7 +223,7 @@ static void arc_born(void *rival, struct page *page)
 {
 	struct state *s = rival;
 	double b1 = s->ghosts.list[ONCE].n, b2 = s->ghosts.list[AGAIN].n;
-	int list = ghosts_take(&s->ghosts, page_number(page));
+	int list = remembered(s, page);
 
 	if (list == ONCE)
 		s->target = fmin(s->size.pages, s->target + fmax(1, b2 / b1));
@@ -233,7 +246,7 @@ static void arc_gone(void *rival, struct page *page)
 	uint64_t all;
 
 	gone(s, page);
-	ghosts_add(&s->ghosts, page_number(page), queue);
+	remember(s, page, queue);
 	ghosts_bound(&s->ghosts, ONCE, s->n[ONCE] < s->size.pages ? s->size.pages - s->n[ONCE] : 0);
 	all = s->n[0] + s->n[1] + s->ghosts.list[0].n;
 	ghosts_bound(&s->ghosts, AGAIN,
@@ -246,7 +259,7 @@ static void s3_born(void *rival, struct page *page)
 {
 	struct state *s = rival;
 
-	enter(s, page, ghosts_take(&s->ghosts, page_number(page)) >= 0 ? AGAIN : ONCE);
+	enter(s, page, remembered(s, page) >= 0 ? AGAIN : ONCE);
 }
 
 static void s3_hit(void *rival, struct page *page)
@@ -296,7 +309,7 @@ static void s3_gone(void *rival, struct page *page)
 	struct state *s = rival;
 
 	if (slot_of(s, page)->queue == ONCE)
-		ghosts_add(&s->ghosts, page_number(page), 0);
+		remember(s, page, 0);
 	ghosts_bound(&s->ghosts, 0, s->size.pages * 9ull / 10);
 	gone(s, page);
 }
@@ -388,8 +401,10 @@ static void daemon_end(void *rival)
 
 static void daemon_born(void *rival, struct page *page)
 {
+	uint64_t away_ms;
+
 	page->bytes = PAGE_BYTES;
-	(void)policy_born(rival, page);
+	(void)policy_born(rival, page, 0, &away_ms);
 }
 
 static void daemon_hit(void *rival, struct page *page)
@@ -414,7 +429,7 @@ static struct page *daemon_victim(void *rival)
 
 static void daemon_gone(void *rival, struct page *page)
 {
-	policy_gone(rival, page);
+	policy_gone(rival, page, 0);
 }
 
 const struct rival rivals[] = {

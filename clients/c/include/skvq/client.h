@@ -154,6 +154,14 @@ struct skvq_client_counter {
 	char name[64];
 	uint64_t value;
 };
+/* Bucket i: values above 2^(i - 1) up to 2^i, the first from 0, the last also all that is more. */
+#define SKVQ_CLIENT_HISTOGRAMS 8
+#define SKVQ_CLIENT_BUCKETS    32
+struct skvq_client_histogram {
+	char name[32]; /* its end is the unit: _us, _ms */
+	uint64_t sum;
+	uint64_t buckets[SKVQ_CLIENT_BUCKETS];
+};
 #define SKVQ_CLIENT_TENANTS 64
 #define SKVQ_CLIENT_REFUSALS 40
 struct skvq_client_tenant {
@@ -181,6 +189,8 @@ struct skvq_client_status {
 	/* The caller's own; to an admin all. What stands above is their sum. */
 	size_t n_tenants;
 	struct skvq_client_tenant tenants[SKVQ_CLIENT_TENANTS];
+	size_t n_histograms; /* 0: the daemon is older than these */
+	struct skvq_client_histogram histograms[SKVQ_CLIENT_HISTOGRAMS];
 };
 struct skvq_client_ns_info {
 	uint32_t ns;
