@@ -56,17 +56,19 @@ static void copy_tenant(const Skvq__Wire__TenantInfo *m, struct skvq_client_tena
 static void copy_histogram(const Skvq__Wire__Histogram *m, struct skvq_client_histogram *o)
 {
 	COPY_TEXT(o->name, m->name);
+	COPY_TEXT(o->help, m->help);
 	o->sum = m->sum;
 	for (size_t i = 0; i < m->n_buckets; i++)
 		o->buckets[i < SKVQ_CLIENT_BUCKETS ? i : SKVQ_CLIENT_BUCKETS - 1] += m->buckets[i];
 }
 
-int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
+static int ask_status(struct skvq_client *c, bool help, struct skvq_client_status *ret)
 {
 	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
 	Skvq__Wire__StatusGet get = SKVQ__WIRE__STATUS_GET__INIT;
 	Skvq__Wire__Reply *reply = NULL;
 
+	get.help = help;
 	req.body_case = SKVQ__WIRE__REQUEST__BODY_STATUS;
 	req.status = &get;
 	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_STATUS, &reply, NULL);
@@ -94,6 +96,7 @@ int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 	const size_t room = sizeof ret->counters / sizeof ret->counters[0];
 	for (size_t i = 0; i < b->n_counters && ret->n_counters < room; i++) {
 		COPY_TEXT(ret->counters[ret->n_counters].name, b->counters[i]->name);
+		COPY_TEXT(ret->counters[ret->n_counters].help, b->counters[i]->help);
 		ret->counters[ret->n_counters++].value = b->counters[i]->value;
 	}
 	for (size_t i = 0; i < b->n_tenants && ret->n_tenants < SKVQ_CLIENT_TENANTS; i++)
@@ -102,6 +105,19 @@ int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
 		copy_histogram(b->histograms[i], &ret->histograms[ret->n_histograms++]);
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
+}
+
+int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret)
+{
+	return ask_status(c, false, ret);
+}
+
+int skvq_client_status_with_help(struct skvq_client *c, struct skvq_client_status *ret)
+{
+	int r = ask_status(c, true, ret);
+
+	/* A daemon with small frames: what counts is worth more than what it is called. */
+	return r == -SKVQ_ELIMIT ? ask_status(c, false, ret) : r;
 }
 
 int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **ret, size_t *ret_n)

@@ -6,7 +6,9 @@
 #include <skvq/error.h>
 
 #define STATS_NAME_(name, help) #name,
+#define STATS_HELP_(name, help) help,
 static const char *const stat_names[] = {STATS_TABLE(STATS_NAME_)};
+static const char *const stat_helps[] = {STATS_TABLE(STATS_HELP_)};
 
 /* Every code of error.h; the plugin has the same table of its own, for it shares no code with us.
  */
@@ -63,6 +65,7 @@ static const struct {
 #define N_CODES (sizeof(codes) / sizeof(codes[0]))
 
 static const char *const histogram_names[] = {STATS_HISTOGRAMS(STATS_NAME_)};
+static const char *const histogram_helps[] = {STATS_HISTOGRAMS(STATS_HELP_)};
 
 void stats_record(struct stats *stats, enum stats_histogram_id id, uint64_t value)
 {
@@ -77,6 +80,16 @@ void stats_record(struct stats *stats, enum stats_histogram_id id, uint64_t valu
 const char *stats_histogram_name(enum stats_histogram_id id)
 {
 	return histogram_names[id];
+}
+
+const char *stats_histogram_help(enum stats_histogram_id id)
+{
+	return histogram_helps[id];
+}
+
+const char *stats_help(uint32_t i)
+{
+	return i < STAT_COUNT ? stat_helps[i] : "requests answered with that error";
 }
 
 void stats_refused(struct stats *stats, int code)

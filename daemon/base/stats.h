@@ -96,6 +96,7 @@ struct stats {
 
 void stats_record(struct stats *stats, enum stats_histogram_id id, uint64_t value);
 const char *stats_histogram_name(enum stats_histogram_id id);
+const char *stats_histogram_help(enum stats_histogram_id id);
 
 /* Counts a refusal with a positive or negative code. */
 void stats_refused(struct stats *stats, int code);
@@ -103,6 +104,8 @@ void stats_refused(struct stats *stats, int code);
 /* "requests" etc. for i < STAT_COUNT, then "refused_einval"...: every name exactly once, NULL at
  * the end. *ret_value is filled with each. For listing. */
 const char *stats_at(const struct stats *stats, uint32_t i, uint64_t *ret_value);
+/* What the i-th of them counts. */
+const char *stats_help(uint32_t i);
 
 /* "SKVQ_EPINS" for either sign, "SKVQ_OK" for 0, "unknown" else. */
 const char *err_name(int code);

@@ -59,9 +59,11 @@ static void set_counter(Skvq__Wire__Counter *m, const char *name, uint64_t value
 	m->value = value;
 }
 
-static void add_counter(struct counters *c, const char *name, uint64_t value)
+static void add_counter(struct counters *c, const char *name, const char *help, uint64_t value)
 {
 	set_counter(&c->all[c->n], name, value);
+	if (help)
+		c->all[c->n].help = (char *)(uintptr_t)help;
 	c->at[c->n] = &c->all[c->n];
 	c->n++;
 }
@@ -86,12 +88,14 @@ static struct stats *stats_seen(const struct session *s)
 	return s->admin ? s->control->stats : &s->tenant->tenant->stats;
 }
 
-static void add_histograms(struct stats *stats, struct histograms *h,
+static void add_histograms(struct stats *stats, bool help, struct histograms *h,
 			   Skvq__Wire__StatusReply *body)
 {
 	for (uint32_t i = 0; i < HISTOGRAM_COUNT; i++) {
 		skvq__wire__histogram__init(&h->all[i]);
 		h->all[i].name = (char *)(uintptr_t)stats_histogram_name(i);
+		if (help)
+			h->all[i].help = (char *)(uintptr_t)stats_histogram_help(i);
 		h->all[i].sum = stats->histogram[i].sum;
 		h->all[i].n_buckets = STATS_BUCKETS;
 		h->all[i].buckets = stats->histogram[i].n;
@@ -101,7 +105,7 @@ static void add_histograms(struct stats *stats, struct histograms *h,
 	body->histograms = h->at;
 }
 
-static void add_counters(struct counters *c, const struct session *s)
+static void add_counters(struct counters *c, const struct session *s, bool help)
 {
 	const struct control *control = s->control;
 	const struct stats *stats = stats_seen(s);
@@ -109,12 +113,13 @@ static void add_counters(struct counters *c, const struct session *s)
 	uint64_t value;
 
 	for (uint32_t i = 0; (name = stats_at(stats, i, &value)); i++)
-		add_counter(c, name, value);
+		add_counter(c, name, help ? stats_help(i) : NULL, value);
 	for (uint32_t i = 0; control->tenants[0].store &&
 			     (name = store_stat_at(control->tenants[0].store, i, &value));
 	     i++) {
 		(void)snprintf(c->names[i], NAME_BYTES, "store_%s", name);
-		add_counter(c, c->names[i], sum_store(s, (enum store_stat)i));
+		add_counter(c, c->names[i], help ? store_stat_help(i) : NULL,
+			    sum_store(s, (enum store_stat)i));
 	}
 }
 
@@ -215,10 +220,10 @@ int op_status(const struct request *rq, struct why *why)
 						   : s->tenant->config->socket);
 	body.pid = (uint64_t)getpid();
 	body.uptime_ms = clock_ms() - control->started_ms;
-	add_counters(counters, s);
+	add_counters(counters, s, rq->msg->status->help);
 	body.n_counters = counters->n;
 	body.counters = counters->at;
-	add_histograms(stats_seen(s), &histograms, &body);
+	add_histograms(stats_seen(s), rq->msg->status->help, &histograms, &body);
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_STATUS;
 	reply.status = &body;
 	reply_send(rq->session, rq->id, &reply, -1);

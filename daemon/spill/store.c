@@ -247,9 +247,20 @@ uint64_t store_stat(struct store *s, enum store_stat stat)
 		return s->segs.n;
 	case STORE_STAT_transfers_lost:
 		return s->xfers.n_lost;
+	case STORE_STAT_transfers_out:
+		return xfers_out(&s->xfers);
 	default:
 		return s->stat[stat];
 	}
+}
+
+const char *store_stat_help(enum store_stat stat)
+{
+#define HELP_(name, help) help,
+	static const char *const helps[] = {STORE_STATS(HELP_)};
+#undef HELP_
+
+	return helps[stat];
 }
 
 const char *store_stat_at(struct store *s, uint32_t i, uint64_t *ret_value)

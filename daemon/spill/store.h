@@ -92,7 +92,8 @@ struct store_options {
 	X(recovery_ms, "time that took")                                                           \
 	X(charged_bytes, "bytes of disk taken, counted from the largest each segment may become")  \
 	X(records, "records in the index")                                                         \
-	X(transfers_lost, "transfers the kernel has not given back, with their buffers")
+	X(transfers_lost, "transfers the kernel has not given back, with their buffers")           \
+	X(transfers_out, "transfers the kernel has, those that are lost too")
 
 #define STORE_STAT_(name, help) STORE_STAT_##name,
 enum store_stat { STORE_STATS(STORE_STAT_) STORE_STAT_COUNT };
@@ -132,6 +133,7 @@ void store_scrub(struct store *store, uint64_t bytes);
 
 /* name and value for i < STORE_STAT_COUNT, NULL behind. */
 const char *store_stat_at(struct store *store, uint32_t i, uint64_t *ret_value);
+const char *store_stat_help(enum store_stat stat);
 uint64_t store_stat(struct store *store, enum store_stat stat);
 
 #endif /* SKVQD_SPILL_STORE_H */

@@ -153,12 +153,14 @@ int skvq_client_poll(struct skvq_client *c, uint32_t wait_ms);
 struct skvq_client_counter {
 	char name[64];
 	uint64_t value;
+	char help[96]; /* what it counts; skvq_client_status_with_help, else empty */
 };
 /* Bucket i: values above 2^(i - 1) up to 2^i, the first from 0, the last also all that is more. */
 #define SKVQ_CLIENT_HISTOGRAMS 8
 #define SKVQ_CLIENT_BUCKETS    32
 struct skvq_client_histogram {
 	char name[32]; /* its end is the unit: _us, _ms */
+	char help[96];
 	uint64_t sum;
 	uint64_t buckets[SKVQ_CLIENT_BUCKETS];
 };
@@ -232,6 +234,8 @@ struct skvq_client_error_info {
 	uint64_t histogram[SKVQ_CLIENT_ERROR_BUCKETS];
 };
 int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret);
+/* The same with what counters and histograms count, if the daemon's frames hold that. */
+int skvq_client_status_with_help(struct skvq_client *c, struct skvq_client_status *ret);
 int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **ret, size_t *ret_n);
 /* One batch of pages from first_slot on; *ret_next is 0 when there are no more. */
 int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, uint32_t max,
