@@ -294,3 +294,59 @@ int skvq_client_errors(struct skvq_client *c, uint32_t ns, struct skvq_client_er
 	skvq__wire__reply__free_unpacked(reply, NULL);
 	return 0;
 }
+
+static int explain_once(struct skvq_client *c, Skvq__Wire__Explain *ask,
+                        struct skvq_client_explanation *ret)
+{
+	Skvq__Wire__Request req = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__Reply *reply = NULL;
+
+	req.body_case = SKVQ__WIRE__REQUEST__BODY_EXPLAIN;
+	req.explain = ask;
+	int r = client_call(c, &req, -1, SKVQ__WIRE__REPLY__BODY_EXPLAIN, &reply, NULL);
+	if (r < 0)
+		return r;
+	const Skvq__Wire__ExplainReply *b = reply->explain;
+	const uint32_t same = ret->same_tokens;
+	const int32_t shift = ret->shift;
+	*ret = (struct skvq_client_explanation){
+	    .n_memory = b->n_memory,
+	    .n_disk = b->n_disk,
+	    .disk_ms = b->disk_ms,
+	    .gone_ms = b->gone_ms,
+	    .same_tokens = b->same_tokens > same ? b->same_tokens : same,
+	    .shift = b->shift ? b->shift : shift,
+	    .other_ns = b->other_ns,
+	    .other_pages = b->other_pages,
+	};
+	COPY_TEXT(ret->end, b->end);
+	COPY_TEXT(ret->other_differs, b->other_differs);
+	/* The scan goes on: a page that differs may be among the rest. */
+	if (!strcmp(ret->end, "unknown") && ret->same_tokens && !ret->n_disk)
+		COPY_TEXT(ret->end, "differs");
+	ask->first_slot = b->next_slot > ask->first_slot ? b->next_slot : 0;
+	skvq__wire__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
+int skvq_client_explain(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
+                        uint32_t n_tokens, struct skvq_client_explanation *ret)
+{
+	Skvq__Wire__Explain ask = SKVQ__WIRE__EXPLAIN__INIT;
+	int r;
+
+	if (!c->broken && !(c->hello.features & FEATURE_EXPLAIN))
+		return client_fail(c, SKVQ_ENOTSUP, "skvqd %s explains no matches",
+		                   c->hello.version);
+	if (n_tokens / 4 > c->hello.frame_bytes_max / 16 - 16)
+		return client_fail(c, SKVQ_ERANGE, "%u tokens are more than a request holds",
+		                   n_tokens);
+	memset(ret, 0, sizeof *ret);
+	ask.ns = ns;
+	ask.n_tokens = n_tokens;
+	ask.tokens = (int32_t *)(uintptr_t)tokens;
+	do
+		r = explain_once(c, &ask, ret);
+	while (r >= 0 && ask.first_slot);
+	return r;
+}

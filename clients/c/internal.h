@@ -20,9 +20,10 @@
 #define FEATURE_CALIBRATION_REPLACE UINT64_C(16)
 #define FEATURE_HANDOVER UINT64_C(32)
 #define FEATURE_FIXED_TOKENS UINT64_C(64)
+#define FEATURE_EXPLAIN UINT64_C(128)
 #define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
                   FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE | FEATURE_HANDOVER | \
-                  FEATURE_FIXED_TOKENS)
+                  FEATURE_FIXED_TOKENS | FEATURE_EXPLAIN)
 #define MATCH_BYTES 64u              /* of a match beside its tokens, at most */
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 

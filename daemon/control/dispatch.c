@@ -33,6 +33,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, 0, "page_list", op_page_list, true},
     {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list, true},
     {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list, true},
+    {SKVQ__WIRE__REQUEST__BODY_EXPLAIN, 0, "explain", op_explain, true},
 };
 
 static const struct op *op_of(int body)

@@ -16,8 +16,8 @@
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
 /* Bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine, 4: calibration_replace,
- * 5: handover, of a daemon that may hand over alone, 6: match.fixed_tokens. */
-#define WIRE_FEATURES      UINT64_C(127)
+ * 5: handover, of a daemon that may hand over alone, 6: match.fixed_tokens, 7: explain. */
+#define WIRE_FEATURES      UINT64_C(255)
 #define WIRE_UNREFINE      UINT64_C(8)
 #define WIRE_HANDOVER      UINT64_C(32)
 #define WIRE_PING_MAX      65536u
@@ -70,5 +70,6 @@ int op_namespace_list(const struct request *rq, struct why *why);
 int op_page_list(const struct request *rq, struct why *why);
 int op_pin_list(const struct request *rq, struct why *why);
 int op_error_list(const struct request *rq, struct why *why);
+int op_explain(const struct request *rq, struct why *why);
 
 #endif /* SKVQD_CONTROL_DISPATCH_H */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* status, namespace_list, page_list, pin_list, error_list: what skvqctl shows. */
+/* status, namespace_list, page_list, pin_list, error_list, explain: what skvqctl shows. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "cache/explain.h"
 #include "control/dispatch.h"
 
 /* Slots one page_list looks at: mostly free tables must not hold up the loop. */
@@ -425,6 +426,38 @@ int op_error_list(const struct request *rq, struct why *why)
 	body.errors = at;
 	reply.body_case = SKVQ__WIRE__REPLY__BODY_ERROR_LIST;
 	reply.error_list = &body;
+	reply_send(rq->session, rq->id, &reply, -1);
+	return 0;
+}
+
+int op_explain(const struct request *rq, struct why *why)
+{
+	const Skvq__Wire__Explain *m = rq->msg->explain;
+	struct explain e = {.ns = find_ns(rq->session, m->ns, why),
+			    .tokens = m->tokens,
+			    .n_tokens = (uint32_t)m->n_tokens,
+			    .first_slot = m->first_slot};
+	Skvq__Wire__ExplainReply body = SKVQ__WIRE__EXPLAIN_REPLY__INIT;
+	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
+	int err = e.ns ? cache_explain(rq->session->control->cache, &e, why) : -SKVQ_EINVAL;
+
+	if (err < 0)
+		return err;
+	body.n_memory = e.n_memory;
+	body.n_disk = e.n_disk;
+	body.disk_ms = e.disk_ms;
+	body.end = (char *)(uintptr_t)explain_end_name(e.end);
+	body.gone_ms = e.gone_ms;
+	body.same_tokens = e.same_tokens;
+	body.shift = e.shift;
+	if (e.other) {
+		body.other_ns = e.other->id;
+		body.other_pages = e.other_pages;
+		body.other_differs = (char *)(uintptr_t)(e.other_differs ? e.other_differs : "");
+	}
+	body.next_slot = e.next_slot;
+	reply.body_case = SKVQ__WIRE__REPLY__BODY_EXPLAIN;
+	reply.explain = &body;
 	reply_send(rq->session, rq->id, &reply, -1);
 	return 0;
 }

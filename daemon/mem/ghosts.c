@@ -34,7 +34,7 @@ void ghosts_fini(struct ghosts *g)
 }
 
 /* Where the index + 1 of that key stands, or the 0 at the end of its bucket. */
-static uint32_t *find(struct ghosts *g, uint64_t key)
+static uint32_t *find(const struct ghosts *g, uint64_t key)
 {
 	uint32_t *at = &g->buckets[key & g->mask];
 
@@ -67,6 +67,19 @@ static uint32_t tick_of(uint64_t ms)
 	return (uint32_t)(ms / GHOST_TICK_MS) & (UINT32_MAX >> 1);
 }
 
+static uint64_t age_ms(const struct ghost *ghost, uint64_t now_ms)
+{
+	return (uint64_t)((tick_of(now_ms) - ghost->since) & (UINT32_MAX >> 1)) * GHOST_TICK_MS;
+}
+
+bool ghosts_know(const struct ghosts *g, uint64_t key, uint64_t now_ms, uint64_t *ret_ms)
+{
+	uint32_t at = g->all ? *find(g, key) : 0;
+
+	*ret_ms = at ? age_ms(&g->all[at - 1], now_ms) : 0;
+	return at != 0;
+}
+
 int ghosts_take(struct ghosts *g, uint64_t key, uint64_t now_ms, uint64_t *ret_ms)
 {
 	const struct ghost *ghost;
@@ -81,7 +94,7 @@ int ghosts_take(struct ghosts *g, uint64_t key, uint64_t now_ms, uint64_t *ret_m
 		return -1;
 	ghost = &g->all[*at - 1];
 	list = (int)ghost->list;
-	*ret_ms = (uint64_t)((tick_of(now_ms) - ghost->since) & (UINT32_MAX >> 1)) * GHOST_TICK_MS;
+	*ret_ms = age_ms(ghost, now_ms);
 	forget(g, at);
 	return list;
 }

@@ -9,6 +9,7 @@
 #ifndef SKVQD_MEM_GHOSTS_H
 #define SKVQD_MEM_GHOSTS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define GHOST_LISTS   2u
@@ -44,6 +45,8 @@ void ghosts_add(struct ghosts *ghosts, uint64_t key, uint32_t list, uint64_t now
 /* The list it is on, and it is forgotten; *ret_ms is how long it was, to GHOST_TICK_MS. -1: not known,
  * and *ret_ms is 0. */
 int ghosts_take(struct ghosts *ghosts, uint64_t key, uint64_t now_ms, uint64_t *ret_ms);
+/* Whether it is known, and since when, as ghosts_take; it stays so. */
+bool ghosts_know(const struct ghosts *ghosts, uint64_t key, uint64_t now_ms, uint64_t *ret_ms);
 /* Forgets the oldest of a list until n are left. */
 void ghosts_bound(struct ghosts *ghosts, uint32_t list, uint64_t n);
 

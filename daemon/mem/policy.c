@@ -109,6 +109,15 @@ void policy_gone(struct policy *p, struct page *page, uint64_t now_ms)
 	ghosts_bound(&p->ghosts, queue - 1, p->pages[POLICY_ONCE] + p->pages[POLICY_AGAIN]);
 }
 
+bool policy_gone_since(const struct policy *p, const uint8_t *digest, uint64_t now_ms,
+		       uint64_t *ret_ms)
+{
+	uint64_t key;
+
+	memcpy(&key, digest, sizeof(key));
+	return ghosts_know(&p->ghosts, key, now_ms, ret_ms);
+}
+
 void policy_add(struct policy *p, struct page *page)
 {
 	assert(page->queue != POLICY_NONE);

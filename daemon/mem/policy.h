@@ -52,6 +52,10 @@ void policy_hit(struct policy *policy, struct page *page);
 /* It leaves memory. A page that was not born: as policy_remove. */
 void policy_gone(struct policy *policy, struct page *page, uint64_t now_ms);
 
+/* Whether a page of that digest went not long ago, *ret_ms before now_ms. */
+bool policy_gone_since(const struct policy *policy, const uint8_t *digest, uint64_t now_ms,
+		       uint64_t *ret_ms);
+
 /* Whether it may go: to be told as soon as that changes. A page that may go was born, and its stamp
  * and position do not change. */
 void policy_add(struct policy *policy, struct page *page);

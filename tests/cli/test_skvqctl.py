@@ -12,8 +12,9 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "ls", "pins", "errors", "calibration", "ping"]
-ARGUMENTS = {"calibration": [__file__]}
+VERBS = ["status", "ls", "pins", "errors", "calibration", "why-miss", "ping"]
+TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
+ARGUMENTS = {"calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -29,6 +30,8 @@ ERROR_KEYS = {"ns", "model_name", "profile", "layers", "pages_safe"}
 SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}
 PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "rtt_min_us",
              "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
+WHY_KEYS = {"ns", "tokens", "pages", "pages_memory", "pages_disk", "disk_ms", "end", "position",
+            "gone_ms", "same_tokens", "shift", "other_ns", "other_pages", "other_differs"}
 CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 
@@ -76,7 +79,8 @@ class WithoutDaemon(unittest.TestCase):
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
                      ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
-                     ["calibration", "a", "b"]):
+                     ["calibration", "a", "b"],
+                     ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
             with self.subTest(args=args):
                 result = ctl(*args)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
@@ -85,7 +89,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "calibration": CALIBRATION_KEYS, "ping": PING_KEYS}
+                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:
             result = ctl(verb, "--help")
@@ -208,6 +212,53 @@ class WithDaemon(unittest.TestCase):
         result = ctl("--socket", self.socket, "errors", "-n", "4000000000")
         self.assertEqual((result.returncode, result.stdout), (1, ""))
         self.assertIn("4000000000", result.stderr)
+
+    def why(self, ns, tokens, *args):
+        result = subprocess.run([os.path.join(BIN, "skvqctl"), "--socket", self.socket, "why-miss",
+                                 "-n", str(ns), *args], input=json.dumps(tokens),
+                                capture_output=True, text=True, timeout=30)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return result.stdout
+
+    def test_why_a_match_ends(self):
+        plugin = os.path.join(BIN, os.pardir, "lib", "libskvq_plugin.so")
+        subprocess.run([os.path.join(BIN, "engine"), plugin, self.socket], check=True,
+                       capture_output=True, timeout=60)
+        info = [n for n in self.json("ls")["namespaces"]
+                if (n["model_name"], n["profile"]) == ("example", "k8v8")][0]
+        ns, pages = info["ns"], info["pages"]
+        tokens = [t * 7919 % 49152 for t in range(80 * pages + 5)]
+        w = json.loads(self.why(ns, tokens, "--json"))
+        self.assertEqual(set(w), WHY_KEYS)
+        self.assertEqual((w["ns"], w["tokens"], w["pages"]), (ns, len(tokens), pages))
+        self.assertEqual((w["pages_memory"], w["pages_disk"], w["end"], w["position"]),
+                         (pages, 0, "all", None))
+        self.assertIn("Nothing is missing. The last 5 tokens", self.why(ns, tokens))
+        tokens[100] += 1
+        w = json.loads(self.why(ns, tokens, "-j"))
+        self.assertEqual((w["pages_memory"], w["end"], w["position"], w["same_tokens"]),
+                         (1, "differs", 100, 20))
+        self.assertIn(f"Token 100 differs: it is {tokens[100]} here", self.why(ns, tokens))
+        self.assertIn("at the beginning of a text", self.why(ns, tokens[1:]))
+        self.assertIn("Nobody has published token 0", self.why(ns, [1, 2, 3] * 60))
+        result = ctl("--socket", self.socket, "why-miss", "-n", "4000000000", TOKENS)
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("4000000000", result.stderr)
+
+    def test_tokens_that_are_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "tokens")
+            for text, sentence in (("1 2\n3 x", "line 2: token ids in decimal"), ("", "no tokens"),
+                                   ("-1", "token ids"), ("2147483648", "less than 2^31"),
+                                   ("1 " * (2**20 + 1), "more than 1048576")):
+                with open(path, "w", encoding="ascii") as f:
+                    f.write(text)
+                result = ctl("--socket", self.socket, "why-miss", "-n", "1", path)
+                self.assertEqual((result.returncode, result.stdout), (2, ""))
+                self.assertIn(path + ", line", result.stderr)
+                self.assertIn(sentence, result.stderr)
+        result = ctl("--socket", self.socket, "why-miss", "-n", "1", "/nonexistent")
+        self.assertEqual(result.returncode, 1)
 
     def test_calibration_that_is_none(self):
         """One that is: tests/llama/test_llama_calibration.py."""

@@ -47,10 +47,13 @@ static int model_take(struct model_list lists[GHOST_LISTS], uint64_t key, uint64
 static void take_both(struct ghosts *g, struct model_list lists[GHOST_LISTS], uint64_t key,
 		      uint64_t now)
 {
-	uint64_t since = 0, ms;
+	uint64_t since = 0, ms, known_ms;
 	int list = model_take(lists, key, &since);
+	bool known = ghosts_know(g, key, now, &known_ms);
 
+	assert_int_equal(known, list >= 0);
 	assert_int_equal(ghosts_take(g, key, now, &ms), list);
+	assert_int_equal(known_ms, ms);
 	if (list < 0)
 		assert_int_equal(ms, 0);
 	else

@@ -10,6 +10,7 @@
 #include <skvq/error.h>
 
 #include "base/clock.h"
+#include "cache/explain.h"
 #include "support/cache_rig.h"
 #include "support/spill_disk.h"
 #include "spill/faults.h"
@@ -725,6 +726,107 @@ static void the_end_answers_everybody(void **state)
 	spill_disk_free(b.disk);
 }
 
+/* ---- why a match ends ---- */
+
+static struct explain explain(struct bed *b, const int32_t *tokens, uint32_t n_tokens)
+{
+	struct explain e = {.ns = b->rig.ns, .tokens = tokens, .n_tokens = n_tokens};
+	uint64_t bytes = b->rig.cache.bytes, n_restores = stat(b, STAT_restores);
+
+	assert_int_equal(cache_explain(&b->rig.cache, &e, NULL), 0);
+	assert_int_equal(e.next_slot, 0);
+	/* It only looks. */
+	assert_int_equal(b->rig.cache.bytes, bytes);
+	assert_int_equal(stat(b, STAT_restores), n_restores);
+	assert_int_equal(stat(b, STAT_matches), 0);
+	return e;
+}
+
+static void a_miss_is_explained(void **state)
+{
+	const uint32_t all = PAGES * SKVQ_PAGE_TOKENS;
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS + 1];
+	struct identity id;
+	struct explain e;
+	struct ns *other;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	b.rig.cache.config.spill_percent = 0; /* nothing goes to disk for now */
+	rig_tokens(1, PAGES, tokens);
+	tokens[all] = 7;
+	e = explain(&b, tokens, all);
+	assert_int_equal(e.end, EXPLAIN_UNKNOWN);
+	assert_int_equal(e.n_memory + e.n_disk + e.same_tokens, 0);
+	publish(&b, 1, PAGES, true);
+	e = explain(&b, tokens, all + 1);
+	assert_int_equal(e.end, EXPLAIN_ALL);
+	assert_int_equal(e.n_memory, PAGES);
+	/* One token of the third page is another. */
+	tokens[2 * SKVQ_PAGE_TOKENS + 33] ^= 1;
+	e = explain(&b, tokens, all);
+	assert_int_equal(e.end, EXPLAIN_DIFFERS);
+	assert_int_equal(e.n_memory, 2);
+	assert_int_equal(e.same_tokens, 33);
+	tokens[2 * SKVQ_PAGE_TOKENS + 33] ^= 1;
+	/* An engine that leaves out the first token, and one that puts one in front. */
+	e = explain(&b, tokens + 1, all);
+	assert_int_equal(e.n_memory, 0);
+	assert_int_equal(e.shift, 1);
+	memmove(tokens + 1, tokens, all * sizeof(*tokens));
+	tokens[0] = 5;
+	e = explain(&b, tokens, all);
+	assert_int_equal(e.shift, -1);
+	rig_tokens(1, PAGES, tokens);
+	/* Another identity has them, and this one does not. */
+	rig_identity(1, &id);
+	assert_int_equal(cache_ns_open(&b.rig.cache, b.rig.tenant, &id, "made-up", &other, NULL), 0);
+	e = (struct explain){.ns = other, .tokens = tokens, .n_tokens = all};
+	assert_int_equal(cache_explain(&b.rig.cache, &e, NULL), 0);
+	assert_int_equal(e.end, EXPLAIN_UNKNOWN);
+	assert_ptr_equal(e.other, b.rig.ns);
+	assert_int_equal(e.other_pages, PAGES);
+	assert_non_null(e.other_differs);
+	/* Of one in which nobody may look, nothing is said. */
+	other->tenant = cache_tenant(&b.rig.cache, "other");
+	e = (struct explain){.ns = other, .tokens = tokens, .n_tokens = all};
+	assert_int_equal(cache_explain(&b.rig.cache, &e, NULL), 0);
+	assert_null(e.other);
+	other->tenant = b.rig.tenant;
+	cache_ns_close(&b.rig.cache, other);
+	/* The memory is wanted by others. */
+	flood(&b, 4 * PAGES);
+	e = explain(&b, tokens, all);
+	assert_int_equal(e.n_memory, 0);
+	assert_true(e.n_memory < PAGES);
+	assert_in_range(e.gone_ms, 0, 600000);
+	bed_fini(&b);
+}
+
+static void what_is_on_disk_is_told(void **state)
+{
+	int32_t tokens[(PAGES + 1) * SKVQ_PAGE_TOKENS];
+	struct explain e;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	rig_tokens(1, PAGES + 1, tokens);
+	e = explain(&b, tokens, (PAGES + 1) * SKVQ_PAGE_TOKENS);
+	assert_int_equal(e.n_memory, 0);
+	assert_int_equal(e.n_disk, PAGES);
+	assert_true(e.disk_ms > 0);
+	assert_int_equal(e.end, EXPLAIN_UNKNOWN); /* of the one behind */
+	e = explain(&b, tokens, PAGES * SKVQ_PAGE_TOKENS);
+	assert_int_equal(e.end, EXPLAIN_ALL);
+	bed_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -748,6 +850,8 @@ int main(void)
 	    cmocka_unit_test(a_page_that_goes_bad_in_memory_is_found),
 	    cmocka_unit_test(a_record_that_goes_bad_is_found),
 	    cmocka_unit_test(the_end_answers_everybody),
+	    cmocka_unit_test(a_miss_is_explained),
+	    cmocka_unit_test(what_is_on_disk_is_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,6 +15,7 @@ static const struct ctl_verb verbs[] = {
     {"ls", "namespaces, or the pages of one", cmd_ls},
     {"pins", "who holds pages", cmd_pins},
     {"errors", "what the codes of pages lose, layer by layer", cmd_errors},
+    {"why-miss", "why a match of some tokens ends where it ends", cmd_why_miss},
     {"calibration", "give engines that start later another calibration", cmd_calibration},
     {"ping", "measure the round trip of a small request", cmd_ping},
 };

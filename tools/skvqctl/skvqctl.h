@@ -82,5 +82,6 @@ int cmd_ls(struct ctl *ctl, int argc, char **argv);
 int cmd_pins(struct ctl *ctl, int argc, char **argv);
 int cmd_ping(struct ctl *ctl, int argc, char **argv);
 int cmd_status(struct ctl *ctl, int argc, char **argv);
+int cmd_why_miss(struct ctl *ctl, int argc, char **argv);
 
 #endif /* SKVQCTL_H */

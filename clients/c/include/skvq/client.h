@@ -233,6 +233,20 @@ struct skvq_client_error_info {
 	 * last also what is more. */
 	uint64_t histogram[SKVQ_CLIENT_ERROR_BUCKETS];
 };
+/* Why a match ends where it ends: ExplainReply of skvq_control.proto, over all slots. */
+struct skvq_client_explanation {
+	uint32_t n_memory, n_disk; /* pages */
+	uint64_t disk_ms;
+	char end[16]; /* all, filling, coming, held, dropped, differs, unknown */
+	uint64_t gone_ms;
+	uint32_t same_tokens;
+	int32_t shift;
+	uint32_t other_ns, other_pages;
+	char other_differs[32];
+};
+/* Of at most frame_bytes_max / 4 - 64 tokens; -SKVQ_ERANGE beyond. -SKVQ_ENOTSUP: an older daemon. */
+int skvq_client_explain(struct skvq_client *c, uint32_t ns, const int32_t *tokens,
+                        uint32_t n_tokens, struct skvq_client_explanation *ret);
 int skvq_client_status(struct skvq_client *c, struct skvq_client_status *ret);
 /* The same with what counters and histograms count, if the daemon's frames hold that. */
 int skvq_client_status_with_help(struct skvq_client *c, struct skvq_client_status *ret);

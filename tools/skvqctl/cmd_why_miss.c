@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "skvqctl.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <skvq/format.h>
+
+#define TOKENS_MAX (1u << 20)
+
+static const char help[] =
+    "usage: skvqctl why-miss --namespace NS [--socket PATH] [--json] [FILE]\n\n"
+    "Why a match of some tokens ends where it ends: what is in memory, what is on disk, and the\n"
+    "first thing that differs behind that. Changes nothing.\n\n"
+    "  -n, --namespace NS  where the engine looks; 'skvqctl ls' lists them\n"
+    "  FILE                token ids in decimal, between them blanks, commas or brackets, as\n"
+    "                      'llama-tokenize --ids' or a JSON array has them; default: stdin\n\n"
+    "JSON: ns, tokens, pages (whole ones), pages_memory, pages_disk, disk_ms (until these would\n"
+    "be here), end (all, filling, coming, held, dropped, differs, unknown), position (of the\n"
+    "first token that is not found, null if all are), gone_ms (dropped), same_tokens, shift,\n"
+    "other_ns (null: none), other_pages, other_differs.\n";
+
+struct tokens {
+	int32_t *at;
+	uint32_t n;
+};
+
+static int wrong_token(const char *path, uint32_t line, const char *what)
+{
+	fprintf(stderr, "skvqctl why-miss: %s, line %" PRIu32 ": %s\n", path, line, what);
+	return CTL_USAGE;
+}
+
+/* Numbers and what may stand between them. */
+static int read_tokens(FILE *f, const char *path, struct tokens *t)
+{
+	uint32_t line = 1;
+	int64_t value = -1;
+	int c;
+
+	t->at = malloc(TOKENS_MAX * sizeof(*t->at));
+	if (!t->at)
+		abort();
+	do {
+		c = fgetc(f);
+		if (c != EOF && isdigit(c)) {
+			value = (value < 0 ? 0 : value) * 10 + (c - '0');
+			if (value > INT32_MAX)
+				return wrong_token(path, line, "a token id is less than 2^31");
+			continue;
+		}
+		if (value >= 0 && t->n == TOKENS_MAX)
+			return wrong_token(path, line, "more than 1048576 tokens");
+		if (value >= 0)
+			t->at[t->n++] = (int32_t)value;
+		value = -1;
+		line += c == '\n';
+		if (c != EOF && !isspace(c) && !strchr(",[]", c))
+			return wrong_token(path, line,
+					   "token ids in decimal, blanks, commas and brackets only");
+	} while (c != EOF);
+	if (ferror(f)) {
+		fprintf(stderr, "skvqctl why-miss: cannot read '%s': %s\n", path, strerror(errno));
+		return CTL_FAILED;
+	}
+	if (!t->n)
+		return wrong_token(path, line, "no tokens");
+	return CTL_OK;
+}
+
+static int load_tokens(const char *path, struct tokens *t)
+{
+	FILE *f = path ? fopen(path, "r") : stdin;
+	int result;
+
+	if (!f) {
+		fprintf(stderr, "skvqctl why-miss: cannot open '%s': %s\n", path, strerror(errno));
+		return CTL_FAILED;
+	}
+	result = read_tokens(f, path ? path : "stdin", t);
+	if (path)
+		fclose(f);
+	return result;
+}
+
+/* Of the first token that a match does not find; `differs` knows it to the token. */
+static uint32_t position_of(const struct skvq_client_explanation *e)
+{
+	return (e->n_memory + e->n_disk) * SKVQ_PAGE_TOKENS +
+	       (strcmp(e->end, "differs") ? 0 : e->same_tokens);
+}
+
+static int print_json(uint32_t ns, const struct tokens *t, const struct skvq_client_explanation *e)
+{
+	bool all = !strcmp(e->end, "all");
+
+	return ctl_print_json(json_pack(
+	    "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:i, s:o, s:I, s:o}", "ns",
+	    (json_int_t)ns, "tokens", (json_int_t)t->n, "pages",
+	    (json_int_t)(t->n / SKVQ_PAGE_TOKENS), "pages_memory", (json_int_t)e->n_memory,
+	    "pages_disk", (json_int_t)e->n_disk, "disk_ms", (json_int_t)e->disk_ms, "end",
+	    ctl_json_text(e->end), "position",
+	    all ? json_null() : json_integer((json_int_t)position_of(e)), "gone_ms",
+	    (json_int_t)e->gone_ms, "same_tokens", (json_int_t)e->same_tokens, "shift",
+	    (int)e->shift, "other_ns",
+	    e->other_ns ? json_integer((json_int_t)e->other_ns) : json_null(), "other_pages",
+	    (json_int_t)e->other_pages, "other_differs", ctl_json_text(e->other_differs)));
+}
+
+static void print_end(const struct tokens *t, const struct skvq_client_explanation *e)
+{
+	uint32_t at = position_of(e), rest = t->n % SKVQ_PAGE_TOKENS;
+	char buf[CTL_HUMAN_BYTES];
+
+	if (!strcmp(e->end, "all"))
+		printf("Nothing is missing. The last %" PRIu32 " tokens fill no page.\n", rest);
+	else if (!strcmp(e->end, "filling"))
+		printf("The page of token %" PRIu32 " is being published now.\n", at);
+	else if (!strcmp(e->end, "coming"))
+		printf("The page of token %" PRIu32 " is being read from disk now.\n", at);
+	else if (!strcmp(e->end, "held"))
+		puts("These pages are more than the tenant may hold pinned now: the rest of the "
+		     "memory\nis guaranteed to others ('skvqctl status' shows the shares).");
+	else if (!strcmp(e->end, "dropped"))
+		printf("The page of token %" PRIu32 " was dropped %s ago to make room, and is not on "
+		       "disk.\nMore ram_max, or a store, would have kept it.\n",
+		       at, ctl_human_ms(e->gone_ms, buf));
+	else if (!strcmp(e->end, "differs"))
+		printf("Token %" PRIu32 " differs: it is %" PRId32 " here, and what is cached goes on "
+		       "with another\nafter the same %" PRIu32 " tokens.\n",
+		       at, t->at[at < t->n ? at : t->n - 1], at);
+	else
+		printf("Nobody has published token %" PRIu32 " behind these, or it was dropped so long "
+		       "ago that\nnothing remembers it.\n",
+		       at);
+}
+
+static void print_text(const struct tokens *t, const struct skvq_client_explanation *e)
+{
+	printf("asked for   %" PRIu32 " tokens, %u whole pages\n", t->n, t->n / SKVQ_PAGE_TOKENS);
+	printf("in memory   %" PRIu32 " pages\n", e->n_memory);
+	if (e->n_disk)
+		printf("on disk     %" PRIu32 " pages behind these, here in about %" PRIu64
+		       " ms; an engine that waits\n            less, or computes faster, does "
+		       "not get them\n",
+		       e->n_disk, e->disk_ms);
+	print_end(t, e);
+	if (e->shift)
+		printf("A page in memory begins with the same tokens but for %s:\none of two engines "
+		       "puts a token at the beginning of a text.\n",
+		       e->shift > 0 ? "one in front that these lack" : "the first of these");
+	if (e->other_ns)
+		printf("Namespace %" PRIu32 " has %" PRIu32 " of the pages; its identity differs%s%s, so "
+		       "that nothing is shared.\n",
+		       e->other_ns, e->other_pages, *e->other_differs ? " in " : "",
+		       e->other_differs);
+}
+
+int cmd_why_miss(struct ctl *ctl, int argc, char **argv)
+{
+	static const struct option options[] = {
+	    CTL_LONG_OPTIONS, {"namespace", required_argument, NULL, 'n'}, {0}};
+	struct skvq_client_explanation e;
+	struct tokens t = {0};
+	struct skvq_client *c;
+	bool has_ns = false;
+	uint64_t ns = 0;
+	int opt, result, err;
+
+	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "n:", options, NULL)) != -1) {
+		if (ctl_option(ctl, opt))
+			continue;
+		if (opt != 'n')
+			return ctl_usage(opt, help);
+		if (!ctl_number("--namespace", optarg, 0, UINT32_MAX, &ns))
+			return CTL_USAGE;
+		has_ns = true;
+	}
+	const char *path = optind < argc ? argv[optind++] : NULL;
+	if (ctl_no_arguments("why-miss", argc, argv) != CTL_OK)
+		return CTL_USAGE;
+	if (!has_ns) {
+		fputs("skvqctl why-miss: which namespace? --namespace NS; 'skvqctl ls' lists them\n",
+		      stderr);
+		return CTL_USAGE;
+	}
+	result = load_tokens(path, &t);
+	if (result != CTL_OK) {
+		free(t.at);
+		return result;
+	}
+	c = ctl_connect(ctl);
+	if (!c) {
+		free(t.at);
+		return CTL_FAILED;
+	}
+	err = skvq_client_explain(c, (uint32_t)ns, t.at, t.n, &e);
+	if (err < 0) {
+		result = ctl_failed(ctl, c, "explain", err);
+	} else if (ctl->json) {
+		result = print_json((uint32_t)ns, &t, &e);
+	} else {
+		ctl_clean(e.end);
+		ctl_clean(e.other_differs);
+		print_text(&t, &e);
+	}
+	free(t.at);
+	skvq_client_free(c);
+	return result;
+}
