@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
@@ -140,6 +141,7 @@ int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct
 
 	*disk = (struct disk){.loop = loop,
 			      .cache = cache,
+			      .tenant = cache->tenants[i],
 			      .shutdown_ms = config->shutdown_ms,
 			      .event_watch.fd = -1,
 			      .timer_watch.fd = -1};
@@ -166,7 +168,7 @@ int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct
 		disk->store = NULL;
 		return err;
 	}
-	cache->tenants[i]->tier = store_tier(disk->store);
+	disk->tenant->tier = store_tier(disk->store);
 	log_event(LOG_INFO, "store", LOG_STR("folder", folder),
 		  LOG_STR("io", engine), LOG_U64("direct", direct),
 		  LOG_U64("capacity_bytes", options.capacity_bytes),
@@ -178,55 +180,69 @@ int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct
 
 /* ---- the end ---- */
 
-struct flush {
-	bool done;
-	int status;
+/* How far the end of one disk has come. A slow or full one holds up no other. */
+struct end {
+	bool drained; /* all its pages were offered, and answered */
+	bool flushed;
+	int status; /* of the flush */
 };
 
 static void on_flushed(void *ctx, int status)
 {
-	*(struct flush *)ctx = (struct flush){true, status};
+	struct end *end = ctx;
+
+	end->flushed = true;
+	end->status = status;
 }
 
-static bool is_filling(const struct cache *cache)
+static bool is_filling(const struct cache *cache, const struct tenant *tenant)
 {
 	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (ns->fills)
+		if (ns->tenant == tenant && ns->fills)
 			return true;
 	}
 	return false;
 }
 
-/* Lets each store work for a moment. */
-static void step(struct disk *disks, uint32_t n)
+/* What can be done without waiting. */
+static void advance(struct disk *disk, struct end *end)
 {
-	uint32_t open = 0;
+	struct cache *cache = disk->cache;
 
-	for (uint32_t i = 0; i < n; i++)
-		open += disks[i].store != NULL;
+	if (end->drained || is_filling(cache, disk->tenant) || spill_drain(cache, disk->tenant) ||
+	    disk->tenant->bytes_spilling)
+		return;
+	end->drained = true;
+	end->status = store_flush(disk->store, on_flushed, end);
+	end->flushed = end->status < 0;
+}
+
+/* Lets those that have something to do work for a moment, all at the same time. */
+static void step(struct disk *disks, const struct end *ends, uint32_t n)
+{
+	struct pollfd fds[TENANTS_MAX];
+	uint32_t n_fds = 0, wait = END_STEP_MS;
+
 	for (uint32_t i = 0; i < n; i++) {
-		if (disks[i].store)
-			store_step(disks[i].store, (END_STEP_MS + open - 1) / open);
+		struct store *store = disks[i].store;
+		int fd = store ? store_event_fd(store) : -1;
+		uint32_t due;
+
+		if (!store || ends[i].flushed)
+			continue;
+		store_step(store, fd < 0 ? 1 : 0); /* without a descriptor it must be waited for here */
+		due = fd < 0 ? 0 : store_wait_ms(store);
+		wait = due < wait ? due : wait;
+		fds[n_fds++] = (struct pollfd){.fd = fd, .events = POLLIN};
 	}
+	if (n_fds)
+		(void)poll(fds, n_fds, (int)wait);
 }
 
-/* One round; false when there is nothing left to do. */
-static bool drain_step(struct disk *disks, uint32_t n)
-{
-	struct cache *cache = disks[0].cache;
-	bool more;
-
-	(void)loop_step(disks[0].loop, 0); /* copies that have just been made */
-	more = is_filling(cache);
-	more = spill_drain(cache) || more;
-	step(disks, n);
-	return more || cache_bytes_spilling(cache);
-}
-
-static bool all_flushed(const struct flush *flushes, uint32_t n)
+static bool all_flushed(const struct disk *disks, const struct end *ends, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		if (!flushes[i].done)
+		if (disks[i].store && !ends[i].flushed)
 			return false;
 	}
 	return true;
@@ -236,34 +252,32 @@ void disks_close(struct disk *disks, uint32_t n, const bool *hurry)
 {
 	uint64_t start = clock_ms(), until = start + disks[0].shutdown_ms;
 	/* store_close answers before they go out of scope */
-	struct flush flushes[TENANTS_MAX] = {{0}};
-	bool more = true, any = false;
+	struct end ends[TENANTS_MAX] = {{0}};
 
 	assert(n <= TENANTS_MAX);
-	for (uint32_t i = 0; i < n; i++)
-		any = any || disks[i].store;
-	while (any && more && !*hurry && clock_ms() < until)
-		more = drain_step(disks, n);
-	for (uint32_t i = 0; i < n; i++) {
-		if (!disks[i].store || store_flush(disks[i].store, on_flushed, &flushes[i]) < 0)
-			flushes[i].done = true;
+	while (!all_flushed(disks, ends, n) && !*hurry && clock_ms() < until) {
+		(void)loop_step(disks[0].loop, 0); /* copies that have just been made */
+		for (uint32_t i = 0; i < n; i++) {
+			if (disks[i].store)
+				advance(&disks[i], &ends[i]);
+		}
+		step(disks, ends, n);
 	}
-	while (any && !all_flushed(flushes, n) && !*hurry && clock_ms() < until)
-		step(disks, n);
 	/* What a store answers while it closes may make the cache look at any of them. */
 	for (uint32_t i = 0; i < n; i++) {
 		if (disks[i].store)
-			disks[i].cache->tenants[i]->tier = NULL;
+			disks[i].tenant->tier = NULL;
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct disk *disk = &disks[i];
-		const struct flush *f = &flushes[i];
+		const struct end *end = &ends[i];
+		bool complete = end->flushed && end->status == 0;
 
 		if (!disk->store)
 			continue;
-		log_event(more || f->status < 0 ? LOG_WARNING : LOG_INFO, "store_closed",
-			  LOG_STR("tenant", disk->cache->tenants[i]->name),
-			  LOG_U64("ms", clock_ms() - start), LOG_U64("complete", !more && f->done),
+		log_event(complete ? LOG_INFO : LOG_WARNING, "store_closed",
+			  LOG_STR("tenant", disk->tenant->name),
+			  LOG_U64("ms", clock_ms() - start), LOG_U64("complete", complete),
 			  LOG_U64("records", store_stat(disk->store, STORE_STAT_records)));
 		unwatch(disk);
 		store_close(disk->store);

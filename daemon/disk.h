@@ -14,6 +14,7 @@ struct disk {
 	struct store *store; /* NULL: memory only */
 	struct loop *loop;
 	struct cache *cache;
+	struct tenant *tenant;
 	struct loop_watch event_watch, timer_watch;
 	struct loop_hook hook;
 	bool due;          /* the store or its timer woke us */
@@ -27,7 +28,8 @@ struct disk {
 int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct loop *loop,
 	      struct cache *cache, struct why *why);
 /* After cache_close, with clients gone and the workers still there: writes what is not on disk yet,
- * until shutdown_ms have passed or *hurry, and closes all. Disks without a store are fine. */
+ * until shutdown_ms have passed or *hurry, and closes all. Each goes at its own pace: one that is
+ * slow, full or broken takes nothing of the time of the others. Disks without a store are fine. */
 void disks_close(struct disk *disks, uint32_t n, const bool *hurry);
 
 #endif /* SKVQD_DISK_H */

@@ -90,7 +90,6 @@ void cache_fini(struct cache *cache)
 		cache->tenants[i]->tier = NULL;
 	while (cache->namespaces)
 		ns_drop(cache, cache->namespaces);
-	free(cache->drain);
 	assert(!cache->matches && cache->n_restores == 0 && cache->bytes_stored == 0);
 	assert(cache->bytes == 0 && cache->pages == 0);
 	for (uint32_t i = 0; i < cache->n_tenants; i++)

@@ -52,8 +52,6 @@ struct cache {
 	uint32_t n_restores; /* pages on their way back, of all tenants */
 	uint32_t trim_last;  /* namespace in which the last cache_trim ended */
 	struct match *matches;   /* waiting for restores */
-	struct page **drain;     /* cache/spill.c, when the daemon ends */
-	uint64_t n_drain, drain_at;
 	uint64_t bytes;          /* sum of ns->bytes */
 	uint64_t bytes_stored;   /* of these, of pages that are below too */
 	uint64_t pages;

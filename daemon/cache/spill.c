@@ -218,34 +218,36 @@ static int by_use(const void *a, const void *b)
 	return x->position < y->position ? -1 : x->position > y->position;
 }
 
-static bool collect(struct cache *cache)
+static bool collect(struct cache *cache, const struct tenant *tenant, struct spill_rest *rest)
 {
 	uint64_t n = 0;
 
-	cache->drain = calloc(cache->pages + 1, sizeof(*cache->drain));
-	if (!cache->drain)
+	rest->pages = calloc(tenant->pages + 1, sizeof(*rest->pages));
+	if (!rest->pages)
 		return false;
 	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		for (uint32_t i = 0; ns->tenant->tier && i < ns->table.touched; i++) {
+		for (uint32_t i = 0; ns->tenant == tenant && i < ns->table.touched; i++) {
 			struct page *page = &ns->table.pages[i];
 
 			if (page->state == PAGE_RESIDENT && !page->spilling && !page->unlisted &&
-			    page->bytes <= ns->tenant->tier->page_bytes_max)
-				cache->drain[n++] = page;
+			    page->bytes <= tenant->tier->page_bytes_max)
+				rest->pages[n++] = page;
 		}
 	}
-	qsort(cache->drain, n, sizeof(*cache->drain), by_use);
-	cache->n_drain = n;
+	qsort(rest->pages, n, sizeof(*rest->pages), by_use);
+	rest->n = n;
 	return true;
 }
 
-bool spill_drain(struct cache *cache)
+bool spill_drain(struct cache *cache, struct tenant *tenant)
 {
+	struct spill_rest *rest = &tenant->spill_rest;
+
 	assert(cache->closing);
-	if (!cache->drain && !collect(cache))
+	if (!tenant->tier || (!rest->pages && !collect(cache, tenant, rest)))
 		return false;
-	for (; cache->drain_at < cache->n_drain; cache->drain_at++) {
-		struct page *page = cache->drain[cache->drain_at];
+	for (; rest->at < rest->n; rest->at++) {
+		struct page *page = rest->pages[rest->at];
 		int r = page->state == PAGE_RESIDENT ? put(cache, page, true) : 0;
 
 		if (r == -SKVQ_EBUSY || r == -SKVQ_ENOSPC)

@@ -20,10 +20,17 @@
 #include "mem/page.h"
 
 struct cache;
+struct tenant;
 
 struct spill_queue {
 	struct page *head, *tail;
 	uint64_t n;
+};
+
+/* What spill_drain has still to offer. */
+struct spill_rest {
+	struct page **pages; /* [n], owned; NULL: not looked for yet */
+	uint64_t n, at;
 };
 
 /* A page became readable, or was matched: queues it unless it is below, or on its way. */
@@ -35,8 +42,10 @@ bool spill_last_call(struct cache *cache, struct page *page);
 /* Offers what should be offered now, a bounded number. */
 void spill_pump(struct cache *cache);
 
-/* When the daemon ends: offers everything that is not below, what was used last first. Steps until
- * nothing is left to offer (false) or the tier takes no more for now (true): pump it, call again. */
-bool spill_drain(struct cache *cache);
+/* When the daemon ends and nothing of the tenant is on its way in any more: offers everything of it
+ * that is not below, what was used last first. Steps until nothing is left to offer (false) or the
+ * tenant's tier takes no more for now (true): pump it, call again. Each tenant has its own list, so
+ * that a tier that is slow or full keeps nobody else's pages back. */
+bool spill_drain(struct cache *cache, struct tenant *tenant);
 
 #endif /* SKVQD_CACHE_SPILL_H */

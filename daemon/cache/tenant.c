@@ -31,5 +31,6 @@ void tenant_free(struct tenant *tenant)
 		return;
 	assert(tenant->bytes == 0 && tenant->pages == 0 && tenant->bytes_stored == 0);
 	policy_fini(&tenant->policy);
+	free(tenant->spill_rest.pages);
 	free(tenant);
 }

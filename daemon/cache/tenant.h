@@ -45,6 +45,7 @@ struct tenant {
 	struct policy policy;        /* which of its pages goes */
 	struct shed_queue shed_queue;
 	struct spill_queue spill_queue;
+	struct spill_rest spill_rest; /* when the daemon ends */
 	struct pins_group pins_group;
 	struct stats stats; /* its part of the cache's */
 	uint64_t last_ns;   /* namespaces it ever made */

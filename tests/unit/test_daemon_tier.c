@@ -206,7 +206,7 @@ static void a_restart_serves_what_was_drained(void **state)
 	publish(&b, 1, PAGES, true);
 	assert_int_equal(stat(&b, STAT_spills), 0);
 	cache_close(&b.rig.cache);
-	while (spill_drain(&b.rig.cache) || cache_bytes_spilling(&b.rig.cache))
+	while (spill_drain(&b.rig.cache, b.rig.tenant) || cache_bytes_spilling(&b.rig.cache))
 		rig_step(&b.rig);
 	assert_int_equal(stat(&b, STAT_spills), PAGES);
 	assert_int_equal(rig_flush(b.rig.store), 0);
