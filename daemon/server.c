@@ -282,6 +282,7 @@ static int serve(struct server *server, const struct config *config, const char 
 					    .namespaces_max = (uint32_t)config->namespaces_max,
 					    .spill_percent = (uint32_t)config->spill_percent,
 					    .restores_max = (uint32_t)config->restores_max,
+					    .fills_max = (uint32_t)config->queue_max,
 					    .no_shed = !config->shed};
 	struct control_config cc = control_config(config, version);
 	int err;

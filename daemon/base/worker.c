@@ -10,6 +10,7 @@
 
 #include <skvq/error.h>
 
+/* A list's end; of an empty one *tail says nothing. */
 static void push(struct job **head, struct job **tail, struct job *job)
 {
 	job->next = NULL;
@@ -18,6 +19,43 @@ static void push(struct job **head, struct job **tail, struct job *job)
 	else
 		*head = job;
 	*tail = job;
+}
+
+/* The first of the lane whose turn it is, or NULL. */
+static struct job *take(struct worker *w)
+{
+	struct lane *lane = w->turn_head;
+	struct job *job;
+
+	if (!lane)
+		return NULL;
+	job = lane->head;
+	lane->head = job->next;
+	lane->queued--;
+	w->turn_head = lane->next;
+	lane->next = NULL;
+	if (!lane->head)
+		return job;
+	if (w->turn_head)
+		w->turn_tail->next = lane;
+	else
+		w->turn_head = lane;
+	w->turn_tail = lane;
+	return job;
+}
+
+static void put(struct worker *w, struct lane *lane, struct job *job)
+{
+	if (!lane->head) {
+		lane->next = NULL;
+		if (w->turn_head)
+			w->turn_tail->next = lane;
+		else
+			w->turn_head = lane;
+		w->turn_tail = lane;
+	}
+	push(&lane->head, &lane->tail, job);
+	lane->queued++;
 }
 
 static void poke(int event_fd)
@@ -36,7 +74,7 @@ static void *thread_main(void *arg)
 
 	(void)pthread_mutex_lock(&w->lock);
 	for (;;) {
-		struct job *job = w->queue_head;
+		struct job *job = take(w);
 
 		if (!job) {
 			if (w->stopping)
@@ -44,8 +82,6 @@ static void *thread_main(void *arg)
 			(void)pthread_cond_wait(&w->wake, &w->lock);
 			continue;
 		}
-		w->queue_head = job->next;
-		w->queued--;
 		(void)pthread_mutex_unlock(&w->lock);
 		job->run(job);
 		(void)pthread_mutex_lock(&w->lock);
@@ -92,7 +128,7 @@ int worker_init(struct worker *w, struct loop *loop, uint32_t n_threads, uint32_
 	memset(w, 0, sizeof(*w));
 	(void)pthread_mutex_init(&w->lock, NULL);
 	(void)pthread_cond_init(&w->wake, NULL);
-	w->queue_max = queue_max;
+	lane_init(&w->own, queue_max);
 	w->loop = loop;
 	w->watch.fd = -1;
 	w->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -123,13 +159,11 @@ fail:
 
 void worker_fini(struct worker *w)
 {
+	struct job *job;
+
 	(void)pthread_mutex_lock(&w->lock);
 	w->stopping = true;
-	while (w->queue_head) {
-		struct job *job = w->queue_head;
-
-		w->queue_head = job->next;
-		w->queued--;
+	while ((job = take(w)) != NULL) {
 		job->cancelled = true;
 		push(&w->done_head, &w->done_tail, job);
 	}
@@ -138,7 +172,7 @@ void worker_fini(struct worker *w)
 	while (w->n_threads)
 		(void)pthread_join(w->threads[--w->n_threads], NULL);
 	finish_jobs(w);
-	assert(!w->queue_head && !w->done_head);
+	assert(!w->turn_head && !w->done_head);
 	loop_del(w->loop, &w->watch);
 	if (w->event_fd >= 0)
 		(void)close(w->event_fd);
@@ -147,19 +181,28 @@ void worker_fini(struct worker *w)
 	(void)pthread_mutex_destroy(&w->lock);
 }
 
-int worker_submit(struct worker *w, struct job *job)
+void lane_init(struct lane *lane, uint32_t max)
+{
+	*lane = (struct lane){.max = max};
+}
+
+int worker_submit_to(struct worker *w, struct lane *lane, struct job *job)
 {
 	int err = 0;
 
 	(void)pthread_mutex_lock(&w->lock);
-	if (w->queued >= w->queue_max || w->stopping) {
+	if (lane->queued >= lane->max || w->stopping) {
 		err = -SKVQ_EBUSY;
 	} else {
 		job->cancelled = false;
-		push(&w->queue_head, &w->queue_tail, job);
-		w->queued++;
+		put(w, lane, job);
 		(void)pthread_cond_signal(&w->wake);
 	}
 	(void)pthread_mutex_unlock(&w->lock);
 	return err;
+}
+
+int worker_submit(struct worker *w, struct job *job)
+{
+	return worker_submit_to(w, &w->own, job);
 }

@@ -39,6 +39,8 @@ struct tenant *cache_add_tenant(struct cache *cache, const struct tenant_params 
 	if (!tenant)
 		return NULL;
 	tenant->index = cache->n_tenants;
+	if (cache->config.fills_max)
+		lane_init(&tenant->fill_lane, cache->config.fills_max);
 	cache->tenants[cache->n_tenants++] = tenant;
 	return tenant;
 }

@@ -33,6 +33,7 @@ struct cache_config {
 	uint32_t namespaces_max;
 	uint32_t spill_percent; /* 0..100, see cache/spill.h */
 	uint32_t restores_max;  /* pages on their way back at once */
+	uint32_t fills_max;     /* of a tenant's, waiting to be copied in; 0: no bound */
 	bool no_shed;           /* refinements stay as long as their pages */
 	index_hash_fn hash;     /* NULL: index_hash */
 };

@@ -40,7 +40,7 @@ static int fill_start(struct fill *fill)
 	fill->task.fd = fill->head->fd;
 	fill->task.fd_offset = fill->head->offset;
 	fill->task.why.text[0] = '\0';
-	return worker_submit(fill->cache->worker, &fill->job);
+	return worker_submit_to(fill->cache->worker, &fill->ns->tenant->fill_lane, &fill->job);
 }
 
 static struct publish *pop(struct fill *fill)

@@ -255,9 +255,9 @@ static void got(void *ctx, int status, const struct tier_page *from)
 		finish(r, status);
 		return;
 	}
-	/* Publishes may have filled the queue; then it is done here. */
-	if (worker_submit(r->cache->worker, &r->job) < 0)
-		finish(r, fill_verify(&r->task));
+	/* restores_max bounds them; only a worker that ends takes none. */
+	if (worker_submit_to(r->cache->worker, &r->ns->tenant->verify_lane, &r->job) < 0)
+		finish(r, -SKVQ_EAGAIN);
 }
 
 static struct page *take_page(struct cache *cache, struct ns *ns, struct page *parent,

@@ -108,7 +108,7 @@ static void next(struct cache *cache)
 	memcpy(c->digest, page->digest, sizeof(c->digest));
 	s->allowance -= c->bytes < s->allowance ? c->bytes : s->allowance;
 	if (worker_submit(cache->worker, &c->job) < 0) {
-		free(c); /* publishes come first */
+		free(c);
 		return;
 	}
 	s->busy = true;

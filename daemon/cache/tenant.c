@@ -21,6 +21,8 @@ struct tenant *tenant_new(const struct tenant_params *params, uint32_t ghosts_ma
 	t->limits.salt = t->salt;
 	t->pins_group.max = params->pins_max ? params->pins_max : UINT64_MAX;
 	restores_init(&t->restores);
+	lane_init(&t->fill_lane, UINT32_MAX);
+	lane_init(&t->verify_lane, UINT32_MAX);
 	policy_init(&t->policy, ghosts_max);
 	return t;
 }
@@ -29,6 +31,7 @@ void tenant_free(struct tenant *tenant)
 {
 	if (!tenant)
 		return;
+	assert(!tenant->fill_lane.queued && !tenant->verify_lane.queued);
 	assert(tenant->bytes == 0 && tenant->pages == 0 && tenant->bytes_stored == 0);
 	policy_fini(&tenant->policy);
 	free(tenant->spill_rest.pages);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/stats.h"
+#include "base/worker.h"
 #include "cache/pins.h"
 #include "cache/restores.h"
 #include "cache/shed.h"
@@ -50,6 +51,8 @@ struct tenant {
 	struct stats stats; /* its part of the cache's */
 	uint64_t last_ns;   /* namespaces it ever made */
 	uint32_t n_namespaces, n_fills;
+	struct lane fill_lane;   /* copies: what comes in waits for no other tenant's */
+	struct lane verify_lane; /* checks of what was read back; restores_max bounds them */
 	struct restores restores;
 	uint64_t bytes;          /* sum of its ns->bytes */
 	uint64_t bytes_stored;   /* of these, of pages that are below too */

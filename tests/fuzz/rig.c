@@ -22,10 +22,17 @@ struct fuzz_rig rig;
 static struct job *jobs_head, *jobs_tail;
 
 int __wrap_worker_submit(struct worker *w, struct job *job);
+int __wrap_worker_submit_to(struct worker *w, struct lane *lane, struct job *job);
 
 int __wrap_worker_submit(struct worker *w, struct job *job)
 {
+	return __wrap_worker_submit_to(w, &w->own, job);
+}
+
+int __wrap_worker_submit_to(struct worker *w, struct lane *lane, struct job *job)
+{
 	(void)w;
+	(void)lane;
 	if (rig.refuse_jobs)
 		return -SKVQ_EBUSY;
 	job->next = NULL;

@@ -3,7 +3,7 @@
  * rig.h - the daemon's control over its cache, without a process around it, for one input.
  *
  * Everything is the daemon's own but the worker pool: jobs wait in a list until fz_work runs them
- * here (the linker's --wrap=worker_submit), so that an input always does the same.
+ * here (the linker's --wrap=worker_submit, worker_submit_to), so that an input always does the same.
  */
 #ifndef SKVQ_TESTS_FUZZ_RIG_H
 #define SKVQ_TESTS_FUZZ_RIG_H

@@ -2,6 +2,7 @@
 #include "support/cache_rig.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +70,7 @@ static void start(struct rig *rig, const struct skvq_layout *layout, struct iden
 	rig->layout = *layout;
 	config.ram_max = (uint64_t)pages_max * skvq_layout_page_bytes(&rig->layout, 0);
 	must(loop_init(&rig->loop), "loop");
-	must(worker_init(&rig->worker, &rig->loop, 2, 64), "worker");
+	must(worker_init(&rig->worker, &rig->loop, RIG_THREADS, 64), "worker");
 	cache_init(&rig->cache, &config, &rig->worker, &rig->stats);
 	add_tenants(rig, others);
 	pins_init(&rig->pins, pins_max);
@@ -242,4 +243,51 @@ int rig_match(struct rig *rig, struct rig_match *rm, struct pins *pins, uint32_t
 	while (!rm->answers)
 		rig_step(rig);
 	return rm->error;
+}
+
+/* ---- the gate ---- */
+
+static pthread_mutex_t gate_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t gate_moves = PTHREAD_COND_INITIALIZER;
+static struct rig_gate *the_gate; /* one at a time */
+
+static void gate_run(struct job *job)
+{
+	(void)job;
+	(void)pthread_mutex_lock(&gate_lock);
+	the_gate->n_here++;
+	(void)pthread_cond_broadcast(&gate_moves);
+	while (!the_gate->open)
+		(void)pthread_cond_wait(&gate_moves, &gate_lock);
+	(void)pthread_mutex_unlock(&gate_lock);
+}
+
+static void gate_done(struct job *job)
+{
+	(void)job;
+	the_gate->n_here--; /* no thread is inside any more */
+}
+
+void rig_gate_shut(struct rig *rig, struct rig_gate *gate)
+{
+	memset(gate, 0, sizeof(*gate));
+	the_gate = gate;
+	for (uint32_t i = 0; i < rig->worker.n_threads; i++) {
+		gate->jobs[i] = (struct job){.run = gate_run, .done = gate_done};
+		must(worker_submit(&rig->worker, &gate->jobs[i]), "gate");
+	}
+	(void)pthread_mutex_lock(&gate_lock);
+	while (gate->n_here < rig->worker.n_threads)
+		(void)pthread_cond_wait(&gate_moves, &gate_lock);
+	(void)pthread_mutex_unlock(&gate_lock);
+}
+
+void rig_gate_open(struct rig *rig, struct rig_gate *gate)
+{
+	(void)pthread_mutex_lock(&gate_lock);
+	gate->open = true;
+	(void)pthread_cond_broadcast(&gate_moves);
+	(void)pthread_mutex_unlock(&gate_lock);
+	while (gate->n_here)
+		rig_step(rig);
 }

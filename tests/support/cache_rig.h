@@ -10,6 +10,7 @@
 #include "spill/store.h"
 
 #define RIG_STAGING_PAGES 64u
+#define RIG_THREADS       2u
 
 struct rig {
 	struct loop loop;
@@ -72,6 +73,15 @@ struct page *rig_publish(struct rig *rig, struct pins *pins, struct page *parent
 void rig_chain(struct rig *rig, struct pins *pins, uint32_t seed, uint32_t n, struct page **ret);
 /* Tokens of such a chain. */
 void rig_tokens(uint32_t seed, uint32_t n_pages, int32_t *ret);
+
+/* Keeps the workers busy until they are let go: what is submitted meanwhile waits. */
+struct rig_gate {
+	struct job jobs[RIG_THREADS];
+	uint32_t n_here; /* threads inside */
+	bool open;
+};
+void rig_gate_shut(struct rig *rig, struct rig_gate *gate); /* returns when all are inside */
+void rig_gate_open(struct rig *rig, struct rig_gate *gate); /* returns when all have left */
 
 /* Asks for a chain of n_pages; waits for the answer if there is one to wait for. 0 or negative. */
 int rig_match(struct rig *rig, struct rig_match *rm, struct pins *pins, uint32_t seed,

@@ -242,6 +242,65 @@ static void worker_bounds_its_queue(void **state)
 	assert_int_equal(jobs[7].runs, 0);
 }
 
+struct noted_job {
+	struct job job;
+	char name;
+};
+
+static char noted[16]; /* in the order in which they ran, on the one thread */
+static int n_noted, n_noted_done;
+
+static void note_run(struct job *job)
+{
+	noted[n_noted++] = container_of(job, struct noted_job, job)->name;
+}
+
+static void note_done(struct job *job)
+{
+	(void)job;
+	n_noted_done++;
+}
+
+/* One lane is full and its jobs were first: another's run in between. */
+static void lanes_take_turns(void **state)
+{
+	pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+	struct test_job first = {.job = {.run = job_run, .done = job_done}, .gate = &gate};
+	struct noted_job jobs[9];
+	struct lane many, few;
+	struct worker worker;
+	struct loop loop;
+
+	(void)state;
+	n_noted = n_noted_done = 0;
+	assert_int_equal(loop_init(&loop), 0);
+	assert_int_equal(worker_init(&worker, &loop, 1, 1), 0);
+	lane_init(&many, 5);
+	lane_init(&few, 2);
+	pthread_mutex_lock(&gate);
+	assert_int_equal(worker_submit(&worker, &first.job), 0); /* its turn is before the others' */
+	for (int i = 0; i < 9; i++)
+		jobs[i] = (struct noted_job){{.run = note_run, .done = note_done}, "aaaaabbcd"[i]};
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(worker_submit_to(&worker, &many, &jobs[i].job), 0);
+	assert_int_equal(worker_submit_to(&worker, &many, &jobs[7].job), -SKVQ_EBUSY);
+	for (int i = 5; i < 7; i++)
+		assert_int_equal(worker_submit_to(&worker, &few, &jobs[i].job), 0);
+	assert_int_equal(worker_submit_to(&worker, &few, &jobs[7].job), -SKVQ_EBUSY);
+	pthread_mutex_unlock(&gate);
+	while (n_noted_done < 7)
+		assert_int_equal(loop_step(&loop, 10000), 0);
+	assert_int_equal(n_noted, 7);
+	assert_memory_equal(noted, "ababaaa", 7);
+	/* An emptied lane takes its place again. */
+	assert_int_equal(worker_submit_to(&worker, &few, &jobs[7].job), 0);
+	while (n_noted_done < 8)
+		assert_int_equal(loop_step(&loop, 10000), 0);
+	assert_int_equal(many.queued + few.queued, 0);
+	worker_fini(&worker);
+	loop_fini(&loop);
+}
+
 static void worker_cancels_what_is_queued(void **state)
 {
 	struct test_job jobs[32] = {0};
@@ -345,6 +404,7 @@ int main(void)
 	    cmocka_unit_test(histograms),
 	    cmocka_unit_test(loop_forgets_removed_watches),
 	    cmocka_unit_test(worker_bounds_its_queue),
+	    cmocka_unit_test(lanes_take_turns),
 	    cmocka_unit_test(worker_cancels_what_is_queued),
 	    cmocka_unit_test(closer_closes),
 	    cmocka_unit_test(blobs_end_where_they_end),

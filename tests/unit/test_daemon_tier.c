@@ -698,6 +698,56 @@ static void a_record_that_goes_bad_is_found(void **state)
 	bed_fini(&b);
 }
 
+/* Any number of pages that have been read and wait for a worker leave the publishes their place. */
+static void what_comes_back_does_not_keep_publishes_out(void **state)
+{
+	enum { COLD = 60 };
+	int32_t tokens[COLD * SKVQ_PAGE_TOKENS];
+	struct rig_publish rp;
+	struct rig_gate gate;
+	struct rig_match rm;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	memset(&b, 0, sizeof(b));
+	rig_options(&b.options);
+	b.options.gets_queued = COLD;
+	b.disk = spill_disk_new(11, store_files_max(&b.options), 2);
+	bed_start(&b, COLD + 4);
+	b.rig.cache.config.spill_percent = 100;
+	publish(&b, 1, COLD, false);
+	for (int i = 0; stat(&b, STAT_spills) < COLD; i++) {
+		assert_true(i < 10000);
+		settle(&b);
+	}
+	b.rig.tenant->tier = NULL; /* what takes their place is not written */
+	flood(&b, 2 * COLD);
+	b.rig.tenant->tier = store_tier(b.rig.store);
+	rig_tokens(1, COLD, tokens);
+	ask(&b, &rm, tokens, COLD);
+	rm.m.done = count_done;
+	n_done = 0;
+	b.rig.cache.config.restores_max = COLD;
+	lane_init(&b.rig.tenant->fill_lane, 4); /* fewer than are read back */
+	rig_gate_shut(&b.rig, &gate);
+	assert_int_equal(cache_match(&b.rig.cache, &rm.m, &why), 0);
+	assert_true(rm.m.n_chain > 30);
+	for (int i = 0; b.rig.tenant->verify_lane.queued < rm.m.n_chain; i++) {
+		assert_true(i < 10000);
+		rig_step(&b.rig);
+	}
+	rig_prepare(&b.rig, &rp, &b.rig.pins, NULL, 99, 0);
+	assert_int_equal(cache_publish(&b.rig.cache, &rp.p, &rp.why), 0);
+	rig_gate_open(&b.rig, &gate);
+	assert_int_equal(rig_wait(&b.rig, &rp), 0);
+	for (int i = 0; !n_done && i < 10000; i++)
+		rig_step(&b.rig);
+	assert_int_equal(n_done, 1);
+	assert_int_equal(stat(&b, STAT_restores), rm.m.n);
+	bed_fini(&b);
+}
+
 /* The daemon ends while a question waits. */
 static void the_end_answers_everybody(void **state)
 {
@@ -849,6 +899,7 @@ int main(void)
 	    cmocka_unit_test(safe_pages_come_back),
 	    cmocka_unit_test(a_page_that_goes_bad_in_memory_is_found),
 	    cmocka_unit_test(a_record_that_goes_bad_is_found),
+	    cmocka_unit_test(what_comes_back_does_not_keep_publishes_out),
 	    cmocka_unit_test(the_end_answers_everybody),
 	    cmocka_unit_test(a_miss_is_explained),
 	    cmocka_unit_test(what_is_on_disk_is_told),
