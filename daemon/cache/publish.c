@@ -81,6 +81,7 @@ static void fill_abandon(struct fill *fill)
 				fill->task.slot_offset + fill->ns->layout.base_bytes,
 				fill->ns->layout.refine_bytes) < 0)
 			cache_count(cache, fill->ns->tenant, STAT_punch_failures, 1);
+		shed_refill_end(cache, page, false);
 		cache_release(cache, page, 1);
 	} else {
 		(void)cache_drop(cache, page);
@@ -125,7 +126,7 @@ static void fill_succeeded(struct fill *fill)
 	page->fill = NULL;
 	cache->stamp++;
 	if (fill->refine) {
-		shed_undo(cache, page);
+		shed_refill_end(cache, page, true);
 		cache_count(cache, tenant, STAT_bytes_copied, fill->ns->layout.refine_bytes);
 	} else {
 		arrived(fill);
@@ -276,6 +277,7 @@ static int begin_refine(struct cache *cache, struct publish *p, struct page *pag
 		free(fill);
 		return err;
 	}
+	shed_refill_begin(cache, page);
 	return fill_begin(fill, p, ns_page_span(p->ns, page), page_parent(page), why);
 }
 

@@ -92,11 +92,20 @@ void shed_mark(struct cache *cache, struct page *page)
 	resize(cache, page, ns_of(page)->layout.refine_bytes, false);
 }
 
-void shed_undo(struct cache *cache, struct page *page)
+void shed_refill_begin(struct cache *cache, struct page *page)
 {
 	assert(page->shed);
-	page->shed = false;
 	resize(cache, page, ns_of(page)->layout.refine_bytes, true);
+}
+
+void shed_refill_end(struct cache *cache, struct page *page, bool good)
+{
+	assert(page->shed);
+	if (!good) {
+		resize(cache, page, ns_of(page)->layout.refine_bytes, false);
+		return;
+	}
+	page->shed = false;
 	cache_count(cache, ns_of(page)->tenant, STAT_refills, 1);
 	shed_settle(page);
 }

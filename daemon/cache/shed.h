@@ -32,7 +32,9 @@ void shed_forget(struct page *page);
 bool shed_one(struct cache *cache, struct tenant *tenant);
 /* A page came without its refinement (restore.c): the books had counted that. */
 void shed_mark(struct cache *cache, struct page *page);
-/* A refinement came back (publish.c); its bytes are there. */
-void shed_undo(struct cache *cache, struct page *page);
+/* A refinement is being copied in again (publish.c), room for it was made: it counts from here on. */
+void shed_refill_begin(struct cache *cache, struct page *page);
+/* It is there, or (good false) will not be. */
+void shed_refill_end(struct cache *cache, struct page *page, bool good);
 
 #endif /* SKVQD_CACHE_SHED_H */

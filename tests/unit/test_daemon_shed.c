@@ -257,6 +257,50 @@ static void publishing_brings_a_refinement_back(void **state)
 	rig_fini(&rig);
 }
 
+/* One that is on its way counts: two do not take the room that is left for one. */
+static void a_refinement_counts_before_it_is_there(void **state)
+{
+	struct rig_publish one, two;
+	struct page *pages[PAGES];
+	struct rig_gate gate;
+	struct rig rig;
+	struct why why;
+	uint64_t before, refine;
+
+	(void)state;
+	rig_init_elastic(&rig, 3 * PAGES, 100);
+	refine = rig.layout.refine_bytes;
+	chain(&rig, pages);
+	unrefine(&rig, pages, PAGES);
+	shed_all(&rig);
+	before = rig.cache.bytes;
+	rig.cache.config.ram_max = before + refine;
+	rig_prepare(&rig, &one, &rig.pins, pages[1], 1, 0);
+	rig_prepare(&rig, &two, &rig.pins, pages[2], 1, 1);
+	rig.staging_map[one.p.offset + rig.layout.base_bytes] ^= 1;
+	rig_gate_shut(&rig, &gate);
+	assert_int_equal(cache_publish(&rig.cache, &one.p, &why), 0);
+	assert_int_equal(rig.cache.bytes, before + refine);
+	assert_int_equal(rig.tenant->bytes, before + refine);
+	assert_int_equal(rig.tenant->held, before + refine);
+	assert_int_equal(rig.ns->bytes, before + refine);
+	assert_int_equal(cache_publish(&rig.cache, &two.p, &why), -SKVQ_ENOSPC);
+	rig_gate_open(&rig, &gate);
+	/* It was bad: what it counted is given back, and the other may come. */
+	assert_int_equal(rig_wait(&rig, &one), -SKVQ_ECORRUPT);
+	assert_int_equal(rig.tenant->bytes, before);
+	assert_int_equal(rig.tenant->held, before);
+	assert_books(&rig);
+	rig_prepare(&rig, &two, &rig.pins, pages[2], 1, 1);
+	assert_int_equal(cache_publish(&rig.cache, &two.p, &why), 0);
+	assert_int_equal(rig_wait(&rig, &two), 0);
+	assert_int_equal(rig.tenant->bytes, before + refine);
+	assert_false(pages[3]->shed);
+	assert_same(&rig, pages[3], copy[3]);
+	assert_books(&rig);
+	rig_fini(&rig);
+}
+
 /* A page without its refinement is stored so and comes back so; a whole one comes back whole. */
 static void the_disk_keeps_what_there_is(void **state)
 {
@@ -316,6 +360,7 @@ int main(void)
 	    cmocka_unit_test(a_match_tells_and_holds_what_is_there),
 	    cmocka_unit_test(names_must_be_pinned),
 	    cmocka_unit_test(publishing_brings_a_refinement_back),
+	    cmocka_unit_test(a_refinement_counts_before_it_is_there),
 	    cmocka_unit_test(the_disk_keeps_what_there_is),
 	};
 
