@@ -42,17 +42,33 @@ static void bad(struct cache *cache, struct ns *ns, struct page *page)
 	cache_unlist(cache, page);
 }
 
+/* Once more, as it is now; not for ever, should its refinement come and go. */
+static void retry(struct scrubber *s, const struct ns *ns, uint32_t slot)
+{
+	s->again = !s->again;
+	if (!s->again)
+		return;
+	s->ns = ns->id;
+	s->slot = slot;
+}
+
 static void check_done(struct job *job)
 {
 	struct check *c = container_of(job, struct check, job);
 	struct cache *cache = c->cache;
+	struct scrubber *s = &cache->scrubber;
 	struct ns *ns = c->ns;
 	struct page *page = page_table_get(&ns->table, c->ref);
 
 	ns->fills--;
-	cache->scrubber.busy = false;
-	/* What was dropped, or lost or got its refinement meanwhile, was not read as one thing. */
-	if (!job->cancelled && page && page->shed == c->shed && !page->fill && !page->unlisted) {
+	s->busy = false;
+	/* What was dropped meanwhile, or torn, was not read as one thing. */
+	if (job->cancelled || !page || page->unlisted) {
+		s->again = false;
+	} else if (s->torn) {
+		retry(s, ns, page->slot);
+	} else {
+		s->again = false;
 		cache_count(cache, ns->tenant, STAT_scrubbed, 1);
 		if (!c->good)
 			bad(cache, ns, page);
@@ -112,6 +128,8 @@ static void next(struct cache *cache)
 		return;
 	}
 	s->busy = true;
+	s->page = page;
+	s->torn = false;
 	c->ns->fills++;
 }
 
@@ -119,4 +137,11 @@ void cache_scrub(struct cache *cache, uint64_t bytes)
 {
 	cache->scrubber.allowance = bytes;
 	next(cache);
+}
+
+void scrub_disturb(struct cache *cache, const struct page *page)
+{
+	struct scrubber *s = &cache->scrubber;
+
+	s->torn = s->torn || (s->busy && s->page == page);
 }

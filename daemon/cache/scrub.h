@@ -13,15 +13,21 @@
 #include <stdint.h>
 
 struct cache;
+struct page;
 
 struct scrubber {
 	uint32_t ns; /* id of the namespace looked at; 0: begin anew */
 	uint32_t slot;
 	uint64_t allowance; /* bytes that may still be read */
 	bool busy;
+	const struct page *page; /* being read, if busy */
+	bool torn;  /* its refinement went or came meanwhile: what was read was never there as a whole */
+	bool again; /* the page at the cursor was torn: it is read once more */
 };
 
 /* Checks pages, at most about so many bytes until it is called again. */
 void cache_scrub(struct cache *cache, uint64_t bytes);
+/* For shed.c: bytes of the page change. */
+void scrub_disturb(struct cache *cache, const struct page *page);
 
 #endif /* SKVQD_CACHE_SCRUB_H */

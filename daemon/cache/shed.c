@@ -77,6 +77,7 @@ bool shed_one(struct cache *cache, struct tenant *tenant)
 	ns = ns_of(page);
 	at = ns_page_offset(ns, page) + ns->layout.base_bytes;
 	shed_forget(page);
+	scrub_disturb(cache, page);
 	if (arena_punch(&ns->arena, at, ns->layout.refine_bytes) < 0)
 		/* still counted by the kernel; cache_trim */
 		cache_count(cache, tenant, STAT_punch_failures, 1);
@@ -95,6 +96,7 @@ void shed_mark(struct cache *cache, struct page *page)
 void shed_refill_begin(struct cache *cache, struct page *page)
 {
 	assert(page->shed);
+	scrub_disturb(cache, page);
 	resize(cache, page, ns_of(page)->layout.refine_bytes, true);
 }
 

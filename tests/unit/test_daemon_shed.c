@@ -301,6 +301,53 @@ static void a_refinement_counts_before_it_is_there(void **state)
 	rig_fini(&rig);
 }
 
+/* While it is being read its refinement goes and comes back; what the reader saw was zeros. */
+static void a_scrub_judges_nothing_torn(void **state)
+{
+	struct page *pages[PAGES];
+	struct rig_publish rp;
+	struct rig_gate gate;
+	struct rig rig;
+	struct why why;
+
+	(void)state;
+	rig_init_elastic(&rig, 3 * PAGES, 100);
+	chain(&rig, pages);
+	unrefine(&rig, pages, PAGES);
+	rig_gate_shut(&rig, &gate);
+	rig.cache.scrubber.ns = rig.ns->id;
+	cache_scrub(&rig.cache, 1); /* the first page, and no other */
+	assert_true(rig.cache.scrubber.busy);
+	assert_ptr_equal(rig.cache.scrubber.page, pages[0]);
+	/* The workers stand: the read will see the refinement of a page that is thought whole gone. */
+	assert_true(shed_one(&rig.cache, rig.tenant));
+	assert_true(pages[0]->shed);
+	assert_int_equal(rig.tenant->verify_lane.queued, 0);
+	rig_gate_open(&rig, &gate);
+	while (rig.cache.scrubber.busy)
+		rig_step(&rig);
+	assert_int_equal(rig.stats.n[STAT_scrub_failures], 0);
+	assert_int_equal(rig.stats.n[STAT_scrubbed], 0);
+	assert_false(pages[0]->unlisted);
+	/* Now such a read, and a refinement that is back when it is judged. */
+	rig.cache.scrubber = (struct scrubber){.ns = rig.ns->id, .busy = true, .page = pages[0]};
+	rig_prepare(&rig, &rp, &rig.pins, NULL, 1, 0);
+	assert_int_equal(cache_publish(&rig.cache, &rp.p, &why), 0);
+	assert_int_equal(rig_wait(&rig, &rp), 0);
+	assert_false(pages[0]->shed);
+	assert_true(rig.cache.scrubber.torn);
+	rig.cache.scrubber = (struct scrubber){0};
+	/* What was not judged is looked at again. */
+	cache_scrub(&rig.cache, UINT64_C(1) << 30);
+	while (rig.cache.scrubber.busy) {
+		if (rig.stats.n[STAT_scrubbed] >= PAGES)
+			rig.cache.scrubber.allowance = 0;
+		rig_step(&rig);
+	}
+	assert_int_equal(rig.stats.n[STAT_scrub_failures], 0);
+	rig_fini(&rig);
+}
+
 /* A page without its refinement is stored so and comes back so; a whole one comes back whole. */
 static void the_disk_keeps_what_there_is(void **state)
 {
@@ -361,6 +408,7 @@ int main(void)
 	    cmocka_unit_test(names_must_be_pinned),
 	    cmocka_unit_test(publishing_brings_a_refinement_back),
 	    cmocka_unit_test(a_refinement_counts_before_it_is_there),
+	    cmocka_unit_test(a_scrub_judges_nothing_torn),
 	    cmocka_unit_test(the_disk_keeps_what_there_is),
 	};
 
