@@ -84,21 +84,44 @@ static struct snapshot_page entry_of(const struct skvq_seq *q, uint32_t i)
 	return e;
 }
 
-/* Without what a daemon has written into its header. */
-static void put_page(const struct skvq_seq *q, uint32_t i, uint8_t **at)
+/* Whether the copy of a shared page is whole: a daemon that lost this client, or does wrong, may have
+ * taken it away before or while it was read. The link is not asked: it can break unseen. */
+static bool is_sound(const struct skvq_seq *q, uint32_t i, const uint8_t *copy)
 {
 	const struct skvq_layout *l = page_layout(q, i);
 	const struct seq_page *p = &q->pages[i];
-	size_t table = q->model->n_layer * sizeof(skvq_page_layer);
+	size_t refine = p->base_only ? 0 : l->refine_bytes, sidecar = i ? 0 : l->sidecar_bytes;
+	skvq_page_header h;
+	bool safe;
+
+	memcpy(&h, copy, sizeof h);
+	return page_holds(q->model, copy, i * SKVQ_PAGE_TOKENS,
+			  q->tokens + (size_t)i * SKVQ_PAGE_TOKENS, &safe) &&
+	       safe == p->safe && crc32c(copy + sizeof h, l->base_bytes - sizeof h) == h.crc_base &&
+	       (!refine || crc32c(copy + l->base_bytes, refine) == h.crc_refine) &&
+	       (!sidecar || crc32c(copy + l->base_bytes + refine, sidecar) == h.crc_sidecar);
+}
+
+/* Without what a daemon has written into its header. False: see is_sound. */
+static bool put_page(const struct skvq_seq *q, uint32_t i, uint8_t **at)
+{
+	const struct skvq_layout *l = page_layout(q, i);
+	const struct seq_page *p = &q->pages[i];
+	size_t table_bytes = q->model->n_layer * sizeof(skvq_page_layer);
+	skvq_page_layer table[SKVQ_LAYERS_MAX];
 	uint8_t *page = *at;
 
 	put(at, p->data, l->base_bytes);
-	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, page);
-	memcpy(page + l->layers_offset, p->data + l->layers_offset, table);
 	if (!p->base_only)
 		put(at, p->data + l->base_bytes, l->refine_bytes);
 	if (i == 0)
 		put(at, p->data + l->base_bytes + l->refine_bytes, l->sidecar_bytes);
+	if (p->state == PAGE_SHARED && !is_sound(q, i, page))
+		return false;
+	memcpy(table, page + l->layers_offset, table_bytes);
+	skvq_page_init(l, i * SKVQ_PAGE_TOKENS, page);
+	memcpy(page + l->layers_offset, table, table_bytes);
+	return true;
 }
 
 static void put_rows(const struct skvq_seq *q, uint32_t from, uint8_t **at)
@@ -148,7 +171,8 @@ static struct snapshot_header header_of(const struct skvq_seq *q)
 	return h;
 }
 
-static void write_body(const struct skvq_seq *q, const struct snapshot_header *h, uint8_t *at)
+/* -SKVQ_ECORRUPT: a page is not there any more, and the sequence is lost. */
+static int write_body(struct skvq_seq *q, const struct snapshot_header *h, uint8_t *at)
 {
 	const struct skvq_model *m = q->model;
 
@@ -162,11 +186,18 @@ static void write_body(const struct skvq_seq *q, const struct snapshot_header *h
 	if (q->sinks)
 		put(&at, q->sinks, q->sinks_bytes);
 	put_rows(q, h->rows_from, &at);
-	for (uint32_t i = q->n_dropped; i < n_pages(q); i++)
-		put_page(q, i, &at);
+	for (uint32_t i = q->n_dropped; i < n_pages(q); i++) {
+		if (put_page(q, i, &at))
+			continue;
+		q->lost = true;
+		return set_error(m->session, SKVQ_ECORRUPT,
+				 "page %u was taken away while a sequence read it; the sequence is lost",
+				 i);
+	}
 	if (q->cut.page)
 		put(&at, q->cut.page,
 		    snapshot_page_bytes(layout_of(m, q->cut.safe), q->cut.base_only, false));
+	return 0;
 }
 
 int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
@@ -192,7 +223,10 @@ int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *r
 	if (buf_bytes < h.total_bytes)
 		return 0;
 	uint8_t *to = buf;
-	write_body(q, &h, to + sizeof h);
+	memset(to, 0, sizeof h); /* none, until it is whole */
+	int r = write_body(q, &h, to + sizeof h);
+	if (r < 0)
+		return r;
 	h.crc_body = crc32c(to + sizeof h, h.total_bytes - sizeof h);
 	h.crc_header = crc32c((const uint8_t *)&h, sizeof h);
 	memcpy(to, &h, sizeof h);

@@ -3,6 +3,7 @@
  * Sequences as engines use them: cut, forked, frozen and thawed, with and without a daemon. What a
  * sequence is afterwards is held against one that took the straight way, bit for bit.
  */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -693,6 +694,50 @@ static void a_daemon_lends_its_pages_again(void **state)
 	free(buf);
 }
 
+/* Some bytes of each 4 KiB in what the daemon's arenas hold, as if the pages had gone to others. */
+static void spoil_arenas(void)
+{
+	char path[64], name[128];
+	uint32_t spoiled = 0;
+
+	for (int n = 0; n < 256; n++) {
+		snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)daemon_.pid, n);
+		ssize_t got = readlink(path, name, sizeof name - 1);
+		name[got < 0 ? 0 : got] = 0;
+		if (strncmp(name, "/memfd:skvq", 11) != 0 || chmod(path, 0600) < 0)
+			continue;
+		int fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0; at += 4096) {
+			assert_int_equal(pwrite(fd, "another's", 9, at + 2048), 9);
+			spoiled++;
+		}
+		close(fd);
+	}
+	assert_true(spoiled > 0);
+}
+
+static void a_snapshot_of_pages_taken_away_is_an_error(void **state)
+{
+	(void)state;
+	static struct run a;
+	uint64_t bytes, again;
+	skvq_seq *thawed;
+
+	run_open(&a, daemon_.socket, TOKENS, 0, 0, "n1");
+	run_to(&a, 600);
+	wait_shared(&a, (600 - 64) / 80);
+	uint8_t *buf = freeze(&a, &bytes);
+	spoil_arenas();
+	assert_int_equal(api->seq_snapshot(a.seq, buf, bytes, &again), -SKVQ_ECORRUPT);
+	assert_int_equal(api->seq_resume(a.model, buf, bytes, &thawed), -SKVQ_ECORRUPT);
+	/* Nor is it read from any more. */
+	assert_int_equal(api->seq_snapshot(a.seq, NULL, 0, &again), -SKVQ_ECORRUPT);
+	run_close(&a);
+	free(buf);
+}
+
 /* Reflected CRC-32C, bit by bit: an attacker can compute one too. */
 static uint32_t crc_of(const uint8_t *data, uint64_t bytes)
 {
@@ -1342,6 +1387,8 @@ int main(int argc, char **argv)
 	    cmocka_unit_test_setup_teardown(a_thawed_sequence_goes_on_elsewhere, NULL,
 					    teardown_profile),
 	    cmocka_unit_test_setup_teardown(a_daemon_lends_its_pages_again, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_snapshot_of_pages_taken_away_is_an_error, setup,
+					    teardown),
 	    cmocka_unit_test_setup_teardown(hostile_bytes_are_refused, NULL, teardown_profile),
 	    cmocka_unit_test(a_snapshot_in_the_middle_of_a_step_is_refused),
 	    cmocka_unit_test_setup_teardown(unseen_pages_leave_no_trace, setup_sliding,

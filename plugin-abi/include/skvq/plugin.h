@@ -315,7 +315,8 @@ typedef struct skvq_api {
 	/* [control] Bit-exact freeze and thaw, FP16 window included; docs/snapshot-format.md. *ret_bytes
 	 * is the snapshot's size; it is written to buf if buf_bytes is that much, so ask with 0 first. The
 	 * sequence goes on as if nothing had happened. -SKVQ_ESTATE while tokens are appended and not
-	 * committed. Every page is in it: a resume works in another process, with the daemon,
+	 * committed; -SKVQ_ECORRUPT if a page that the daemon has is not what it was any more: then
+	 * nothing in buf is a snapshot, and the sequence is lost. Every page is in it: a resume works in another process, with the daemon,
 	 * another one or none; pages that the daemon has, byte for byte, are used from there.
 	 * Hostile bytes are -SKVQ_ECORRUPT, those of another model -SKVQ_EIDENTITY, a later format
 	 * -SKVQ_EVERSION. */
