@@ -232,6 +232,22 @@ static bool adopt(struct skvq_seq *q, uint32_t i, struct skvq_page_ref ref, bool
 	return true;
 }
 
+/* Of pages taken that are read without their refinement no pin holds it; all those before i are here.
+ * refs is overwritten. */
+static void release_refinements(struct skvq_seq *q, struct skvq_page_ref *refs, const bool *base_only,
+				uint32_t i)
+{
+	struct skvq_session *s = q->model->session;
+	uint32_t n = 0;
+
+	for (uint32_t k = q->n_dropped; k < i; k++)
+		if (q->pages[k].base_only && !base_only[k])
+			refs[n++] = refs[k];
+	if (n && skvq_client_unrefine(s->client, q->model->ns, refs, n) < 0 &&
+	    skvq_client_broken(s->client))
+		session_lost(s);
+}
+
 /* What the daemon has of it takes the place of what was read. If that begins with the first page that
  * is here, the rest can be published behind it. */
 static void match_again(struct skvq_seq *q)
@@ -262,6 +278,7 @@ static void match_again(struct skvq_seq *q)
 		q->publish_epoch = s->epoch;
 		q->n_published = i;
 		q->severed = false;
+		release_refinements(q, refs, base_only, i);
 	}
 	free(refs);
 }

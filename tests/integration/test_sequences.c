@@ -45,6 +45,12 @@ static int teardown_profile(void **state)
 	return 0;
 }
 
+static int teardown_both(void **state)
+{
+	(void)teardown_profile(state);
+	return teardown(state);
+}
+
 static const char *const profiles[] = {
     "k4v2",      "k2v1.5",          "k3v2",          "k8v8",           "fp16",
     "e2.1-nall", "affine-k4v4-g32", "skvq-k4v4-g32", "skvq-k2v1.5-g32"};
@@ -691,6 +697,33 @@ static void a_daemon_lends_its_pages_again(void **state)
 	run_close(&b);
 	assert_int_equal(status_of(daemon_.socket).pins, 0);
 	run_close(&alone);
+	free(buf);
+}
+
+/* Pages that were frozen without their refinement take the daemon's whole ones, and hold nothing of them
+ * that they do not read. */
+static void a_thawed_sequence_holds_what_it_reads(void **state)
+{
+	(void)state;
+	static struct run a, b;
+	uint64_t bytes, unrefines;
+
+	profile = "e2.1-n320";
+	run_open(&a, daemon_.socket, TOKENS, 0, 0, "n1");
+	run_to(&a, 800);
+	wait_shared(&a, (800 - 64) / 80);
+	run_to(&a, 810); /* a commit behind the last answer lets go of what is old */
+	assert_true(info_of(&a).n_base >= 2 * 80);
+	uint8_t *buf = freeze(&a, &bytes);
+	unrefines = counter_of(daemon_.socket, "unrefines");
+	assert_int_equal(unrefines, info_of(&a).n_base / 80);
+	assert_int_equal(thaw(&b, daemon_.socket, &a, buf, bytes), 0);
+	assert_int_equal(info_of(&b).pages_shared, info_of(&a).pages_shared);
+	assert_int_equal(info_of(&b).n_base, info_of(&a).n_base);
+	assert_int_equal(counter_of(daemon_.socket, "unrefines"), 2 * unrefines);
+	same_from_here(&b, &a, 830);
+	run_close(&a);
+	run_close(&b);
 	free(buf);
 }
 
@@ -1387,6 +1420,8 @@ int main(int argc, char **argv)
 	    cmocka_unit_test_setup_teardown(a_thawed_sequence_goes_on_elsewhere, NULL,
 					    teardown_profile),
 	    cmocka_unit_test_setup_teardown(a_daemon_lends_its_pages_again, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_thawed_sequence_holds_what_it_reads, setup,
+					    teardown_both),
 	    cmocka_unit_test_setup_teardown(a_snapshot_of_pages_taken_away_is_an_error, setup,
 					    teardown),
 	    cmocka_unit_test_setup_teardown(hostile_bytes_are_refused, NULL, teardown_profile),
