@@ -54,7 +54,7 @@ static const struct key keys[] = {
     {"memory", "ram_max", "ram-max", BYTES, FIELD(ram_max), NULL, 4 * GIB, 64 * KIB,
      UINT64_C(1) << 46,
      "bytes of all arenas together, as the kernel counts them; page records come on top (about "
-     "0.5 KiB a page)"},
+     "0.25 KiB a page)"},
     {"memory", "calibration_max", "calibration-max", BYTES, FIELD(calibration_max), NULL,
      256 * MIB, 0, 16 * GIB,
      "bytes of the models' calibration files together, beside ram_max; 0: none are kept"},

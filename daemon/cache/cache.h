@@ -224,7 +224,8 @@ uint64_t cache_may_hold(const struct cache *cache, const struct tenant *tenant);
 /* -SKVQ_ETRAM if so many more are more than that. */
 int cache_check_hold(const struct cache *cache, const struct tenant *tenant, uint64_t bytes,
 		     struct why *why);
-/* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. */
+/* Gives a page just taken from the table its place: parent (NULL: none), tokens, index, bytes. The
+ * tokens are borrowed until ns_own_tokens, or until the page is dropped or unlisted. */
 void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 		  const int32_t tokens[SKVQ_PAGE_TOKENS]);
 /* Drops a page that may go: no pins, no children, nothing in flight. Then its parent, if that was

@@ -73,7 +73,7 @@ void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 
 	page->position = parent ? parent->position + SKVQ_PAGE_TOKENS : 0;
 	page->bytes = ns_page_span(ns, page);
-	memcpy(page->tokens, tokens, sizeof(page->tokens));
+	page->tokens = tokens;
 	page->born_ms = page->used_ms = clock_ms();
 	if (parent) {
 		page->parent = parent->slot;

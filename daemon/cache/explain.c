@@ -110,7 +110,7 @@ static void look_at_siblings(struct explain *e, const struct page *last)
 		const struct page *page = &table->pages[slot];
 		uint32_t equal;
 
-		if (page->state == PAGE_FREE || page_parent(page) != last)
+		if (page->state == PAGE_FREE || !page->tokens || page_parent(page) != last)
 			continue;
 		equal = same(page->tokens, asked, n);
 		if (equal > e->same_tokens)

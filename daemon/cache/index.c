@@ -66,7 +66,7 @@ struct page *index_find(struct index *index, const struct page_table *table,
 			continue;
 		/* A parent outlives its children, so its slot still means the same page. */
 		if (page->parent == parent_slot &&
-		    !memcmp(page->tokens, tokens, sizeof(page->tokens)))
+		    !memcmp(page->tokens, tokens, SKVQ_PAGE_TOKENS * sizeof(*tokens)))
 			return page;
 		(*index->collisions)++;
 	}

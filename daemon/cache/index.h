@@ -43,7 +43,7 @@ void index_fini(struct index *index); /* a zeroed index is fine */
  * there is none. */
 struct page *index_find(struct index *index, const struct page_table *table,
 			const struct page *parent, const int32_t tokens[SKVQ_PAGE_TOKENS]);
-/* By page->parent and page->tokens, which must stay as they are until index_remove. */
+/* By page->parent and the numbers at page->tokens, which must stay what they are until index_remove. */
 void index_insert(struct index *index, struct page *page);
 void index_remove(struct index *index, struct page *page);
 

@@ -94,4 +94,13 @@ static inline uint64_t ns_page_offset(const struct ns *ns, const struct page *pa
 	return page->slot * ns->layout.slot_bytes;
 }
 
+/* Of a page that is readable, or about to be: its tokens are those that lie in it. */
+static inline void ns_own_tokens(struct page *page)
+{
+	const struct ns *ns = ns_of(page);
+
+	page->tokens = (const int32_t *)(const void *)(ns->arena.base + ns_page_offset(ns, page) +
+						       ns_layout(ns, page->safe)->tokens_offset);
+}
+
 #endif /* SKVQD_CACHE_NS_H */

@@ -104,6 +104,7 @@ static void arrived(struct fill *fill)
 	struct tenant *tenant = fill->ns->tenant;
 
 	memcpy(page->digest, fill->task.digest, sizeof(page->digest));
+	ns_own_tokens(page);
 	page->stamp = cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
@@ -254,7 +255,8 @@ static int begin_fill(struct cache *cache, struct publish *p, struct page *paren
 	}
 	fill->page->safe = p->safe;
 	/* Into the index before the copy: an equal page that comes meanwhile must find this one. */
-	cache_enlist(cache, fill->page, parent, p->tokens);
+	memcpy(fill->task.tokens, p->tokens, sizeof(fill->task.tokens));
+	cache_enlist(cache, fill->page, parent, fill->task.tokens);
 	return fill_begin(fill, p, bytes, parent, why);
 }
 

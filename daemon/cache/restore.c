@@ -113,7 +113,9 @@ static void settle_one(struct restore *r, int err)
 	r->ns->fills--;
 	if (err < 0)
 		failed(r, err);
+	page->tokens = NULL;
 	if (!err) {
+		ns_own_tokens(page);
 		page->born_ms = page->used_ms = clock_ms();
 		page_move(page, PAGE_RESIDENT_STORED);
 		cache_add_stored(cache, tenant, page->bytes);
@@ -282,7 +284,6 @@ static void fill_in_task(struct fill_task *task, const struct ns *ns, const stru
 	task->slot_offset = ns_page_offset(ns, page);
 	task->page_bytes = page->bytes;
 	task->position = page->position;
-	memcpy(task->tokens, page->tokens, sizeof(task->tokens));
 	memcpy(task->identity, ns->digest, sizeof(task->identity));
 	memcpy(task->digest, page->digest, sizeof(task->digest));
 	if (parent)
@@ -305,11 +306,13 @@ int restore_begin(struct cache *cache, struct ns *ns, struct page *parent,
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return why_fail(why, SKVQ_ENOMEM, "no memory to restore a page");
-	*r = (struct restore){.job = {.run = verify_work, .done = verify_done},
-			      .cache = cache,
-			      .ns = ns,
-			      .began_us = clock_us(),
-			      .page = take_page(cache, ns, parent, tokens, digest)};
+	r->job.run = verify_work;
+	r->job.done = verify_done;
+	r->cache = cache;
+	r->ns = ns;
+	r->began_us = clock_us();
+	memcpy(r->task.tokens, tokens, sizeof(r->task.tokens));
+	r->page = take_page(cache, ns, parent, r->task.tokens, digest);
 	if (!r->page) {
 		free(r);
 		return why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",

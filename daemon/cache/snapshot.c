@@ -242,6 +242,7 @@ static int adopt_page(struct cache *cache, struct ns *ns, struct blob_cursor *c,
 		return corrupt(why, "a slot that is taken or is none");
 	page->safe = flags & FLAG_SAFE;
 	cache_enlist(cache, page, parent, tokens);
+	ns_own_tokens(page); /* if they are others, it is found out when it is verified */
 	if (flags & FLAG_UNLISTED) {
 		index_remove(&ns->index, page);
 		page->unlisted = true;
@@ -364,14 +365,18 @@ static bool is_sound(struct check *check, const struct page *page)
 				 .shed = page->shed,
 				 .position = page->position,
 				 .fd = -1};
+	uint8_t digest[IDENTITY_DIGEST];
 
 	copy_page(check, page);
-	memcpy(task.tokens, page->tokens, sizeof(task.tokens));
+	memcpy(task.tokens, check->copy + task.layout->tokens_offset, sizeof(task.tokens));
 	memcpy(task.identity, ns->digest, sizeof(task.identity));
 	memcpy(task.digest, page->digest, sizeof(task.digest));
 	if (parent)
 		memcpy(task.parent, parent->digest, sizeof(task.parent));
-	return fill_verify(&task) == 0;
+	/* The tokens in the page are those that were written down, from which its digest was made. */
+	return page_digest(ns->digest, parent ? parent->digest : task.parent, page->position,
+			   task.tokens, digest) == 0 &&
+	       !memcmp(digest, page->digest, sizeof(digest)) && fill_verify(&task) == 0;
 }
 
 static void check_run(struct job *job)

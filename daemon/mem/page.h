@@ -76,7 +76,9 @@ struct page {
 	uint64_t born_ms; /* clock_ms */
 	uint64_t used_ms;
 	uint8_t digest[32];
-	int32_t tokens[SKVQ_PAGE_TOKENS];
+	/* [SKVQ_PAGE_TOKENS]: those of the job that brings it; once it is readable its own, in the arena.
+	 * NULL for one that did not come. */
+	const int32_t *tokens;
 };
 
 struct page_table {

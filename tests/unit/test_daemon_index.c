@@ -21,6 +21,8 @@ static uint32_t always_seven(const uint64_t keys[INDEX_WORDS + 1],
 	return 7;
 }
 
+static int32_t stored[SLOTS][SKVQ_PAGE_TOKENS];
+
 static struct page *add(struct index *index, struct page_table *table, struct page *parent,
 			int32_t token)
 {
@@ -29,7 +31,8 @@ static struct page *add(struct index *index, struct page_table *table, struct pa
 	assert_non_null(page);
 	page->parent = parent ? parent->slot : PAGE_NONE;
 	for (uint32_t i = 0; i < SKVQ_PAGE_TOKENS; i++)
-		page->tokens[i] = token;
+		stored[page->slot][i] = token;
+	page->tokens = stored[page->slot];
 	index_insert(index, page);
 	return page;
 }
