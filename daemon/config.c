@@ -534,6 +534,9 @@ struct config_tenant config_tenant(const struct config *config, uint32_t i)
 	return t;
 }
 
+/* What a store needs at the least: 3 transfers, and one for reading. */
+#define BUFFERS_MIN 4
+
 struct store_options config_store(const struct config *config, uint32_t i)
 {
 	struct store_options options = config->store;
@@ -544,7 +547,40 @@ struct store_options config_store(const struct config *config, uint32_t i)
 	if (config->store.write_bytes_per_day && !options.write_bytes_per_day)
 		options.write_bytes_per_day = 1;
 	options.touch_entries = (options.touch_entries + n - 1) / n;
+	options.buffers = (options.buffers + n - 1) / n;
+	if (options.buffers < BUFFERS_MIN)
+		options.buffers = BUFFERS_MIN;
 	return options;
+}
+
+uint32_t config_store_threads(const struct config *config)
+{
+	uint32_t n = config->n_tenants ? config->n_tenants : 1;
+
+	return (uint32_t)((config->threads + n - 1) / n);
+}
+
+uint32_t config_store_io_threads(const struct config *config)
+{
+	return config->n_tenants > 1 ? 2 : 4;
+}
+
+uint64_t config_store_memory(const struct config *config)
+{
+	uint64_t n = config->n_tenants ? config->n_tenants : 1;
+
+	if (!config->store_folder[0])
+		return 0;
+	return n * config_store(config, 0).buffers * config->store.record_bytes;
+}
+
+uint64_t config_tasks(const struct config *config)
+{
+	uint64_t stores = !config->store_folder[0] ? 0 : config->n_tenants ? config->n_tenants : 1;
+	uint64_t ring = 1 + config_store_threads(config), plain = config_store_io_threads(config);
+
+	/* The loop, the closer, the workers; a store without a ring may have more than one with it. */
+	return 2 + config->threads + stores * (ring > plain ? ring : plain);
 }
 
 static bool has_id(const struct config_ids *ids, uint32_t id)

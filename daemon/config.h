@@ -19,6 +19,8 @@
 #define CONFIG_TENANT_MAX 63
 #define CONFIG_SECTION_MAX 40 /* of a tenant's name in a section: libinih cuts longer ones */
 #define CONFIG_TENANTS_MAX 64
+/* TasksMax of skvqd.service. */
+#define CONFIG_TASKS_MAX 256u
 #define CONFIG_IDS_MAX     32
 
 /* Users or groups. */
@@ -107,6 +109,14 @@ struct config_tenant config_tenant(const struct config *config, uint32_t i);
 /* Of its store. */
 struct store_options config_store(const struct config *config, uint32_t i);
 
+/* Threads that a store compresses with; one more is beside its ring. */
+uint32_t config_store_threads(const struct config *config);
+/* Threads of a store where there is no ring. */
+uint32_t config_store_io_threads(const struct config *config);
+/* Bytes of all stores' transfer buffers. */
+uint64_t config_store_memory(const struct config *config);
+/* Threads the daemon may come to have under this config, at most CONFIG_TASKS_MAX. */
+uint64_t config_tasks(const struct config *config);
 /* Descriptors the daemon may come to hold under this config. */
 uint64_t config_fds(const struct config *config);
 

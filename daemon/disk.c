@@ -2,10 +2,15 @@
 #include "disk.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -15,10 +20,10 @@
 #include "base/log.h"
 #include "spill/folder.h"
 
-/* Where there is no io_uring. */
-#define IO_THREADS 4u
 /* The store's folder, a slash and a tenant's name. */
 #define FOLDER_BYTES (CONFIG_PATH_MAX + CONFIG_TENANT_MAX + 2)
+/* Folders of nobody that are named; the rest comes at the next start. */
+#define LEFT_MAX 16u
 /* One wait of the end. */
 #define END_STEP_MS 10u
 
@@ -130,8 +135,8 @@ int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct
 	struct spill_io_config io_config = {.folder = folder,
 					    .files_max = store_files_max(&options),
 					    .depth = store_io_depth(&options),
-					    .threads = IO_THREADS,
-					    .work_threads = (uint32_t)config->threads,
+					    .threads = config_store_io_threads(config),
+					    .work_threads = config_store_threads(config),
 					    .no_uring = !config->io_uring,
 					    .no_direct = !config->direct};
 	struct spill_io *io;
@@ -176,6 +181,59 @@ int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct
 		  LOG_U64("torn", store_stat(disk->store, STORE_STAT_torn)),
 		  LOG_U64("recovery_ms", store_stat(disk->store, STORE_STAT_recovery_ms)));
 	return 0;
+}
+
+/* ---- all of them ---- */
+
+void disks_tell(const struct config *config)
+{
+	uint64_t bytes = config_store_memory(config);
+	struct rlimit lim;
+
+	if (!config->store_folder[0])
+		return;
+	log_event(LOG_INFO, "stores", LOG_U64("stores", config->n_tenants ? config->n_tenants : 1),
+		  LOG_U64("buffer_bytes", bytes), LOG_U64("threads_max", config_tasks(config)));
+	/* The rings of the last ones copy by plain calls; that is slower, and no error. */
+	if (config->io_uring && getrlimit(RLIMIT_MEMLOCK, &lim) == 0 && bytes > lim.rlim_cur)
+		log_event(LOG_WARNING, "memlock", LOG_U64("limit_bytes", lim.rlim_cur),
+			  LOG_U64("wanted_bytes", bytes),
+			  LOG_STR("detail", "transfer buffers beyond RLIMIT_MEMLOCK (LimitMEMLOCK) "
+					    "are not registered with io_uring"));
+}
+
+static bool is_tenant(const struct config *config, const char *name)
+{
+	for (uint32_t i = 0; i < config->n_tenants; i++) {
+		if (!strcmp(config->tenants[i].name, name))
+			return true;
+	}
+	return false;
+}
+
+uint32_t disks_left(const struct config *config)
+{
+	DIR *dir = config->store_folder[0] ? opendir(config->store_folder) : NULL;
+	const struct dirent *at;
+	uint32_t n = 0;
+
+	while (dir && n < LEFT_MAX && (at = readdir(dir)) != NULL) {
+		char path[FOLDER_BYTES + NAME_MAX];
+		struct stat st;
+
+		if (at->d_name[0] == '.' || is_tenant(config, at->d_name) ||
+		    fstatat(dirfd(dir), at->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		    !S_ISDIR(st.st_mode))
+			continue;
+		n++;
+		(void)snprintf(path, sizeof(path), "%s/%s", config->store_folder, at->d_name);
+		log_event(LOG_WARNING, "store_left", LOG_STR("folder", path),
+			  LOG_STR("detail", "no tenant of the configuration has this name: nothing in "
+					    "it is read, and its bytes count nowhere"));
+	}
+	if (dir)
+		(void)closedir(dir);
+	return n;
 }
 
 /* ---- the end ---- */

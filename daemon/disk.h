@@ -27,6 +27,12 @@ struct disk {
  * zeroed disk. -SKVQ_EINVAL, -SKVQ_EINUSE, -SKVQ_EPERM, -SKVQ_EIO, -SKVQ_ENOMEM, -SKVQ_ESYS. */
 int disk_open(struct disk *disk, const struct config *config, uint32_t i, struct loop *loop,
 	      struct cache *cache, struct why *why);
+/* Says in the log what the stores take together, and what of it the limits of the process do not
+ * give. */
+void disks_tell(const struct config *config);
+/* Names in the log, a bounded number, the folders in [store] folder that are of no tenant any more.
+ * Returns how many. */
+uint32_t disks_left(const struct config *config);
 /* After cache_close, with clients gone and the workers still there: writes what is not on disk yet,
  * until shutdown_ms have passed or *hurry, and closes all. Each goes at its own pace: one that is
  * slow, full or broken takes nothing of the time of the others. Disks without a store are fine. */

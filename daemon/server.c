@@ -223,6 +223,10 @@ static int open_disks(struct server *server, struct why *why)
 				&server->cache, why);
 		server->control.tenants[i].store = server->disks[i].store;
 	}
+	if (!err) {
+		disks_tell(server->config);
+		(void)disks_left(server->config);
+	}
 	return err;
 }
 

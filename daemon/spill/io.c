@@ -27,7 +27,10 @@ int spill_io_new(const struct spill_io_config *config, struct spill_io **ret_io,
 	if (r < 0) {
 		r = spill_io_threads_new(folder, config->threads, &io);
 		if (r < 0) {
-			(void)why_fail(why, SKVQ_ENOMEM, "no memory or threads");
+			(void)why_fail(why, SKVQ_ENOMEM,
+				       "no memory, or no thread (TasksMax, RLIMIT_NPROC), for the "
+				       "store in '%s'",
+				       config->folder);
 			goto fail;
 		}
 	}

@@ -212,6 +212,34 @@ static void sections_of_tenants(void **state)
 	assert_int_equal(t.connections_max, 64);
 }
 
+/* However many there are, and whatever the workers: what skvqd.service allows is enough. */
+static void stores_of_many_tenants_are_bounded(void **state)
+{
+	(void)state;
+	config_defaults(&config);
+	strcpy(config.store_folder, "/f");
+	for (config.n_tenants = 0; config.n_tenants <= CONFIG_TENANTS_MAX; config.n_tenants++) {
+		uint32_t n = config.n_tenants ? config.n_tenants : 1;
+
+		for (config.threads = 1; config.threads <= 64; config.threads++) {
+			assert_true(config_store_threads(&config) >= 1);
+			assert_true(config_tasks(&config) >= 2 + config.threads + 2 * n);
+			assert_true(config_tasks(&config) <= CONFIG_TASKS_MAX);
+		}
+		config.store.buffers = 16;
+		assert_int_equal(config_store(&config, 0).buffers, n < 4 ? (16 + n - 1) / n : 4);
+		assert_int_equal(config_store_memory(&config), n * config_store(&config, 0).buffers *
+								   config.store.record_bytes);
+		config.store.buffers = 256;
+		assert_int_equal(config_store(&config, 0).buffers, (256 + n - 1) / n);
+	}
+	config.store_folder[0] = 0;
+	config.n_tenants = 0;
+	config.threads = 2;
+	assert_int_equal(config_store_memory(&config), 0);
+	assert_int_equal(config_tasks(&config), 4);
+}
+
 static void bad_tenants(void **state)
 {
 	(void)state;
@@ -285,6 +313,7 @@ int main(void)
 	    cmocka_unit_test(bad_flags),
 	    cmocka_unit_test(what_is_printed_can_be_read),
 	    cmocka_unit_test(sections_of_tenants),
+	    cmocka_unit_test(stores_of_many_tenants_are_bounded),
 	    cmocka_unit_test(bad_tenants),
 	    cmocka_unit_test(printed_tenants_can_be_read),
 	};

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The end of a daemon with several stores: each gets its tenant's pages, whatever the others do. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "cmocka_all.h"
 
@@ -182,6 +186,37 @@ static void one_that_is_busy_keeps_back_no_other(void **state)
 	bed_fini(&b);
 }
 
+static void folders_of_nobody_are_named(void **state)
+{
+	static const char *const made[] = {"", "/gone", "/here", "/.hidden"};
+	char root[] = "/tmp/skvqd-disk-XXXXXX", path[64];
+	static struct config config;
+	FILE *f;
+
+	(void)state;
+	config_defaults(&config);
+	assert_int_equal(disks_left(&config), 0); /* memory only */
+	assert_non_null(mkdtemp(root));
+	for (int i = 1; i < 4; i++) {
+		(void)snprintf(path, sizeof(path), "%s%s", root, made[i]);
+		assert_int_equal(mkdir(path, 0700), 0);
+	}
+	(void)snprintf(path, sizeof(path), "%s/file", root);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	(void)fclose(f);
+	(void)snprintf(config.store_folder, sizeof(config.store_folder), "%s", root);
+	assert_int_equal(disks_left(&config), 2); /* one tenant, in the folder itself */
+	config.n_tenants = 1;
+	strcpy(config.tenants[0].name, "here");
+	assert_int_equal(disks_left(&config), 1);
+	assert_int_equal(unlink(path), 0);
+	for (int i = 3; i >= 0; i--) {
+		(void)snprintf(path, sizeof(path), "%s%s", root, made[i]);
+		assert_int_equal(rmdir(path), 0);
+	}
+}
+
 static void hurry_ends_it(void **state)
 {
 	struct store_options options;
@@ -204,6 +239,7 @@ int main(void)
 	    cmocka_unit_test(one_that_is_full_keeps_back_no_other),
 	    cmocka_unit_test(one_that_is_busy_keeps_back_no_other),
 	    cmocka_unit_test(hurry_ends_it),
+	    cmocka_unit_test(folders_of_nobody_are_named),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
