@@ -136,6 +136,14 @@ static long try_inet(void)
 	return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 }
 
+/* To nobody, which any socket of the kind can; with a name it would be any service of the machine. */
+static long try_connect(void)
+{
+	struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+
+	return connect(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), &nobody, sizeof(nobody));
+}
+
 static long try_read(void)
 {
 	return open("/etc/passwd", O_RDONLY | O_CLOEXEC);
@@ -202,7 +210,7 @@ static void do_forbidden(const char *name)
 	static const struct {
 		const char *name;
 		long (*fn)(void);
-	} deeds[] = {{"execve", try_execve}, {"inet", try_inet},         {"read", try_read},
+	} deeds[] = {{"execve", try_execve}, {"inet", try_inet}, {"connect", try_connect},        {"read", try_read},
 		     {"write", try_write},   {"write_at", try_write_at}, {"unlink", try_unlink},
 		     {"code", try_code},     {"fork", try_fork},         {"kill", try_kill},
 		     {"ptrace", try_ptrace}, {"ring", try_ring},         {"bpf", try_bpf}};

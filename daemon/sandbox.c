@@ -137,7 +137,9 @@ int sandbox_paths(enum sandbox_mode mode, const char *const *sockets, uint32_t n
 #error "glibc with memfd seals is needed"
 #endif
 
-/* Whatever their arguments: they reach what is open, and memory. */
+/* Whatever their arguments: they reach what is open, and memory. No connect: the doors have asked
+ * who serves them before, and the service manager is sent to. No clone: all threads are there, and
+ * jemalloc starts none unless MALLOC_CONF says background_thread. */
 static const int calls[] = {
     /* descriptors */
     SCMP_SYS(read),
@@ -176,7 +178,6 @@ static const int calls[] = {
     SCMP_SYS(shutdown),
     SCMP_SYS(getsockopt),
     SCMP_SYS(setsockopt),
-    SCMP_SYS(connect),
     /* the end: the socket; and files of the store, within what sandbox_paths leaves */
     SCMP_SYS(unlink),
     SCMP_SYS(unlinkat),
