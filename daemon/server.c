@@ -14,6 +14,7 @@
 #include <skvq/error.h>
 
 #include "base/closer.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "base/worker.h"
 #include "cache/cache.h"
@@ -78,6 +79,7 @@ static void on_tick(void *ctx, uint32_t events)
 	(void)events;
 	if (read(server->tick_watch.fd, &n, sizeof(n)) < 0)
 		return;
+	(void)heap_tick();
 	cache_trim(&server->cache);
 	spill_pump(&server->cache);
 	cache_scrub(&server->cache, server->config->scrub * TICK_SECONDS);

@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/closer.h"
 #include "base/crc32c.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/stats.h"
@@ -171,6 +172,12 @@ static void loop_forgets_removed_watches(void **state)
 	loop_fini(&loop);
 	close(fd_a);
 	close(fd_b);
+}
+
+static void another_allocator_is_left_alone(void **state)
+{
+	(void)state;
+	assert_false(heap_tick()); /* jemalloc is in skvqd alone */
 }
 
 /* ---- worker ---- */
@@ -404,6 +411,7 @@ int main(void)
 	    cmocka_unit_test(histograms),
 	    cmocka_unit_test(loop_forgets_removed_watches),
 	    cmocka_unit_test(worker_bounds_its_queue),
+	    cmocka_unit_test(another_allocator_is_left_alone),
 	    cmocka_unit_test(lanes_take_turns),
 	    cmocka_unit_test(worker_cancels_what_is_queued),
 	    cmocka_unit_test(closer_closes),
