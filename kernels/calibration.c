@@ -10,8 +10,7 @@
 
 #include <skvq/error.h>
 #include <skvq/profile.h>
-
-#include "sha256.h"
+#include <skvq/sha256.h>
 
 #define MATRIX_ALIGN 64u
 #define FLAGS_KNOWN                                                                                \

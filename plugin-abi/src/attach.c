@@ -56,14 +56,25 @@ static int arena_map_new(struct skvq_session *s, int fd, const struct skvq_clien
 	return 0;
 }
 
+/* Whether it is worth telling: the groups of one model are near each other by nature. */
+static bool is_news(const struct skvq_model *m, const struct skvq_client_ns *ns)
+{
+	return ns->nearest_ns && !(m->layers && strcmp(ns->nearest_differs, "engine_numerics") == 0);
+}
+
 int model_attach(struct skvq_model *m)
 {
 	struct skvq_session *s = m->session;
 	struct skvq_client_ns ns;
 	struct arena_map *a = NULL;
-	int fd = -1;
+	int fd = -1, r = 0;
 
-	int r = skvq_client_namespace_open(s->client, &m->id, &ns, &fd);
+	if (m->n_groups) {
+		for (uint32_t i = 0; i < m->n_groups && r == 0; i++)
+			r = model_attach(m->groups[i]);
+		return r;
+	}
+	r = skvq_client_namespace_open(s->client, &m->id, &ns, &fd);
 	if (r < 0) {
 		set_error(s, -r, "%s", skvq_client_why(s->client));
 		return r;
@@ -80,7 +91,7 @@ int model_attach(struct skvq_model *m)
 	close(fd);
 	if (r < 0)
 		return r;
-	if (ns.nearest_ns)
+	if (is_news(m, &ns))
 		log_event(s, SKVQ_LOG_INFO,
 		          "the daemon has other pages of this model, and none of them can be shared: "
 		          "their identity differs in %s first",

@@ -88,7 +88,7 @@ size_t split_bytes(const struct skvq_model *m)
 	return m->n_layer * layer_floats(m) * sizeof(float);
 }
 
-void split_reset(skvq_seq *q, uint32_t layer)
+void split_reset(const skvq_seq *q, uint32_t layer)
 {
 	for (uint32_t h = 0; h < q->model->n_kv_heads; h++)
 		atomic_store_explicit(&q->split_done[layer * q->model->n_kv_heads + h], 0,
@@ -450,42 +450,42 @@ static uint32_t heads_together(const struct group *g)
 
 /* --- the call --------------------------------------------------------------------------------- */
 
+/* Of a layer that is there, by its number in q. */
 static int check_attn(const skvq_seq *q, const skvq_attn *a)
 {
 	const struct skvq_model *m = q->model;
 	struct skvq_session *s = m->session;
+	const uint32_t name = layer_name(m, a->layer);
 	const char *fault;
 
 	if (q->lost)
 		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
-	if (a->layer >= m->n_layer)
-		return set_error(s, SKVQ_EGEOMETRY, "attend to layer %u of %u", a->layer, m->n_layer);
 	if (!a->nth || a->ith >= a->nth)
 		return set_error(s, SKVQ_EINVAL, "attend: ith %u of nth %u", a->ith, a->nth);
 	if ((fault = tensor_fault(a->q, a->q_type, a->q_row_stride, a->q_head_stride)))
 		return set_error(s, a->q ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "attend layer %u: q %s",
-		                 a->layer, fault);
+		                 name, fault);
 	if ((fault = tensor_fault(a->out, SKVQ_F32, a->out_row_stride, a->out_head_stride)))
 		return set_error(s, a->out ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "attend layer %u: out %s",
-		                 a->layer, fault);
+		                 name, fault);
 	if (!isfinite(a->scale) || !(a->softcap >= 0) || !isfinite(a->softcap))
-		return set_error(s, SKVQ_EINVAL, "attend layer %u: scale %g, softcap %g", a->layer,
+		return set_error(s, SKVQ_EINVAL, "attend layer %u: scale %g, softcap %g", name,
 		                 (double)a->scale, (double)a->softcap);
 	if (a->n_rows > UINT32_MAX / 2 / m->n_q_heads)
-		return set_error(s, SKVQ_ERANGE, "attend layer %u: %u rows are too many", a->layer,
+		return set_error(s, SKVQ_ERANGE, "attend layer %u: %u rows are too many", name,
 		                 a->n_rows);
 	uint32_t have = q->appended[a->layer];
 	if (a->position > have || a->n_rows > have - a->position)
 		return set_error(s, SKVQ_ERANGE, "attend layer %u: rows %u..%u, %u tokens appended",
-		                 a->layer, a->position, a->position + a->n_rows, have);
+		                 name, a->position, a->position + a->n_rows, have);
 	if (seq_drops(q) && (!a->sliding_limit || a->sliding_limit > m->sight))
 		return set_error(s, SKVQ_EINVAL,
 		                 "attend layer %u: sliding_limit %u, the largest layer_window is %u",
-		                 a->layer, a->sliding_limit, m->sight);
+		                 name, a->sliding_limit, m->sight);
 	if (a->n_rows && q->n_dropped &&
 	    (uint64_t)a->position + 1 < (uint64_t)dropped_tokens(q) + a->sliding_limit)
 		return set_error(s, SKVQ_ERANGE, "attend layer %u: token %u sees some before %u, dropped",
-		                 a->layer, a->position, dropped_tokens(q));
+		                 name, a->position, dropped_tokens(q));
 	return 0;
 }
 
@@ -506,7 +506,7 @@ static bool joins(const struct group *g, const skvq_seq *q, const skvq_attn *a)
 {
 	const skvq_attn *first = &g->attns[0];
 
-	if (g->n == GROUP_MAX || !a->n_rows || !first->n_rows ||
+	if (g->n == GROUP_MAX || q->model != g->seqs[0]->model || !a->n_rows || !first->n_rows ||
 	    g->rows + a->n_rows * group_of(q->model) > g->block || a->layer != first->layer ||
 	    a->softcap != first->softcap || a->ith != first->ith || a->nth != first->nth)
 		return false;
@@ -535,6 +535,10 @@ static int take_group(skvq_seq *const *seqs, const uint8_t **at, uint32_t left, 
 			return -SKVQ_EINVAL;
 		if (copy_in(a, sizeof *a, *at) < 0 || q->model != m)
 			return set_error(m->session, SKVQ_EINVAL, "attend: struct_size, or two models");
+		if (a->layer >= m->n_layer)
+			return set_error(m->session, SKVQ_EGEOMETRY, "attend to layer %u of %u", a->layer,
+			                 m->n_layer);
+		q = part_of_layer(q, &a->layer);
 		int r = check_attn(q, a);
 		if (r < 0)
 			return r;
@@ -585,10 +589,9 @@ int32_t api_attend(skvq_seq *const *seqs, const skvq_attn *attns, uint32_t n_seq
 		int n = take_group(seqs + done, &at, n_seqs - done, may_split, &g);
 		if (n < 0)
 			return n;
-		skvq_seq *owner = seqs[done]; /* of the group's scratch */
 		done += (uint32_t)n;
 		if (g.parts > 1 && g.attns[0].nth == 1) /* nobody else counts: forget what was left */
-			split_reset(owner, g.attns[0].layer);
+			split_reset(g.seqs[0], g.attns[0].layer);
 		if (!g.rows)
 			continue;
 		uint32_t heads = g.seqs[0]->model->n_kv_heads, together = heads_together(&g);

@@ -23,38 +23,41 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 
 	if (!q)
 		return -SKVQ_EINVAL;
-	const struct skvq_model *m = q->model;
-	struct skvq_session *s = m->session;
+	struct skvq_session *s = q->model->session;
 	const struct skvq_kernels *kn = s->kernels;
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	if (copy_in(&d, sizeof d, kv) < 0)
 		return set_error(s, SKVQ_EINVAL, "kv: struct_size");
+	if (d.layer >= q->model->n_layer)
+		return set_error(s, SKVQ_EGEOMETRY, "append to layer %u of %u", d.layer,
+		                 q->model->n_layer);
+	const uint32_t name = d.layer;
+	q = part_of_layer(q, &d.layer);
+	const struct skvq_model *m = q->model;
 	if (q->lost)
 		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
-	if (d.layer >= m->n_layer)
-		return set_error(s, SKVQ_EGEOMETRY, "append to layer %u of %u", d.layer, m->n_layer);
 	if ((fault = tensor_fault(d.k, d.k_type, d.k_token_stride, d.k_head_stride)))
-		return set_error(s, d.k ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "append layer %u: k %s", d.layer,
+		return set_error(s, d.k ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "append layer %u: k %s", name,
 		                 fault);
 	if ((fault = tensor_fault(d.v, d.v_type, d.v_token_stride, d.v_head_stride)))
-		return set_error(s, d.v ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "append layer %u: v %s", d.layer,
+		return set_error(s, d.v ? SKVQ_EMISALIGNED : SKVQ_EINVAL, "append layer %u: v %s", name,
 		                 fault);
 	uint32_t have = q->appended[d.layer];
 	if (d.position != have)
-		return set_error(s, SKVQ_ESTATE, "append to layer %u at token %u, the next is %u", d.layer,
+		return set_error(s, SKVQ_ESTATE, "append to layer %u at token %u, the next is %u", name,
 		                 d.position, have);
 	if (d.n_tokens > q->max_tokens - have)
 		return set_error(s, SKVQ_EFULL, "append to layer %u: %u tokens after %u, at most %u",
-		                 d.layer, d.n_tokens, have, q->max_tokens);
+		                 name, d.n_tokens, have, q->max_tokens);
 	if (d.n_tokens > q->max_append || have - q->n_tokens > q->max_append - d.n_tokens)
 		return set_error(s, SKVQ_ELIMIT,
 		                 "append to layer %u: more than max_append %u tokens since the commit",
-		                 d.layer, q->max_append);
+		                 name, q->max_append);
 	/* Only if tiles could not be encoded for want of memory: the ring must not eat them. */
 	if (have - q->n_encoded + d.n_tokens > q->ring_tokens)
 		return set_error(s, SKVQ_ENOMEM, "append to layer %u: %u tokens wait to be encoded",
-		                 d.layer, have - q->n_encoded);
+		                 name, have - q->n_encoded);
 
 	if (q->written[d.layer] < have + d.n_tokens)
 		q->written[d.layer] = have + d.n_tokens;
@@ -81,7 +84,7 @@ int32_t api_append(skvq_seq *q, const skvq_kv *kv)
 				return set_error(s, SKVQ_EINVAL,
 				                 "append to layer %u: %c of head %u, token %u is not finite "
 				                 "in binary16",
-				                 d.layer, finite_halves(to_k, m->dim_k) ? 'V' : 'K', h,
+				                 name, finite_halves(to_k, m->dim_k) ? 'V' : 'K', h,
 				                 position);
 			if (position < m->sinks) {
 				memcpy(sink_k(q, d.layer, h, position), to_k, m->dim_k * sizeof *to_k);
@@ -165,24 +168,27 @@ int32_t api_export(skvq_seq *q, const skvq_export *desc)
 
 	if (!q)
 		return -SKVQ_EINVAL;
-	const struct skvq_model *m = q->model;
-	struct skvq_session *s = m->session;
+	struct skvq_session *s = q->model->session;
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	if (copy_in(&d, sizeof d, desc) < 0 || d.reserved)
 		return set_error(s, SKVQ_EINVAL, "export: struct_size or a reserved field");
-	if (d.layer >= m->n_layer)
-		return set_error(s, SKVQ_EGEOMETRY, "export of layer %u of %u", d.layer, m->n_layer);
+	if (d.layer >= q->model->n_layer)
+		return set_error(s, SKVQ_EGEOMETRY, "export of layer %u of %u", d.layer,
+		                 q->model->n_layer);
+	const uint32_t name = d.layer;
+	q = part_of_layer(q, &d.layer);
+	const struct skvq_model *m = q->model;
 	if (d.k)
 		fault = tensor_fault(d.k, d.type, d.k_token_stride, d.k_head_stride);
 	if (!fault && d.v)
 		fault = tensor_fault(d.v, d.type, d.v_token_stride, d.v_head_stride);
 	if (fault)
-		return set_error(s, SKVQ_EMISALIGNED, "export of layer %u: an output %s", d.layer, fault);
+		return set_error(s, SKVQ_EMISALIGNED, "export of layer %u: an output %s", name, fault);
 	uint32_t have = q->appended[d.layer];
 	if (d.position > have || d.n_tokens > have - d.position)
 		return set_error(s, SKVQ_ERANGE, "export of tokens %u..%u, layer %u has %u", d.position,
-		                 d.position + d.n_tokens, d.layer, have);
+		                 d.position + d.n_tokens, name, have);
 	uint32_t coded = d.position > m->sinks ? d.position : m->sinks;
 	if (coded < dropped_tokens(q) && coded < d.position + d.n_tokens)
 		return set_error(s, SKVQ_ERANGE, "export of tokens %u..%u, those before %u were dropped",

@@ -33,7 +33,8 @@ static int groups_init(struct skvq_model *m, const struct skvq_profile *p,
 	int channels = is_v          ? SKVQ_CHANNELS_V
 	               : p->pre_rope ? SKVQ_CHANNELS_K_BEFORE
 	                             : SKVQ_CHANNELS_K_AFTER;
-	const uint16_t *own = c ? skvq_calibration_groups(c, layer, channels, p->group, &g->n_groups)
+	const uint16_t *own = c ? skvq_calibration_groups(c, layer_name(m, layer), channels, p->group,
+	                                                &g->n_groups)
 	                        : NULL;
 
 	g->n = m->n_kv_heads * (is_v ? m->dim_v : m->dim_k);
@@ -47,7 +48,7 @@ static int groups_init(struct skvq_model *m, const struct skvq_profile *p,
 	if (g->n_groups != room || room > SKVQ_FAITHFUL_GROUPS_MAX)
 		return set_error(m->session, SKVQ_EGEOMETRY,
 		                 "layer %u: %u groups of channels, pages have room for %u, at most %u",
-		                 layer, g->n_groups, room, SKVQ_FAITHFUL_GROUPS_MAX);
+		                 layer_name(m, layer), g->n_groups, room, SKVQ_FAITHFUL_GROUPS_MAX);
 	return 0;
 }
 

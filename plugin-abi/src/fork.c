@@ -103,6 +103,21 @@ static int share_pages(const struct skvq_seq *from, struct skvq_seq *to)
 	return copy_open(from, to);
 }
 
+static int fork_part(struct skvq_seq *from, struct skvq_seq *to)
+{
+	to->n_tokens = from->n_tokens;
+	to->n_matched = from->n_matched;
+	to->n_encoded = from->n_encoded;
+	to->n_shed = from->n_shed;
+	to->n_dropped = from->n_dropped;
+	to->severed = from->severed;
+	to->publish_epoch = from->publish_epoch;
+	to->n_published = from->n_published;
+	memcpy(to->tokens, from->tokens, from->n_tokens * sizeof *from->tokens);
+	copy_window(from, to);
+	return share_pages(from, to);
+}
+
 int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
 {
 	struct skvq_seq *to;
@@ -116,30 +131,21 @@ int32_t api_seq_fork(skvq_seq *q, skvq_seq **ret)
 	if (!ret)
 		return set_error(s, SKVQ_EINVAL, "a fork to nowhere");
 	session_pump(s, 0);
-	publish_take_mail(q);
-	if (q->lost)
-		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		publish_take_mail(part(q, i));
+		if (part(q, i)->lost)
+			return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
+	}
 	int r = seq_new(m, q->flags, q->max_tokens, q->max_append, &to);
 	if (r < 0)
 		return r;
-	to->n_tokens = q->n_tokens;
-	to->n_matched = q->n_matched;
-	to->n_encoded = q->n_encoded;
-	to->n_shed = q->n_shed;
-	to->n_dropped = q->n_dropped;
-	to->severed = q->severed;
-	to->publish_epoch = q->publish_epoch;
-	to->n_published = q->n_published;
-	memcpy(to->tokens, q->tokens, q->n_tokens * sizeof *q->tokens);
-	copy_window(q, to);
-	r = share_pages(q, to);
+	for (uint32_t i = 0; i < n_parts(q) && r == 0; i++)
+		r = fork_part(part(q, i), part(to, i));
 	if (r < 0) {
 		seq_free(to);
 		return r;
 	}
-	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
-	    seq_publishes(to))
-		(void)publish_prepare(to->staging, s->timeout_ms); /* refused: tried again later */
+	seq_prepare(to);
 	seq_join(to);
 	*ret = to;
 	return 0;

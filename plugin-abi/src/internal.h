@@ -43,6 +43,7 @@ struct publish_ticket {
 
 #define TICKETS_MAX 64
 #define MAX_TOKENS_LIMIT (UINT32_C(1) << 26) /* of a sequence */
+#define LAYER_GROUPS_MAX 8u
 #define KEPT_TOKENS 16u /* coded, and kept in the ring for a truncation */
 
 /* A broken connection whose pins somebody may still need: while its descriptor is open, a daemon
@@ -101,10 +102,23 @@ struct expected_error {
 	bool warned; /* of a page beyond it */
 };
 
+/* Which group has a layer of the model, and as which of its own. */
+struct layer_place {
+	uint32_t group, layer;
+};
+
+/* A model, or a group of a model's layers; see groups.c. */
 struct skvq_model {
 	struct skvq_session *session;
 	struct skvq_model *next;
 	struct skvq_seq *seqs;
+	/* (data) Of a model with layer groups, which has no pages of its own. groups[0] sees most. */
+	struct skvq_model *groups[LAYER_GROUPS_MAX];
+	uint32_t n_groups; /* 0: the model is one itself */
+	struct layer_place *places; /* [n_layer] */
+	/* Of a group. */
+	uint32_t *layers; /* (data) [n_layer] what the engine calls its layers; NULL: the same */
+	char *numerics;   /* the identity's engine_numerics */
 	struct skvq_layout layout;
 	struct skvq_layout *safe; /* of pages whose keys the profile would drown; NULL: none are */
 	bool warned_safe;
@@ -178,6 +192,9 @@ struct cut {
 struct skvq_seq {
 	struct skvq_model *model;
 	struct skvq_seq *next;
+	/* (data) Of a model with layer groups: one sequence for each, and of all below nothing but
+	 * the marks is in use. NULL: it is one itself. */
+	struct skvq_seq **groups;
 	uint32_t flags, max_tokens, max_append;
 	uint32_t n_tokens;  /* committed */
 	uint32_t n_matched;
@@ -230,6 +247,33 @@ struct skvq_seq {
 
 #define SEQ_FLAGS (SKVQ_SEQ_NO_MATCH | SKVQ_SEQ_NO_PUBLISH | SKVQ_SEQ_WHOLE | SKVQ_SEQ_DROP_UNSEEN)
 
+/* The sequences that have pages: those of the layer groups, or the one itself. */
+static inline uint32_t n_parts(const struct skvq_seq *q)
+{
+	return q->groups ? q->model->n_groups : 1;
+}
+
+static inline struct skvq_seq *part(struct skvq_seq *q, uint32_t i)
+{
+	return q->groups ? q->groups[i] : q;
+}
+
+/* The part that has this layer of the model, which becomes one of the part's. */
+static inline struct skvq_seq *part_of_layer(struct skvq_seq *q, uint32_t *layer)
+{
+	if (!q->groups)
+		return q;
+	const struct layer_place *p = &q->model->places[*layer];
+	*layer = p->layer;
+	return q->groups[p->group];
+}
+
+/* What the engine calls it. */
+static inline uint32_t layer_name(const struct skvq_model *m, uint32_t layer)
+{
+	return m->layers ? m->layers[layer] : layer;
+}
+
 /* The first token whose page is there. */
 static inline uint32_t dropped_tokens(const struct skvq_seq *q)
 {
@@ -280,11 +324,21 @@ bool page_holds(const struct skvq_model *m, const uint8_t *page, uint32_t positi
 const uint8_t *arena_page(const struct skvq_model *m, struct skvq_page_ref ref, uint32_t position,
                           const int32_t *tokens, bool *ret_safe);
 
+/* groups.c */
+/* The groups of a model that model_new has made of d and p, where its layers see different extents.
+ */
+int layer_groups_init(struct skvq_model *m, const skvq_model_desc *d, const struct skvq_profile *p);
+/* A sequence without parts, of a model with layer groups. */
+int seq_shell_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t max_append,
+                  struct skvq_seq **ret);
+
 /* seq.c */
 /* Without tokens, and not yet one of the model's. */
 int seq_new(struct skvq_model *m, uint32_t flags, uint32_t max_tokens, uint32_t max_append,
             struct skvq_seq **ret);
 uint32_t ring_tokens_of(const struct skvq_model *m, uint32_t max_append);
+/* Tells the daemon of the stagings, where there is one. */
+void seq_prepare(struct skvq_seq *q);
 void seq_join(struct skvq_seq *q);
 void seq_free(struct skvq_seq *q);
 
@@ -310,6 +364,11 @@ void on_published(void *session, uint64_t id, int err, const char *detail,
 void unpin_orphans(struct skvq_session *s);
 
 /* model.c */
+/* Of a desc that was checked. layers: d is of a group of a model's n_whole layers, which are these;
+ * NULL: it is of all. Not attached, and not one of the session's. */
+int model_new(struct skvq_session *s, const skvq_model_desc *d, const struct skvq_profile *p,
+              const uint32_t *layers, uint32_t n_whole, struct skvq_model **ret);
+void model_free(struct skvq_model *m);
 void model_drop(struct skvq_model *m); /* one without sequences */
 
 /* staging.c */
@@ -347,8 +406,8 @@ void seq_sever(struct skvq_seq *q);
 void drop_unseen(struct skvq_seq *q);
 
 /* truncate.c */
-/* Goes back to n tokens, at most n_tokens of them. -SKVQ_ERANGE: a dropped page would be seen.
- * Then, and after -SKVQ_ENOMEM, -SKVQ_ESYS, nothing has changed. */
+/* All parts go back to n tokens, at most n_tokens of them. -SKVQ_ERANGE: a dropped page would be seen.
+ * Then, and after -SKVQ_ENOMEM, -SKVQ_ESYS, no token has gone. */
 int seq_cut(struct skvq_seq *q, uint32_t n);
 /* A local page that others have too, or that the daemon may be reading, becomes this sequence's own. */
 int page_copy(struct skvq_seq *q, uint32_t i);
@@ -413,7 +472,7 @@ const uint8_t *page_refine(const skvq_seq *q, uint32_t layer, uint32_t head, uin
 /* Address space of a sequence's split scratch; memory only where it is used. */
 size_t split_bytes(const struct skvq_model *m);
 /* Forgets parts of an attention that was not finished: [data], with the layer's append. */
-void split_reset(skvq_seq *q, uint32_t layer);
+void split_reset(const skvq_seq *q, uint32_t layer);
 
 /* Addresses in the FP16 window and sinks; token by position, elements are binary16. */
 uint16_t *ring_k(const struct skvq_seq *q, uint32_t layer, uint32_t head, uint32_t position);

@@ -86,8 +86,13 @@ static char *put_text(char **at, const char *text)
 	return start;
 }
 
-static void model_free(struct skvq_model *m)
+void model_free(struct skvq_model *m)
 {
+	for (uint32_t i = 0; i < m->n_groups; i++)
+		model_free(m->groups[i]);
+	free(m->places);
+	free(m->layers);
+	free(m->numerics);
 	arena_unref(m->arena);
 	free(m->reorder_k);
 	free(m->transforms);
@@ -105,11 +110,12 @@ static void model_free(struct skvq_model *m)
 }
 
 /* Copies the engine's bytes and checks the copy: nobody can change it any more. */
-static int take_calibration(struct skvq_model *m, const skvq_model_desc *d, struct skvq_calibration *ret)
+static int take_calibration(struct skvq_model *m, const skvq_model_desc *d, uint32_t n_layer,
+                            struct skvq_calibration *ret)
 {
 	struct skvq_session *s = m->session;
 	const struct skvq_calibration_key key = {.weights = d->weights_digest,
-	                                         .n_layer = d->n_layer,
+	                                         .n_layer = n_layer,
 	                                         .n_q_heads = d->n_q_heads,
 	                                         .n_kv_heads = d->n_kv_heads,
 	                                         .head_dim_k = d->head_dim_k,
@@ -144,8 +150,9 @@ static void expect_errors(struct skvq_model *m, const struct skvq_calibration *c
 
 			for (uint32_t w = 0; codec->rotate && w < SKVQ_CALIBRATION_WIDTHS; w++)
 				if (widths[w] == codec->bits)
-					model_expect_error(m, layer, is_v,
-					                   skvq_calibration_layer_of(c, layer)->error[is_v][w]);
+					model_expect_error(
+					    m, layer, is_v,
+					    skvq_calibration_layer_of(c, layer_name(m, layer))->error[is_v][w]);
 		}
 }
 
@@ -162,17 +169,18 @@ static int use_calibration(struct skvq_model *m, const struct skvq_calibration *
 	for (uint32_t layer = 0; layer < m->n_layer; layer++)
 		for (uint32_t h = 0; h < m->n_kv_heads; h++) {
 			size_t i = (size_t)layer * m->n_kv_heads + h;
+			uint32_t name = layer_name(m, layer);
 
 			for (int is_v = 0; is_v < 2; is_v++) {
 				const struct skvq_codec *codec =
 				    is_v ? &l->layers[layer].v : &l->layers[layer].k;
 				struct skvq_transform *t = &m->transforms[2 * i + (size_t)is_v];
 
-				if (!codec->rotate || !skvq_calibration_into(c, layer, h, is_v))
+				if (!codec->rotate || !skvq_calibration_into(c, name, h, is_v))
 					continue;
 				used = true;
-				t->into = skvq_calibration_into(c, layer, h, is_v);
-				t->back = skvq_calibration_back(c, layer, h, is_v);
+				t->into = skvq_calibration_into(c, name, h, is_v);
+				t->back = skvq_calibration_back(c, name, h, is_v);
 				if (is_v)
 					continue;
 				float *query = m->query_transforms + i * square;
@@ -309,17 +317,93 @@ static int safe_init(struct skvq_model *m, const struct skvq_profile *p)
 	return 0;
 }
 
+/* The bits of each layer that are not the profile's. */
+static int bits_of(struct skvq_session *s, const skvq_model_desc *d, const struct skvq_profile *p,
+                   const struct skvq_calibration *c, const uint8_t **ret)
+{
+	const uint8_t *bits = d->bit_table;
+
+	if (!p->k_bits && !bits) {
+		bits = d->calibration ? skvq_calibration_bits(c, p->nested ? "auto-2.4" : p->name) : NULL;
+		if (!bits)
+			return set_error(
+			    s, SKVQ_EPROFILE,
+			    "profile '%s' takes its bits from a calibration's table, and %s", p->name,
+			    d->calibration ? "this calibration has none of that name"
+			                   : "there is no calibration");
+	}
+	*ret = bits;
+	return 0;
+}
+
+int model_new(struct skvq_session *s, const skvq_model_desc *d, const struct skvq_profile *p,
+              const uint32_t *layers, uint32_t n_whole, struct skvq_model **ret)
+{
+	struct skvq_model *m = calloc(1, sizeof *m);
+	struct skvq_calibration calibration = {0};
+	const uint8_t *bits = NULL;
+	struct skvq_geometry geo = {.n_layer = d->n_layer,
+	                            .n_kv_heads = d->n_kv_heads,
+	                            .head_dim_k = d->head_dim_k,
+	                            .head_dim_v = d->head_dim_v,
+	                            .n_sinks = d->sinks == SKVQ_DEFAULT ? SINKS_DEFAULT : d->sinks};
+	int r;
+
+	if (!m)
+		return set_error(s, SKVQ_ENOMEM, "no memory for a model");
+	m->session = s;
+	if (layers) {
+		m->layers = calloc(d->n_layer, sizeof *m->layers);
+		if (!m->layers) {
+			r = set_error(s, SKVQ_ENOMEM, "no memory for a layer group");
+			goto fail;
+		}
+		memcpy(m->layers, layers, d->n_layer * sizeof *m->layers);
+	}
+	if (d->calibration && (r = take_calibration(m, d, n_whole, &calibration)) < 0)
+		goto fail;
+	if ((r = bits_of(s, d, p, &calibration, &bits)) < 0)
+		goto fail;
+	r = skvq_layout_init(&geo, p, bits, &m->layout);
+	if (r < 0) {
+		set_error(s, -r,
+		          "%u layers, %u KV heads, head_dim %u/%u, profile '%s': no page layout "
+		          "(head_dim is a multiple of 16 up to %u, bits are SKVQ_BITS_*)",
+		          d->n_layer, d->n_kv_heads, d->head_dim_k, d->head_dim_v, p->name,
+		          SKVQ_HEAD_DIM_MAX);
+		goto fail;
+	}
+	r = fill(m, d, p);
+	if (r == 0 && p->kind == SKVQ_CODEC_FAITHFUL) {
+		r = faithful_init(m, p, d->calibration ? &calibration : NULL);
+		free(m->calibration);
+		m->calibration = NULL;
+	} else if (r == 0 && d->calibration) {
+		r = use_calibration(m, &calibration);
+	}
+	if (r == 0)
+		r = safe_init(m, p);
+	if (r < 0)
+		goto fail;
+	*ret = m;
+	return 0;
+fail:
+	model_free(m);
+	return r;
+}
+
 int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_model **ret)
 {
 	skvq_model_desc d;
 	struct skvq_profile p;
+	struct skvq_model *m;
 
 	if (!s)
 		return -SKVQ_EINVAL;
 	if (check_fork(s) < 0)
 		return -SKVQ_EFORKED;
 	int r = copy_in(&d, sizeof d, desc);
-	if (r < 0 || !ret || d.flags || d.reserved)
+	if (r < 0 || !ret || (d.flags & ~SKVQ_MODEL_LAYER_GROUPS) || d.reserved)
 		return set_error(s, SKVQ_EINVAL, "model_desc: struct_size, flags or a reserved field");
 	if ((r = check_identity(s, &d)) < 0 || (r = check_geometry(s, &d)) < 0)
 		return r;
@@ -332,51 +416,10 @@ int32_t api_model_register(skvq_session *s, const skvq_model_desc *desc, skvq_mo
 		return set_error(s, SKVQ_EINVAL, "profile '%.47s' takes no channel maps", name);
 	if (d.clip != 0)
 		p.clip = d.clip;
-	struct skvq_model *m = calloc(1, sizeof *m);
-	if (!m)
-		return set_error(s, SKVQ_ENOMEM, "no memory for a model");
-	m->session = s;
-	struct skvq_geometry geo = {.n_layer = d.n_layer,
-	                            .n_kv_heads = d.n_kv_heads,
-	                            .head_dim_k = d.head_dim_k,
-	                            .head_dim_v = d.head_dim_v,
-	                            .n_sinks = d.sinks == SKVQ_DEFAULT ? SINKS_DEFAULT : d.sinks};
-	struct skvq_calibration calibration = {0};
-	const uint8_t *bits = d.bit_table;
-	if (d.calibration && (r = take_calibration(m, &d, &calibration)) < 0)
-		goto fail;
-	if (!p.k_bits && !bits) {
-		bits = d.calibration
-		           ? skvq_calibration_bits(&calibration, p.nested ? "auto-2.4" : p.name)
-		           : NULL;
-		if (!bits) {
-			r = set_error(s, SKVQ_EPROFILE,
-			              "profile '%s' takes its bits from a calibration's table, and %s",
-			              p.name, d.calibration ? "this calibration has none of that name"
-			                                    : "there is no calibration");
-			goto fail;
-		}
-	}
-	r = skvq_layout_init(&geo, &p, bits, &m->layout);
-	if (r < 0) {
-		set_error(s, -r,
-		          "%u layers, %u KV heads, head_dim %u/%u, profile '%s': no page layout "
-		          "(head_dim is a multiple of 16 up to %u, bits are SKVQ_BITS_*)",
-		          d.n_layer, d.n_kv_heads, d.head_dim_k, d.head_dim_v, p.name,
-		          SKVQ_HEAD_DIM_MAX);
-		goto fail;
-	}
-	r = fill(m, &d, &p);
-	if (r == 0 && p.kind == SKVQ_CODEC_FAITHFUL) {
-		r = faithful_init(m, &p, d.calibration ? &calibration : NULL);
-		free(m->calibration);
-		m->calibration = NULL;
-	} else if (r == 0 && d.calibration) {
-		r = use_calibration(m, &calibration);
-	}
-	if (r == 0)
-		r = safe_init(m, &p);
+	r = model_new(s, &d, &p, NULL, d.n_layer, &m);
 	if (r < 0)
+		return r;
+	if (d.flags & SKVQ_MODEL_LAYER_GROUPS && (r = layer_groups_init(m, &d, &p)) < 0)
 		goto fail;
 	session_pump(s, 0);
 	if (s->daemon == DAEMON_ATTACHED) {

@@ -122,7 +122,8 @@ static bool is_off(struct skvq_model *m, uint32_t layer, int is_v, uint32_t posi
 		          "layer %u: the relative error of %c in the page at token %u is %.3g, expected "
 		          "is %.3g: profile '%s' has too few bits for it, or its calibration is another "
 		          "model's (said once a layer)",
-		          layer, is_v ? 'V' : 'K', position, (double)error, (double)e->error,
+		          layer_name(m, layer), is_v ? 'V' : 'K', position, (double)error,
+		          (double)e->error,
 		          m->id.profile);
 	}
 	return true;
@@ -165,7 +166,7 @@ static void say_safe(struct skvq_model *m, const struct page_sums *sums, uint32_
 	          "layer %u: a few channels drown the rest of K in the page at token %u: against the "
 	          "middle channel the error of profile '%s' is %.3g times what it should be. Such "
 	          "pages keep keys in 8 bits. With a calibration they need not (said once)",
-	          sums->worst, position, m->id.profile, (double)sums->times);
+	          layer_name(m, sums->worst), position, m->id.profile, (double)sums->times);
 }
 
 bool page_errors(struct skvq_seq *q, uint32_t position)

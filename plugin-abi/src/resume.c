@@ -80,6 +80,9 @@ static int read_header(const struct skvq_model *m, struct cursor *c, struct snap
 	if (!at)
 		return corrupt(m, "shorter than its header");
 	memcpy(&h, at, sizeof h);
+	if (h.magic == SNAPSHOT_GROUPS_MAGIC)
+		return set_error(m->session, SKVQ_EIDENTITY,
+				 "a snapshot of a model with layer groups");
 	if (h.magic != SNAPSHOT_MAGIC)
 		return corrupt(m, "not a snapshot");
 	if (h.version != SNAPSHOT_VERSION && h.version != SNAPSHOT_VERSION_DROPS)
@@ -359,10 +362,109 @@ static int read_seq(struct skvq_seq *q, const struct snapshot_header *h, const u
 	return c->left ? corrupt(m, "longer than what is in it") : 0;
 }
 
+/* One part, out of all the bytes of c. */
+static int thaw(struct skvq_model *m, struct cursor c, struct skvq_seq **ret)
+{
+	struct snapshot_header h = {0};
+	struct skvq_seq *q;
+
+	int r = read_header(m, &c, &h);
+	if (r < 0 || (r = check_identity(m, &c, h.identity_bytes)) < 0)
+		return r;
+	const uint8_t *tokens = take(&c, h.n_tokens * sizeof(int32_t));
+	const uint8_t *table = take(&c, n_pages(&h) * sizeof(struct snapshot_page));
+	if (!tokens || !table)
+		return corrupt(m, "shorter than its tokens");
+	r = seq_new(m, h.seq_flags, h.max_tokens, h.max_append, &q);
+	if (r < 0)
+		return r;
+	r = read_seq(q, &h, tokens, table, &c);
+	if (r < 0) {
+		seq_free(q);
+		return r;
+	}
+	*ret = q;
+	return 0;
+}
+
+static int read_groups(const struct skvq_model *m, struct cursor *c, struct snapshot_groups *ret)
+{
+	uint64_t bytes = c->left, sum = sizeof *ret;
+	const uint8_t *at = take(c, sizeof *ret);
+	struct snapshot_groups g;
+
+	if (!at)
+		return corrupt(m, "shorter than its header");
+	memcpy(&g, at, sizeof g);
+	if (g.magic == SNAPSHOT_MAGIC)
+		return set_error(m->session, SKVQ_EIDENTITY,
+				 "a snapshot of a model without layer groups");
+	if (g.magic != SNAPSHOT_GROUPS_MAGIC)
+		return corrupt(m, "not a snapshot");
+	if (g.version != SNAPSHOT_GROUPS_VERSION)
+		return set_error(m->session, SKVQ_EVERSION,
+				 "a snapshot of layer groups of version %u", g.version);
+	uint32_t crc = g.crc_header;
+	g.crc_header = 0;
+	if (g.header_bytes != sizeof g || crc32c((const uint8_t *)&g, sizeof g) != crc)
+		return corrupt(m, "checksum of the header");
+	for (size_t i = 0; i < sizeof g.reserved; i++)
+		if (g.reserved[i])
+			return corrupt(m, "a reserved byte is not zero");
+	if (g.n_groups != m->n_groups)
+		return set_error(m->session, SKVQ_EIDENTITY,
+				 "a snapshot of %u layer groups, the model has %u", g.n_groups,
+				 m->n_groups);
+	for (uint32_t i = 0; i < LAYER_GROUPS_MAX; i++) {
+		if ((i < g.n_groups) != (g.bytes[i] != 0) || g.bytes[i] > bytes)
+			return corrupt(m, "length of a group");
+		sum += g.bytes[i];
+	}
+	if (g.total_bytes != bytes || sum != bytes)
+		return corrupt(m, "length");
+	*ret = g;
+	return 0;
+}
+
+/* Each group's snapshot is one by itself; that they are of one sequence nobody has checked yet. */
+static bool are_alike(const struct skvq_seq *a, const struct skvq_seq *b)
+{
+	return a->flags == b->flags && a->max_tokens == b->max_tokens &&
+	       a->max_append == b->max_append && a->n_tokens == b->n_tokens &&
+	       a->n_matched == b->n_matched &&
+	       memcmp(a->tokens, b->tokens, a->n_tokens * sizeof *a->tokens) == 0;
+}
+
+static int thaw_groups(struct skvq_model *m, struct cursor c, struct skvq_seq **ret)
+{
+	struct snapshot_groups g = {0};
+	struct skvq_seq *q;
+	int r = read_groups(m, &c, &g);
+
+	if (r < 0 || (r = seq_shell_new(m, 0, 0, 0, &q)) < 0)
+		return r;
+	for (uint32_t i = 0; i < m->n_groups && r == 0; i++) {
+		struct cursor own = {c.at, g.bytes[i]};
+
+		(void)take(&c, g.bytes[i]);
+		r = thaw(m->groups[i], own, &q->groups[i]);
+		if (r == 0 && !are_alike(q->groups[0], q->groups[i]))
+			r = corrupt(m, "groups of different sequences");
+	}
+	if (r < 0) {
+		seq_free(q);
+		return r;
+	}
+	q->flags = q->groups[0]->flags;
+	q->max_tokens = q->groups[0]->max_tokens;
+	q->max_append = q->groups[0]->max_append;
+	*ret = q;
+	return 0;
+}
+
 int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_seq **ret)
 {
 	struct cursor c = {buf, buf_bytes};
-	struct snapshot_header h = {0};
 	struct skvq_seq *q;
 
 	if (!m)
@@ -372,27 +474,18 @@ int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_
 		return -SKVQ_EFORKED;
 	if (!buf || !ret)
 		return set_error(s, SKVQ_EINVAL, "a resume without buf or ret_seq");
-	int r = read_header(m, &c, &h);
-	if (r < 0 || (r = check_identity(m, &c, h.identity_bytes)) < 0)
-		return r;
-	const uint8_t *tokens = take(&c, h.n_tokens * sizeof(int32_t));
-	const uint8_t *table = take(&c, n_pages(&h) * sizeof(struct snapshot_page));
-	if (!tokens || !table)
-		return corrupt(m, "shorter than its tokens");
 	session_pump(s, 0);
-	r = seq_new(m, h.seq_flags, h.max_tokens, h.max_append, &q);
+	int r = m->n_groups ? thaw_groups(m, c, &q) : thaw(m, c, &q);
 	if (r < 0)
 		return r;
-	r = read_seq(q, &h, tokens, table, &c);
-	if (r < 0) {
-		seq_free(q);
-		return r;
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		struct skvq_seq *x = part(q, i);
+
+		if (s->daemon == DAEMON_ATTACHED && x->model->epoch == s->epoch &&
+		    !(x->flags & SKVQ_SEQ_NO_MATCH))
+			match_again(x);
 	}
-	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch && !(q->flags & SKVQ_SEQ_NO_MATCH))
-		match_again(q);
-	if (s->daemon == DAEMON_ATTACHED && m->epoch == s->epoch &&
-	    seq_publishes(q))
-		(void)publish_prepare(q->staging, s->timeout_ms); /* refused: tried again later */
+	seq_prepare(q);
 	seq_join(q);
 	*ret = q;
 	return 0;

@@ -186,12 +186,20 @@ void session_lost(struct skvq_session *s)
 	s->n_tickets = 0;
 }
 
+static bool uses_epoch(const struct skvq_seq *q, uint32_t epoch)
+{
+	for (uint32_t i = q->n_dropped; i < q->pages_max && q->pages[i].data; i++)
+		if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == epoch)
+			return true;
+	return false;
+}
+
 static bool epoch_in_use(const struct skvq_session *s, uint32_t epoch)
 {
 	for (const struct skvq_model *m = s->models; m; m = m->next)
-		for (const struct skvq_seq *q = m->seqs; q; q = q->next)
-			for (uint32_t i = q->n_dropped; i < q->pages_max && q->pages[i].data; i++)
-				if (q->pages[i].state == PAGE_SHARED && q->pages[i].epoch == epoch)
+		for (struct skvq_seq *q = m->seqs; q; q = q->next)
+			for (uint32_t i = 0; i < n_parts(q); i++)
+				if (uses_epoch(part(q, i), epoch))
 					return true;
 	return false;
 }

@@ -200,29 +200,27 @@ static int write_body(struct skvq_seq *q, const struct snapshot_header *h, uint8
 	return 0;
 }
 
-int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
+static int check_quiet(struct skvq_seq *q)
 {
-	if (!q)
-		return -SKVQ_EINVAL;
-	struct skvq_session *s = q->model->session;
-	if (check_fork(s) < 0)
-		return -SKVQ_EFORKED;
-	if (!ret_bytes || (!buf && buf_bytes))
-		return set_error(s, SKVQ_EINVAL, "a snapshot without buf or ret_bytes");
+	const struct skvq_model *m = q->model;
+
 	if (q->lost)
-		return set_error(s, SKVQ_ECORRUPT, "the daemon took pages away: compute again");
-	for (uint32_t i = 0; i < q->model->n_layer; i++)
+		return set_error(m->session, SKVQ_ECORRUPT,
+				 "the daemon took pages away: compute again");
+	for (uint32_t i = 0; i < m->n_layer; i++)
 		if (q->appended[i] != q->n_tokens)
 			return set_error(
-			    s, SKVQ_ESTATE,
+			    m->session, SKVQ_ESTATE,
 			    "layer %u has %u tokens, %u are committed: commit or truncate "
 			    "before a snapshot",
-			    i, q->appended[i], q->n_tokens);
+			    layer_name(m, i), q->appended[i], q->n_tokens);
+	return 0;
+}
+
+static int freeze(struct skvq_seq *q, uint8_t *to)
+{
 	struct snapshot_header h = header_of(q);
-	*ret_bytes = h.total_bytes;
-	if (buf_bytes < h.total_bytes)
-		return 0;
-	uint8_t *to = buf;
+
 	memset(to, 0, sizeof h); /* none, until it is whole */
 	int r = write_body(q, &h, to + sizeof h);
 	if (r < 0)
@@ -230,5 +228,60 @@ int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *r
 	h.crc_body = crc32c(to + sizeof h, h.total_bytes - sizeof h);
 	h.crc_header = crc32c((const uint8_t *)&h, sizeof h);
 	memcpy(to, &h, sizeof h);
+	return 0;
+}
+
+static struct snapshot_groups groups_of(struct skvq_seq *q)
+{
+	struct snapshot_groups g = {.magic = SNAPSHOT_GROUPS_MAGIC,
+				    .version = SNAPSHOT_GROUPS_VERSION,
+				    .header_bytes = sizeof g,
+				    .total_bytes = sizeof g,
+				    .n_groups = n_parts(q)};
+
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		g.bytes[i] = header_of(part(q, i)).total_bytes;
+		g.total_bytes += g.bytes[i];
+	}
+	g.crc_header = crc32c((const uint8_t *)&g, sizeof g);
+	return g;
+}
+
+int32_t api_seq_snapshot(skvq_seq *q, void *buf, uint64_t buf_bytes, uint64_t *ret_bytes)
+{
+	struct snapshot_groups g = {0};
+	uint8_t *to = buf;
+
+	if (!q)
+		return -SKVQ_EINVAL;
+	struct skvq_session *s = q->model->session;
+	if (check_fork(s) < 0)
+		return -SKVQ_EFORKED;
+	if (!ret_bytes || (!buf && buf_bytes))
+		return set_error(s, SKVQ_EINVAL, "a snapshot without buf or ret_bytes");
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		int r = check_quiet(part(q, i));
+
+		if (r < 0)
+			return r;
+	}
+	if (q->groups)
+		g = groups_of(q);
+	*ret_bytes = q->groups ? g.total_bytes : header_of(q).total_bytes;
+	if (buf_bytes < *ret_bytes)
+		return 0;
+	if (q->groups) {
+		memset(to, 0, sizeof g); /* none, until it is whole */
+		to += sizeof g;
+	}
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		int r = freeze(part(q, i), to);
+
+		if (r < 0)
+			return r;
+		to += g.bytes[i];
+	}
+	if (q->groups)
+		memcpy(buf, &g, sizeof g);
 	return 0;
 }

@@ -4,6 +4,10 @@
  *
  *   header | identity | tokens | page table | sinks | window rows | pages | cut page
  *
+ * and of a model with layer groups
+ *
+ *   groups header | snapshot of groups[0] | snapshot of groups[1] | ...
+ *
  * Nothing is aligned: everything is copied in and out.
  */
 #ifndef SKVQ_PLUGIN_SNAPSHOT_H
@@ -50,6 +54,22 @@ struct snapshot_page {
 	uint8_t digest[32]; /* zero unless shared */
 };
 _Static_assert(sizeof(struct snapshot_page) == 40, "snapshot page entry is 40 bytes");
+
+#define SNAPSHOT_GROUPS_MAGIC   UINT64_C(0x47504e5351564b53) /* "SKVQSNPG" */
+#define SNAPSHOT_GROUPS_VERSION 1u
+
+struct snapshot_groups {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t header_bytes;
+	uint64_t total_bytes;
+	uint32_t n_groups;
+	uint32_t crc_header; /* with itself as zero */
+	uint64_t bytes[LAYER_GROUPS_MAX]; /* of each group's snapshot; behind them zero */
+	uint8_t reserved[32];
+};
+_Static_assert(sizeof(struct snapshot_groups) == 128, "groups header is 128 bytes");
+_Static_assert(offsetof(struct snapshot_groups, crc_header) == 28, "groups header layout");
 
 /* What makes K/V of a model reusable, as bytes; to NULL: only their number. */
 size_t snapshot_identity(const struct skvq_model *m, uint8_t *to);

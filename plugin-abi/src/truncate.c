@@ -267,6 +267,10 @@ static int uncode_prepare(struct skvq_seq *q, uint32_t e, uint32_t end, struct c
 	if (r < 0 || e % SKVQ_PAGE_TOKENS == 0)
 		return r;
 	r = page_reopen(q, i);
+	if (r == 0) { /* another part may yet fail, and then it is published again */
+		q->n_published = q->n_published < i ? q->n_published : i;
+		q->n_shed = q->n_shed < i ? q->n_shed : i;
+	}
 	/* A refinement that was let go of may have proved to be there still. */
 	if (r == 0 && ret_cut->page)
 		cut_fill(q, e, ret_cut);
@@ -307,11 +311,15 @@ static uint32_t coded_end(const struct skvq_seq *q, uint32_t n)
 	return e <= n ? e : n / SKVQ_TILE_TOKENS * SKVQ_TILE_TOKENS;
 }
 
-int seq_cut(struct skvq_seq *q, uint32_t n)
-{
-	uint32_t e = coded_end(q, n), rows = fp16_from(q);
-	struct cut cut = {0};
+/* How a part goes back: what it needs for that is taken, so that it cannot fail any more. */
+struct cut_plan {
+	uint32_t e, rows;
+	struct cut cut;
+};
 
+/* Whether a part can go back to n tokens at all. */
+static int cut_check(const struct skvq_seq *q, uint32_t n)
+{
 	if (q->lost)
 		return set_error(q->model->session, SKVQ_ECORRUPT,
 				 "the daemon took pages away: compute again");
@@ -319,19 +327,27 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 		return set_error(q->model->session, SKVQ_ERANGE,
 				 "truncate to %u tokens: the next one sees some before %u, dropped", n,
 				 dropped_tokens(q));
-	if (e < q->n_encoded) {
-		int r = uncode_prepare(q, e, rows < n ? rows : n, &cut);
+	return 0;
+}
 
-		if (r < 0) {
-			free(cut.page);
-			return r;
-		}
+static int cut_prepare(struct skvq_seq *q, uint32_t n, struct cut_plan *plan)
+{
+	plan->e = coded_end(q, n);
+	plan->rows = fp16_from(q);
+	if (plan->e >= q->n_encoded)
+		return 0;
+	return uncode_prepare(q, plan->e, plan->rows < n ? plan->rows : n, &plan->cut);
+}
+
+static void cut_apply(struct skvq_seq *q, uint32_t n, const struct cut_plan *plan)
+{
+	if (plan->e < q->n_encoded) {
 		cut_end(q);
-		q->cut = cut;
-		uncode(q, e);
+		q->cut = plan->cut;
+		uncode(q, plan->e);
 	} else if (q->cut.page && n < q->cut.end) {
 		q->cut.end = n;
-		if (n == e)
+		if (n == plan->e)
 			cut_end(q);
 	}
 	if (n == 0) { /* nothing is missed */
@@ -339,12 +355,29 @@ int seq_cut(struct skvq_seq *q, uint32_t n)
 		q->severed = false;
 	}
 	q->n_tokens = n;
-	q->ring_released = q->ring_released < e ? q->ring_released : e;
-	rows = fp16_from(q);
+	q->ring_released = q->ring_released < plan->e ? q->ring_released : plan->e;
+	uint32_t rows = fp16_from(q);
 	q->ring_true = rows < n ? rows : n;
 	for (uint32_t i = 0; i < q->model->n_layer; i++) {
 		q->appended[i] = q->written[i] = n;
 		split_reset(q, i);
 	}
-	return 0;
+}
+
+int seq_cut(struct skvq_seq *q, uint32_t n)
+{
+	struct cut_plan plans[LAYER_GROUPS_MAX] = {0};
+	int r = 0;
+
+	for (uint32_t i = 0; i < n_parts(q) && r == 0; i++)
+		r = cut_check(part(q, i), n);
+	for (uint32_t i = 0; i < n_parts(q) && r == 0; i++)
+		r = cut_prepare(part(q, i), n, &plans[i]);
+	for (uint32_t i = 0; i < n_parts(q); i++) {
+		if (r == 0)
+			cut_apply(part(q, i), n, &plans[i]);
+		else
+			free(plans[i].cut.page);
+	}
+	return r;
 }

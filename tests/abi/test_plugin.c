@@ -652,7 +652,7 @@ static void model_register_refuses(void **state)
 	REFUSED(SKVQ_EINVAL, "clip", d.clip = 2);
 	REFUSED(SKVQ_EINVAL, "permutation", d.reorder_k = map);
 	REFUSED(SKVQ_EINVAL, "struct_size", d.struct_size = 2);
-	REFUSED(SKVQ_EINVAL, "flags", d.flags = 1);
+	REFUSED(SKVQ_EINVAL, "flags", d.flags = 2);
 	toy_close(&t);
 }
 

@@ -44,6 +44,10 @@ enum {
 
 static struct test_daemon daemon_;
 
+/* With layer groups: what the layers see, and pages out of sight are let go of. NULL: one group, and
+ * everything is kept. */
+static const uint32_t *extents;
+
 static skvq_session *session_open(const char *socket, void (*log)(void *, int32_t, const char *))
 {
 	skvq_engine e = {
@@ -57,6 +61,8 @@ static skvq_session *session_open(const char *socket, void (*log)(void *, int32_
 static skvq_model *model_open(skvq_session *s)
 {
 	skvq_model_desc d = {.struct_size = sizeof d,
+			     .flags = extents ? SKVQ_MODEL_LAYER_GROUPS : 0,
+			     .layer_window = extents,
 			     .weights_digest = digest,
 			     .tokenizer_digest = digest,
 			     .engine_numerics = "threads",
@@ -146,6 +152,7 @@ static int32_t attend_tokens(struct team *t, uint32_t layer, uint32_t n, uint32_
 				   .layer = layer,
 				   .position = t->at,
 				   .n_rows = n,
+				   .sliding_limit = extents ? extents[layer] : 0,
 				   .ith = ith,
 				   .nth = nth,
 				   .scale = 0.18f,
@@ -251,7 +258,7 @@ static void step_commit(struct team *t)
 static skvq_seq *seq_of(skvq_model *m, const int32_t *prompt, uint32_t flags)
 {
 	skvq_seq_desc d = {.struct_size = sizeof d,
-			   .flags = flags,
+			   .flags = flags | (extents ? SKVQ_SEQ_DROP_UNSEEN : 0),
 			   .tokens = prompt,
 			   .n_tokens = PROMPT,
 			   .max_tokens = CAPACITY,
@@ -520,6 +527,15 @@ static void many_threads_get_what_one_gets(void **state)
 	}
 }
 
+static void so_they_do_with_layer_groups(void **state)
+{
+	static const uint32_t own[N_LAYER] = {900, 0};
+
+	extents = own;
+	many_threads_get_what_one_gets(state);
+	extents = NULL;
+}
+
 /* ---- against the rules ---- */
 
 static skvq_session *broken_session; /* a child's */
@@ -739,6 +755,7 @@ int main(void)
 		return 1;
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(many_threads_get_what_one_gets),
+	    cmocka_unit_test(so_they_do_with_layer_groups),
 	    cmocka_unit_test(an_attention_given_up_is_followed_by_an_append),
 	    cmocka_unit_test(a_broken_rule_ends_the_process_and_says_which),
 	};

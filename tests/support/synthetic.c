@@ -15,9 +15,11 @@ const skvq_api *api;
 const uint8_t digest[32] = {7};
 const void *calibration;
 uint64_t calibration_bytes;
+const uint16_t *reorder_k, *reorder_v;
 const char *profile = "k2v1.5";
 bool drown;
 const uint32_t *layer_window;
+uint32_t model_flags;
 uint32_t seq_flags;
 
 bool synthetic_load(const char *plugin)
@@ -52,17 +54,23 @@ void fill(float *x, uint32_t n, uint32_t seed)
 	}
 }
 
-static void fill_k(float *x, uint32_t layer, uint32_t position, uint32_t history)
+void fill_k(float *x, uint32_t layer, uint32_t position, uint32_t history)
 {
 	fill(x, KV_HEADS * DIM, history + layer * 31);
 	for (uint32_t i = 3; drown && layer == 1 && position / 80 % 2 && i < KV_HEADS * DIM; i += DIM / 4)
 		x[i] *= 32;
 }
 
+void fill_v(float *x, uint32_t layer, uint32_t history)
+{
+	fill(x, KV_HEADS * DIM, history + layer * 37 + 1);
+}
+
 void run_open_model(struct run *r, const char *socket, const char *numerics)
 {
 	skvq_engine e = {.struct_size = sizeof e, .name = "test", .timeout_ms = 5000};
 	skvq_model_desc d = {.struct_size = sizeof d,
+	                     .flags = model_flags,
 	                     .weights_digest = digest,
 	                     .tokenizer_digest = digest,
 	                     .engine_numerics = numerics,
@@ -76,6 +84,8 @@ void run_open_model(struct run *r, const char *socket, const char *numerics)
 	                     .profile = profile,
 	                     .calibration = calibration,
 	                     .calibration_bytes = calibration_bytes,
+	                     .reorder_k = reorder_k,
+	                     .reorder_v = reorder_v,
 	                     .layer_window = layer_window,
 	                     .window = 64,
 	                     .sinks = 5};
@@ -144,7 +154,7 @@ uint64_t run_step(struct run *r, uint32_t n)
 		for (uint32_t t = 0; t < n; t++) {
 			history = mix(history ^ (uint32_t)r->tokens[r->at + t]);
 			fill_k(&k[t][0][0], layer, r->at + t, history);
-			fill(&v[t][0][0], KV_HEADS * DIM, history + layer * 37 + 1);
+			fill_v(&v[t][0][0], layer, history);
 			fill(&q[t][0][0], Q_HEADS * DIM, history + layer * 41 + 2);
 		}
 		skvq_kv kv = {.struct_size = sizeof kv,

@@ -20,12 +20,14 @@ extern const uint8_t digest[32];
 /* Of models registered from now on. */
 extern const void *calibration;
 extern uint64_t calibration_bytes;
+extern const uint16_t *reorder_k, *reorder_v; /* [LAYERS][KV_HEADS][DIM] */
 extern const char *profile;
 /* In every second page a few channels of the second layer's keys are far larger than the rest. */
 extern bool drown;
 /* The layers' sliding windows, which attention is asked for with; NULL: none. */
 extern const uint32_t *layer_window; /* [LAYERS] */
-/* Of sequences opened from now on. */
+/* Of models registered and of sequences opened from now on. */
+extern uint32_t model_flags;
 extern uint32_t seq_flags;
 
 struct run {
@@ -43,6 +45,9 @@ bool synthetic_load(const char *plugin);
 
 uint32_t mix(uint32_t x);
 void fill(float *x, uint32_t n, uint32_t seed);
+/* K of one layer's token after so much history: [KV_HEADS][DIM]; and V. */
+void fill_k(float *x, uint32_t layer, uint32_t position, uint32_t history);
+void fill_v(float *x, uint32_t layer, uint32_t history);
 
 void run_open_model(struct run *r, const char *socket, const char *numerics);
 /* The first `shared` tokens are the same for every tail. */

@@ -7,9 +7,9 @@
 
 #include <skvq/calibration.h>
 #include <skvq/error.h>
+#include <skvq/sha256.h>
 
 #include "seeded.h"
-#include "sha256.h"
 
 enum { LAYERS = 3, HEADS = 2, DIM_K = 16, DIM_V = 32 };
 

@@ -93,11 +93,16 @@ typedef struct skvq_engine {
 	uint32_t reserved1;
 } skvq_engine;
 
+/* (id) Layers that see different extents (layer_window) keep their pages apart, so that
+ * SKVQ_SEQ_DROP_UNSEEN lets go of what sliding layers do not see where others see everything. At
+ * most 8 extents (-SKVQ_ELIMIT). README.md, Layer groups. */
+#define SKVQ_MODEL_LAYER_GROUPS UINT32_C(1)
+
 /* Everything that makes K/V bytes reusable, and how to store them. Two engines share pages only if
  * every field marked (id) is equal; a field that must be given and is not is -SKVQ_EIDENTITY. */
 typedef struct skvq_model_desc {
 	uint32_t struct_size;
-	uint32_t flags;                  /* must be 0                                         */
+	uint32_t flags;                  /* SKVQ_MODEL_*                                      */
 	const uint8_t *weights_digest;   /* (id) 32 bytes over the weights; required          */
 	const uint8_t *tokenizer_digest; /* (id) 32 bytes; required                           */
 	const uint8_t *lora_digest;      /* (id) 32 bytes over adapters and scales; NULL: none */
@@ -141,7 +146,7 @@ typedef struct skvq_model_desc {
 #define SKVQ_SEQ_WHOLE UINT32_C(4)
 /* Where every layer has a layer_window: pages that none of them sees any more are let go of.
  * README.md, Sliding windows, says what then is an error. Where a layer has none, this changes
- * nothing. */
+ * nothing; of a model with SKVQ_MODEL_LAYER_GROUPS it holds for each group by itself. */
 #define SKVQ_SEQ_DROP_UNSEEN UINT32_C(8)
 
 typedef struct skvq_seq_desc {
@@ -181,6 +186,10 @@ typedef struct skvq_seq_info {
 	uint32_t pages_safe; /* of shared and local pages, those whose keys are kept in 8 bits: the
 	                      * profile would lose them without a calibration. docs/profiles.md */
 	uint32_t pages_dropped; /* the first pages, let go of: SKVQ_SEQ_DROP_UNSEEN             */
+	uint32_t layer_groups;  /* 1, or with SKVQ_MODEL_LAYER_GROUPS how many extents there are: then
+	                         * pages are a group's, and pages_ and bytes_ are sums over all groups;
+	                         * n_paged, n_refined and n_base are those of the group that sees most */
+	uint32_t reserved;
 } skvq_seq_info;
 
 /* K and V of n_tokens new tokens of one layer. Element [t][h][d] of K is at
