@@ -199,7 +199,7 @@ class Exactness(unittest.TestCase):
                 (2, "'llama-q5_5' is none of llama-f16,", ["--profiles", "llama-q5_5"]),
                 (2, "names no profile", ["--profiles", "fp16,"]),
                 (2, "window takes a whole number", ["--profiles", "fp16:window=many"]),
-                (2, "'cheap' is none of free, window=N, sinks=N", ["--profiles", "fp16:cheap"]),
+                (2, "'cheap' is none of free, whole, window=N, sinks=N", ["--profiles", "fp16:cheap"]),
                 (2, "--profiles are needed", []),
                 (2, "leaves no position", ["--profiles", "fp16", "--first", "1023"]),
                 (1, "tokens, and --chunks 1 of --ctx 1024 need", ["--profiles", "llama-f16"]),

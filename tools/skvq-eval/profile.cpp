@@ -28,12 +28,14 @@ void apply_suffix(Profile &profile, const std::string &part)
 	const std::string what = "in profile '" + profile.name + "', '" + part + "'";
 	if (part == "free")
 		profile.data_free = true;
+	else if (part == "whole")
+		profile.whole = true;
 	else if (part.compare(0, 7, "window=") == 0)
 		profile.window = skvq::whole((what + ": window").c_str(), part.c_str() + 7, 0, 65536);
 	else if (part.compare(0, 6, "sinks=") == 0)
 		profile.sinks = skvq::whole((what + ": sinks").c_str(), part.c_str() + 6, 0, 65536);
 	else
-		throw UsageError(what + " is none of free, window=N, sinks=N");
+		throw UsageError(what + " is none of free, whole, window=N, sinks=N");
 }
 
 // Texts separated by a character; empty ones too.
@@ -135,7 +137,8 @@ std::unique_ptr<skvq::Engine> profile_open(const Profile &profile, const skvq::M
 	const bool data_free = engine.no_calibration || profile.data_free;
 	skvq_llama_options options{};
 	options.struct_size = sizeof options;
-	options.flags = engine.flags | (data_free ? SKVQ_LLAMA_NO_CALIBRATION : 0);
+	options.flags = engine.flags | (data_free ? SKVQ_LLAMA_NO_CALIBRATION : 0) |
+			(profile.whole ? SKVQ_LLAMA_NO_LAYER_GROUPS : 0);
 	options.plugin_path = engine.plugin.empty() ? nullptr : engine.plugin.c_str();
 	options.socket = engine.socket.empty() ? nullptr : engine.socket.c_str();
 	options.profile = profile.codec.c_str();

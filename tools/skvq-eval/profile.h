@@ -15,6 +15,7 @@ struct Profile {
 	std::string name; // as given
 	bool ours = true;
 	bool data_free = false;                               // ours, ":free"
+	bool whole = false;                                   // ours, ":whole": no layer groups
 	std::string codec;                                    // ours, as the plugin knows it
 	uint32_t window = SKVQ_DEFAULT, sinks = SKVQ_DEFAULT; // ours; SKVQ_DEFAULT: by the options
 	// Stock llama.cpp:
@@ -38,7 +39,7 @@ struct EngineOptions {
 	uint32_t flags = 0; // SKVQ_LLAMA_*
 };
 
-// "k2v1.5", "k4v4:free", "k2v2:window=64:sinks=0", "llama-q4_0", "llama-q4_0-norot", "llama-f16",
+// "k2v1.5", "k4v4:free", "k4v4:whole", "k2v2:window=64:sinks=0", "llama-q4_0", "llama-q4_0-norot", "llama-f16",
 // "llama-f16-nofa". Throws skvq::UsageError.
 Profile profile_parse(const std::string &text);
 std::vector<Profile> profiles_parse(const std::string &list); // with commas between

@@ -48,7 +48,7 @@ skvq_llama_options with_defaults(skvq_llama_options options, const skvq::ModelSh
 				" tokens is longer than the model's trained context of " +
 				std::to_string(shape.n_ctx_train));
 	if (options.flags & ~(SKVQ_LLAMA_FALLBACK | SKVQ_LLAMA_NO_MATCH | SKVQ_LLAMA_NO_PUBLISH |
-			      SKVQ_LLAMA_NO_CALIBRATION))
+			      SKVQ_LLAMA_NO_CALIBRATION | SKVQ_LLAMA_NO_LAYER_GROUPS))
 		throw Error(SKVQ_EINVAL, "an unknown flag in the options");
 	return options;
 }
@@ -309,7 +309,14 @@ void skvq_llama::register_model(const uint8_t *bit_table)
 	desc.calibration = calibration.data();
 	desc.calibration_bytes = calibration.size();
 	desc.bit_table = bit_table;
-	const int32_t rc = plugin->model_register(session, &desc, &model);
+	drops_unseen = shape.n_swa && !(options.flags & SKVQ_LLAMA_NO_LAYER_GROUPS);
+	desc.flags = drops_unseen ? SKVQ_MODEL_LAYER_GROUPS : 0;
+	int32_t rc = plugin->model_register(session, &desc, &model);
+	if (rc == -SKVQ_EINVAL && drops_unseen) { // a plugin that does not know it yet
+		drops_unseen = false;
+		desc.flags = 0;
+		rc = plugin->model_register(session, &desc, &model);
+	}
 	if (rc == -SKVQ_EPROFILE && !bit_table && profile.compare(0, 5, "auto-") == 0)
 		plugin_failed("the skvq plugin refuses the model (skvq-calibrate makes the tables "
 			      "that 'auto-' profiles need)",
@@ -379,7 +386,8 @@ uint32_t skvq_llama::begin(const int32_t *tokens, uint32_t n_tokens)
 	skvq_seq_desc desc{};
 	desc.struct_size = sizeof desc;
 	desc.flags = (options.flags & SKVQ_LLAMA_NO_MATCH ? SKVQ_SEQ_NO_MATCH : 0) |
-		     (options.flags & SKVQ_LLAMA_NO_PUBLISH ? SKVQ_SEQ_NO_PUBLISH : 0);
+		     (options.flags & SKVQ_LLAMA_NO_PUBLISH ? SKVQ_SEQ_NO_PUBLISH : 0) |
+		     (drops_unseen ? SKVQ_SEQ_DROP_UNSEEN : 0);
 	desc.tokens = tokens;
 	desc.n_tokens = n_tokens;
 	desc.max_tokens = options.max_tokens;

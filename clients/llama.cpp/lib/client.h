@@ -78,6 +78,7 @@ struct skvq_llama {
 	uint32_t position = 0;
 	uint32_t n_matched = 0;
 	bool fell_back = false;
+	bool drops_unseen = false; // layers that slide have pages of their own, and let go of them
 	double commit_s = 0;
 };
 

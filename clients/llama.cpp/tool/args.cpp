@@ -23,6 +23,7 @@ const char args_usage[] =
     "  --sinks N          first tokens kept in FP16; default 5\n"
     "  --no-match         do not look for shared pages\n"
     "  --no-publish       share no pages\n"
+    "  --no-layer-groups  one page for layers with and without a sliding window, all of them kept\n"
     "  --plugin FILE      libskvq_plugin.so; default $SKVQ_PLUGIN, then ../lib of this command\n"
     "what to compute\n"
     "  --prompt TEXT, --prompt-file FILE\n"
@@ -56,6 +57,7 @@ enum Option {
 	opt_sinks,
 	opt_no_match,
 	opt_no_publish,
+	opt_no_layer_groups,
 	opt_plugin,
 	opt_prompt,
 	opt_prompt_file,
@@ -85,6 +87,7 @@ const option options[] = {
     {"sinks", required_argument, nullptr, opt_sinks},
     {"no-match", no_argument, nullptr, opt_no_match},
     {"no-publish", no_argument, nullptr, opt_no_publish},
+    {"no-layer-groups", no_argument, nullptr, opt_no_layer_groups},
     {"plugin", required_argument, nullptr, opt_plugin},
     {"prompt", required_argument, nullptr, opt_prompt},
     {"prompt-file", required_argument, nullptr, opt_prompt_file},
@@ -179,6 +182,9 @@ Args args_parse(int argc, char **argv)
 			break;
 		case opt_no_publish:
 			args.no_publish = true;
+			break;
+		case opt_no_layer_groups:
+			args.no_layer_groups = true;
 			break;
 		case opt_plugin:
 			args.plugin = optarg;

@@ -27,7 +27,7 @@ struct Args {
 	uint32_t seed = 0;
 	double temperature = 0;
 	bool chat = false, compare_plain = false, fallback = false, verbose = false;
-	bool no_match = false, no_publish = false, no_calibration = false;
+	bool no_match = false, no_publish = false, no_calibration = false, no_layer_groups = false;
 	bool help = false, version = false;
 };
 

@@ -155,7 +155,8 @@ std::unique_ptr<Client> open_client(const Args &args, const Model &model, uint32
 	options.flags = (args.fallback ? SKVQ_LLAMA_FALLBACK : 0) |
 			(args.no_match ? SKVQ_LLAMA_NO_MATCH : 0) |
 			(args.no_publish ? SKVQ_LLAMA_NO_PUBLISH : 0) |
-			(args.no_calibration ? SKVQ_LLAMA_NO_CALIBRATION : 0);
+			(args.no_calibration ? SKVQ_LLAMA_NO_CALIBRATION : 0) |
+			(args.no_layer_groups ? SKVQ_LLAMA_NO_LAYER_GROUPS : 0);
 	options.calibration_path = args.calibration.empty() ? nullptr : args.calibration.c_str();
 	options.plugin_path = args.plugin.empty() ? nullptr : args.plugin.c_str();
 	options.socket = args.mode == Mode::shared ? args.socket.c_str() : nullptr;

@@ -33,6 +33,8 @@ typedef struct skvq_llama skvq_llama;
 #define SKVQ_LLAMA_NO_PUBLISH UINT32_C(4) /* share nothing                                    */
 #define SKVQ_LLAMA_NO_CALIBRATION UINT32_C(8) /* data-free: below 4 bits some models lose most of
 					       * their accuracy                               */
+#define SKVQ_LLAMA_NO_LAYER_GROUPS UINT32_C(16) /* pages of all layers together, and all are kept,
+						 * though some layers have a sliding window   */
 
 typedef struct skvq_llama_options {
 	uint32_t struct_size;
