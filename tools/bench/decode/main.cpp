@@ -8,6 +8,8 @@
 // moved to their positions: by llama.cpp's own K shift there, by a plugin in front of the plugin
 // here. From then on all is real: K/V of new tokens are computed, encoded and attended to as ever.
 // Before timing, next-token distributions of both sides are compared.
+//
+// With --ggml-backend stock llama.cpp runs once more, F16, with that backend loaded into it.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -22,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <ggml-backend.h>
 #include <jansson.h>
 
 #include <skvq/llama_tools.hpp>
@@ -46,17 +49,19 @@ constexpr char help[] =
     "  --steps N            tokens decoded in a round; default 16 at 1k, fewer at more\n"
     "  --block N            tokens computed for real, then repeated; default 512\n"
     "  --profile P          default k2v1.5\n"
+    "  --ggml-backend FILE  libggml-skvq.so: stock llama.cpp with it, too\n"
     "  --json               the last line is one flat object: tokens_per_s_<who>_<n>k and\n"
     "                       tokens_per_s_ratio_<type>_<n>k for who = skvq, f16, q8_0, q4_0 and\n"
     "                       type = f16, q8_0, q4_0; kld_f16_<n>k; with more than one thread the\n"
-    "                       keys end in _t<threads>\n";
+    "                       keys end in _t<threads>; with --ggml-backend also\n"
+    "                       tokens_per_s_ggml_<n>k, ggml_ratio_f16_<n>k, kld_ggml_<n>k\n";
 
 constexpr uint32_t step_room = 2048; // positions for steps, behind the longest context
 // Of the next token, from F16: far above what a codec costs, far below unrelated distributions.
 constexpr double kld_max = 6;
 
 struct Options {
-	std::string model, prompt_file, profile = "k2v1.5";
+	std::string model, prompt_file, ggml_backend, profile = "k2v1.5";
 	std::vector<uint32_t> contexts{1, 8, 16, 32}, threads{1, 2};
 	uint32_t rounds = 5, steps = 0, block = 512;
 	bool json = false;
@@ -137,6 +142,7 @@ class Bench
       private:
 	std::unique_ptr<Client> open_client(uint32_t n_threads);
 	void record();
+	void load_backend();
 	void measure(uint32_t context_k, uint32_t n_threads, Client &client);
 	void put(const std::string &key, double value)
 	{
@@ -205,6 +211,16 @@ void Bench::record()
 	}
 }
 
+// Contexts that were made before know nothing of it.
+void Bench::load_backend()
+{
+	if (options_.ggml_backend.empty())
+		return;
+	(void)setenv("SKVQ_GGML_PROFILE", options_.profile.c_str(), 1);
+	if (!ggml_backend_load(options_.ggml_backend.c_str()))
+		throw std::runtime_error("ggml does not take '" + options_.ggml_backend + "'");
+}
+
 void Bench::measure(uint32_t context_k, uint32_t n_threads, Client &client)
 {
 	const uint32_t n = context_k * 1024;
@@ -226,24 +242,40 @@ void Bench::measure(uint32_t context_k, uint32_t n_threads, Client &client)
 		plain->fill(n);
 		plain->decode(&prompt.back(), 1);
 	}
+	double kld_backed = 0;
+	std::unique_ptr<Filled> backed;
+	if (!options_.ggml_backend.empty()) {
+		// A new context: one into which states are loaded again and again is left to ggml for a while.
+		backed = std::make_unique<Filled>(model_, GGML_TYPE_F16, tokens_max_, options_.block,
+						  n_threads);
+		backed->record(block_);
+		backed->fill(n);
+		backed->decode(&prompt.back(), 1);
+		kld_backed =
+		    kl_divergence(plains_[0]->logits(), backed->logits(), model_.n_vocab());
+	}
 	const double kld = kl_divergence(plains_[0]->logits(), client.logits(-1), model_.n_vocab());
-	if (!(kld <= kld_max))
-		throw std::runtime_error("the next token's distribution is " + std::to_string(kld) +
+	if (!(kld <= kld_max) || !(kld_backed <= kld_max))
+		throw std::runtime_error("the next token's distribution is " +
+					 std::to_string(std::max(kld, kld_backed)) +
 					 " nats from llama.cpp's: nothing was measured");
 
 	// Everybody decodes the same tokens; one step each to warm up.
-	std::vector<double> s[n_types + 1];
+	std::vector<double> s[n_types + 2];
 	uint32_t at = 1;
 	for (uint32_t round = 0; round <= options_.rounds; ++round) {
 		const uint32_t steps = round ? n_steps : 1;
-		for (size_t who = 0; who <= n_types; ++who) {
+		for (size_t who = 0; who < n_types + (backed ? 2 : 1); ++who) {
+			Filled *plain = who == 0        ? nullptr
+					: who <= n_types ? plains_[who - 1].get()
+							 : backed.get();
 			const double start = now_s(wall);
 			for (uint32_t i = 0; i < steps; ++i) {
 				const int32_t *token = &block_[(at + i) % options_.block];
-				if (who == 0)
-					client.decode(token, 1, false);
+				if (plain)
+					plain->decode(token, 1);
 				else
-					plains_[who - 1]->decode(token, 1);
+					client.decode(token, 1, false);
 			}
 			if (round)
 				s[who].push_back((now_s(wall) - start) / steps);
@@ -271,7 +303,20 @@ void Bench::measure(uint32_t context_k, uint32_t n_threads, Client &client)
 			    *std::min_element(ratios.begin(), ratios.end()),
 			    *std::max_element(ratios.begin(), ratios.end()));
 	}
-	std::printf(" | %.3f\n", kld);
+	std::printf(" | %.3f", kld);
+	if (backed) {
+		std::vector<double> ratios;
+		for (uint32_t r = 0; r < options_.rounds; ++r)
+			ratios.push_back(s[1][r] / s[n_types + 1][r]);
+		const double with = 1 / median(s[n_types + 1]), ratio = median(ratios);
+		put("tokens_per_s_ggml" + suffix, with);
+		put("ggml_ratio_f16" + suffix, ratio);
+		put("kld_ggml" + suffix, kld_backed);
+		std::printf(" | %7.2f, %5.2f x f16 [%5.2f %5.2f], KLD %.3f", with, ratio,
+			    *std::min_element(ratios.begin(), ratios.end()),
+			    *std::max_element(ratios.begin(), ratios.end()), kld_backed);
+	}
+	std::putchar('\n');
 	std::fflush(stdout);
 }
 
@@ -282,13 +327,18 @@ void Bench::run()
 	std::printf("tokens/s, medians [min max] of %u rounds; CPU time with one thread, wall time "
 		    "with more\n\n%5s %7s | %26s | %-29s %-29s %-29s | %s\n",
 		    options_.rounds, "ctx", "threads", ("skvq " + options_.profile).c_str(),
-		    "llama.cpp f16: x ours", "q8_0", "q4_0", "KLD f16");
+		    "llama.cpp f16: x ours", "q8_0", "q4_0",
+		    options_.ggml_backend.empty() ? "KLD f16" : "KLD f16 | f16 with the backend");
 	std::fflush(stdout);
 	record();
-	for (const uint32_t n_threads : options_.threads) {
-		const std::unique_ptr<Client> client = open_client(n_threads);
+	std::vector<std::unique_ptr<Client>> clients;
+	for (const uint32_t n_threads : options_.threads)
+		clients.push_back(open_client(n_threads));
+	load_backend();
+	for (size_t i = 0; i < clients.size(); ++i) {
 		for (const uint32_t context_k : options_.contexts)
-			measure(context_k, n_threads, *client);
+			measure(context_k, options_.threads[i], *clients[i]);
+		clients[i].reset();
 	}
 }
 
@@ -317,6 +367,7 @@ bool parse(int argc, char **argv, Options &options)
 				       {"steps", required_argument, nullptr, 's'},
 				       {"block", required_argument, nullptr, 'b'},
 				       {"profile", required_argument, nullptr, 'p'},
+				       {"ggml-backend", required_argument, nullptr, 'g'},
 				       {"json", no_argument, nullptr, 'j'},
 				       {"help", no_argument, nullptr, 'h'},
 				       {}};
@@ -351,6 +402,9 @@ bool parse(int argc, char **argv, Options &options)
 			break;
 		case 'p':
 			options.profile = optarg;
+			break;
+		case 'g':
+			options.ggml_backend = optarg;
 			break;
 		case 'j':
 			options.json = true;
