@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The connector's parts that know nothing of vLLM: layout, options, identity, plan."""
+"""The connector's parts that know nothing of vLLM: layout, options, identity, plan; and how the bench
+compares distributions."""
+import importlib.machinery
+import importlib.util
 import json
+import math
 import os
 import random
 import sys
@@ -336,6 +340,23 @@ class Plan(unittest.TestCase):
                 for r in step.release + [x.req_id for x in step.saves if x.release]:
                     held.remove(r)
             self.assertFalse(held, f"seed {seed}")
+
+
+class Bench(unittest.TestCase):
+    def test_divergence(self):
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "bench", "serve")
+        loader = importlib.machinery.SourceFileLoader("serve", path)
+        spec = importlib.util.spec_from_loader("serve", loader)
+        serve = importlib.util.module_from_spec(spec)
+        loader.exec_module(serve)
+        p = {"a": math.log(.75), "b": math.log(.25)}
+        q = {"a": math.log(.25), "b": math.log(.75)}
+        self.assertEqual(serve.divergence([p, p], [p, p]), (0, 1))
+        kld, same = serve.divergence([p, p], [q, p])
+        self.assertAlmostEqual(kld, .5 * (.75 * math.log(3) - .25 * math.log(3)))
+        self.assertEqual(same, .5)
+        # A token that the other side does not list counts as its least likely one.
+        self.assertGreater(serve.divergence([p], [{"a": math.log(.9), "c": math.log(.01)}])[0], .4)
 
 
 if __name__ == "__main__":
