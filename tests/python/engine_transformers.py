@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """skvq.transformers with real models, beside transformers' own cache. tools/check --engines runs it."""
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import unittest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from skvq.transformers import SkvqCache, weights_digest
+from skvq.transformers import SkvqCache, numerics_tag, weights_digest
 from support import Daemon
 
 TEXT = open(os.environ["SKVQ_TEST_TEXT"]).read()
@@ -91,6 +92,44 @@ class SmolLM2(Model, unittest.TestCase):
             self.assertEqual(cache.get_seq_length(), 300)
             self.assertTrue(torch.equal(first, self.logits(self.ids[:, 300:308], cache)))
 
+    def test_nothing_to_crop_is_nothing(self):
+        with SkvqCache(self.model, profile="fp16") as cache:
+            self.logits(self.ids[:, :300], cache)
+            cache.crop(0)
+            self.assertEqual(cache.get_seq_length(), 300)
+            cache.reset()
+            self.assertEqual((cache.get_seq_length(), len(cache.sequences[0])), (0, 0))
+
+    def test_drafts_change_nothing(self):
+        """Prompt lookup crops by what was not accepted, often nothing."""
+        ids = torch.cat([self.ids[:, :60]] * 3, 1)
+        stock = self.model.generate(ids, max_new_tokens=24, do_sample=False)
+        with SkvqCache(self.model, profile="fp16") as cache:
+            got = self.model.generate(ids, past_key_values=cache, max_new_tokens=24, do_sample=False,
+                                      prompt_lookup_num_tokens=3)
+        self.assertEqual(got.tolist(), stock.tolist())
+
+    def test_one_that_is_dropped_lets_go_of_the_model(self):
+        cache = SkvqCache(self.model, profile="fp16")
+        self.logits(self.ids[:, :8], cache)
+        del cache
+        gc.collect()
+        self.assertEqual(self.model.config._attn_implementation, "sdpa")
+        self.logits(self.ids[:, :8])
+
+    def test_a_pass_that_fails_leaves_nothing(self):
+        ids = self.ids[:, :32]
+        want = self.logits(ids)
+        with SkvqCache(self.model, profile="fp16") as cache:
+            hook = self.model.model.layers[20].register_forward_pre_hook(lambda *_: 1 / 0)
+            with self.assertRaises(ZeroDivisionError):
+                self.logits(ids, cache)
+            hook.remove()
+            with torch.no_grad(), self.assertRaises(RuntimeError):
+                self.model.model(ids, past_key_values=cache)
+            self.assertEqual(cache.get_seq_length(), 0)
+            self.assertLess(float((self.logits(ids, cache) - want).abs().max()), 0.05)
+
     def test_another_process_reads_the_prefix(self):
         n = 400
         ids = self.ids[:, :n]
@@ -116,6 +155,10 @@ class SmolLM2(Model, unittest.TestCase):
             mask[0, 0] = 0
             with torch.no_grad(), self.assertRaisesRegex(ValueError, "padded"):
                 self.model(ids, attention_mask=mask, past_key_values=cache)
+            with torch.no_grad(), self.assertRaisesRegex(ValueError, "position_ids"):
+                self.model(ids, position_ids=torch.arange(8)[None] * 2, past_key_values=cache)
+            with torch.no_grad(), self.assertRaisesRegex(ValueError, "position_ids"):
+                self.model(ids, None, torch.arange(8)[None] + 1, past_key_values=cache)
             with self.assertRaisesRegex(ValueError, "no_grad"):
                 self.model(ids, past_key_values=cache)
             with torch.no_grad(), self.assertRaisesRegex(RuntimeError, "SkvqCache"):
@@ -132,6 +175,21 @@ class SmolLM2(Model, unittest.TestCase):
             weight[0] += 1
             self.assertNotEqual(weights_digest(self.model), before)
             weight[0] -= 1
+            weight.data.add_(1)  # as adapters are merged: no version tells
+            self.assertNotEqual(weights_digest(self.model), before)
+            weight.data.sub_(1)
+
+    def test_another_configuration_is_another_identity(self):
+        before = numerics_tag(self.model)
+        config = self.model.config
+        config.rms_norm_eps, eps = 1e-3, config.rms_norm_eps
+        try:
+            self.assertNotEqual(numerics_tag(self.model), before)
+        finally:
+            config.rms_norm_eps = eps
+        self.assertEqual(numerics_tag(self.model), before)
+        with SkvqCache(self.model):  # its own attention is not part of it
+            self.assertEqual(numerics_tag(self.model), before)
 
 
 @unittest.skipUnless(os.environ.get("SKVQ_HF_GEMMA"), "tools/engines --gemma")

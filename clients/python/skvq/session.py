@@ -92,6 +92,17 @@ def _bytes32(name: str, value: bytes | None, *, optional: bool = False) -> bytes
     return bytes(value)
 
 
+def _wait_readable(session: Session, seconds: float) -> None:
+    """Until the daemon has said something, or that long. A daemon that is lost meanwhile takes its
+    descriptor along: whoever asked looks again."""
+    try:
+        p = select.poll()  # select() knows no descriptor above 1023
+        p.register(session.fileno(), select.POLLIN)
+        p.poll(seconds * 1000)
+    except (OSError, SkvqError):
+        time.sleep(min(seconds, 0.005))
+
+
 def _uint32(name: str, value: int) -> int:
     try:
         number = value.__index__()
@@ -241,7 +252,9 @@ class Session:
             self._core.close()
             return
         with contextlib.ExitStack() as held:
-            for child in list(self._children):
+            with self._core.lock:  # others may open sequences
+                children = list(self._children)
+            for child in children:
                 if isinstance(child, Sequence) and not child.closed:
                     held.enter_context(child._exclusive())
             self._core.close()
@@ -635,7 +648,7 @@ class Sequence:
             if left <= 0 or self.info().daemon != "attached":
                 return False
             # Another sequence's poll may have read the answer: look again soon, whatever comes.
-            select.select([self.model.session.fileno()], [], [], min(left, 0.02))
+            _wait_readable(self.model.session, min(left, 0.02))
         return self.info().daemon != "lost"
 
     # --- [data] ----------------------------------------------------------------------------------

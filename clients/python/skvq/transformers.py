@@ -26,21 +26,15 @@ KINDS = ("llama", "gemma3_text")
 _local = threading.local()  # .cache: whose forward pass this thread is in
 _hooked: weakref.WeakSet[Any] = weakref.WeakSet()
 _stock: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-_digests: weakref.WeakKeyDictionary[Any, tuple[Any, bytes]] = weakref.WeakKeyDictionary()
 
 
 def weights_digest(model: Any) -> bytes:
-    """SHA-256 over names, types, shapes and bytes of the model's state, in order of names. Kept
-    until a tensor is replaced or changed in place."""
-    state = sorted(model.state_dict(keep_vars=True).items())
-    key = tuple((n, t.data_ptr(), t._version) for n, t in state)
-    if model in _digests and _digests[model][0] == key:
-        return _digests[model][1]
+    """SHA-256 over names, types, shapes and bytes of the model's state, in order of names. Computed
+    anew each time, some seconds for each GB: nothing tells reliably that a tensor is as it was."""
     sha = hashlib.sha256(b"skvq state 1\0")
-    for name, tensor in state:
+    for name, tensor in sorted(model.state_dict().items()):
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         sha.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    _digests[model] = (key, sha.digest())
     return sha.digest()
 
 
@@ -53,23 +47,36 @@ def tokenizer_digest(tokenizer: Any) -> bytes:
     return hashlib.sha256(b"skvq vocab hf 1" + json.dumps(vocabulary).encode()).digest()
 
 
+_NOT_NUMERICS = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype",
+                 "architectures", "_attn_implementation", "_attn_implementation_internal",
+                 "quantization_config", "use_cache")
+
+
 def numerics_tag(model: Any) -> str:
-    """Who computes K and V: never that of another engine."""
+    """Who computes K and V, and how: never that of another engine. Norms, activations and factors are
+    in the configuration, not in the weights, so it goes in by its digest."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_NUMERICS}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
     return (f"transformers-{transformers.__version__} torch-{torch.__version__} {model.dtype} "
-            f"{torch.backends.cpu.get_cpu_capability()}")
+            f"{torch.backends.cpu.get_cpu_capability()} config-{digest[:16]}")
 
 
 def _text_config(model: Any) -> Any:
     config = model.config.get_text_config()
     if config.model_type not in KINDS:
         raise ValueError(f"model: architecture '{config.model_type}'; SkvqCache knows {', '.join(KINDS)}")
+    if config is not model.config:
+        raise ValueError("model: it has parts besides text, whose inputs token ids do not tell")
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ValueError("model: its attention is not causal")
     if getattr(model, "peft_config", None):
         raise ValueError("model: it has adapters; merge them first (merge_and_unload)")
     return config
 
 
-def describe(model: Any, **more: Any) -> dict[str, Any]:
-    """What Session.model() needs to know of a transformers model."""
+def describe(model: Any, digest: bytes | None = None, **more: Any) -> dict[str, Any]:
+    """What Session.model() needs to know of a transformers model. digest: its weights_digest, if it is
+    known and the weights are as they were then."""
     config = _text_config(model)
     if model.device.type != "cpu":
         raise ValueError(f"model: on '{model.device}'; skvq works on CPU memory")
@@ -84,7 +91,7 @@ def describe(model: Any, **more: Any) -> dict[str, Any]:
     windows = None
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         windows = [config.sliding_window if t == "sliding_attention" else 0 for t in config.layer_types]
-    return dict(weights_digest=weights_digest(model), engine_numerics=numerics_tag(model),
+    return dict(weights_digest=digest or weights_digest(model), engine_numerics=numerics_tag(model),
                 n_layer=config.num_hidden_layers, n_q_heads=config.num_attention_heads,
                 n_kv_heads=config.num_key_value_heads, head_dim_k=head_dim,
                 rope_theta=float(first["rope_theta"]), layer_window=windows,
@@ -137,6 +144,8 @@ class SkvqCache(Cache):
         max_tokens:  capacity of a row; None: the model's.
         max_append:  most tokens of one forward pass; None: those of the first, at least 512.
         threads:     that share attention of long contexts; None: torch's.
+        digest:      weights_digest(model), computed once for many caches by a caller who knows that
+                     the weights stay as they are. None: it is computed here.
         description: fields of skvq.Model to set otherwise, e.g. window.
 
     While one is open the model's attention is skvq's; close() of the last one puts back what was.
@@ -148,8 +157,9 @@ class SkvqCache(Cache):
                  prompt: Any = None, tokenizer: Any = None, profile: str = "k4v2",
                  calibration: bytes | None = None, max_tokens: int | None = None,
                  max_append: int | None = None, threads: int | None = None, publish: bool = True,
+                 digest: bytes | None = None,
                  description: dict[str, Any] | None = None) -> None:
-        described = describe(model, tokenizer_digest=tokenizer_digest(tokenizer), profile=profile,
+        described = describe(model, digest, tokenizer_digest=tokenizer_digest(tokenizer), profile=profile,
                              calibration=calibration) | (description or {})
         config = _text_config(model)
         super().__init__(layers=[_Layer(self, i) for i in range(config.num_hidden_layers)])
@@ -163,13 +173,15 @@ class SkvqCache(Cache):
         self._max_append, self._publish = max_append, publish
         self._windows = described["layer_window"]
         self._engine = weakref.ref(model)
-        self._attached = False
+        self._finalizer: weakref.finalize[Any, Any] | None = None
         try:
             self._model: Model = self._session.model(**described)
             if prompt is not None:
                 self._match(prompt)
             _attach(model)
-            self._attached = True
+            # Also of one that is dropped: a model that stays skvq's could not be used any more.
+            self._finalizer = weakref.finalize(self, _detach, self._engine)
+            self._finalizer.atexit = False
         except BaseException:
             self.close()
             raise
@@ -187,18 +199,19 @@ class SkvqCache(Cache):
 
     def close(self) -> None:
         """Frees the sequences, and the session if it is the cache's own. Again is no error."""
-        for seq in self._seqs:
-            seq.close()
-        self._seqs = []
-        if self._own:
-            self._session.close()
-        elif hasattr(self, "_model"):
-            self._model.close()
-        if self._pool:
-            self._pool.shutdown()
-        if self._attached:
-            self._attached = False
-            _detach(self._engine())
+        try:
+            for seq in self._seqs:
+                seq.close()
+            self._seqs = []
+            if self._own:
+                self._session.close()
+            elif hasattr(self, "_model"):
+                self._model.close()
+        finally:
+            if self._pool:
+                self._pool.shutdown()
+            if self._finalizer:
+                self._finalizer()  # once
 
     # --- sequences -------------------------------------------------------------------------------
 
@@ -217,7 +230,7 @@ class SkvqCache(Cache):
             if seq.n_matched > self.length:
                 seq.truncate(self.length)
 
-    def _begin(self, ids: Any, mask: Any, training: bool) -> None:
+    def _begin(self, ids: Any, mask: Any, position_ids: Any, training: bool) -> None:
         if training or torch.is_grad_enabled():
             raise ValueError("SkvqCache: inference only: model.eval() and torch.no_grad() are needed")
         if ids is None:
@@ -226,6 +239,10 @@ class SkvqCache(Cache):
             raise ValueError("SkvqCache: attention_mask: padded rows and masks of one's own are not "
                              "possible; batch prompts of one length")
         rows, n = ids.shape
+        plain = torch.arange(self.length, self.length + n)
+        if position_ids is not None and not bool((position_ids.reshape(-1, n) == plain).all()):
+            raise ValueError("SkvqCache: position_ids of one's own are not possible: others would find "
+                             "keys of other positions")
         if not self._seqs:
             self._seqs = [self._sequence((), n) for _ in range(rows)]
         if rows != len(self._seqs):
@@ -302,15 +319,18 @@ class SkvqCache(Cache):
         self._choose([r for r in range(len(self._seqs)) for _ in range(repeats)])
 
     def crop(self, max_length: int) -> None:
-        """Negative: drops so many tokens. Positive: leaves at most so many."""
-        n = self.length + max_length if max_length < 0 else min(max_length, self.length)
+        """Not positive: drops so many tokens, 0 none. Positive: leaves at most so many."""
+        n = self.length + max_length if max_length <= 0 else min(max_length, self.length)
+        self._truncate(max(n, 0))
+
+    def _truncate(self, n: int) -> None:
         for seq in self._seqs:
-            seq.truncate(max(n, 0))
-        self.length, self._pending = max(n, 0), 0
+            seq.truncate(n)
+        self.length, self._pending, self._ids = n, 0, None
 
     def reset(self) -> None:
         """An empty cache."""
-        self.crop(0)
+        self._truncate(0)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Waits until the daemon has all full pages; Sequence.flush says what comes back."""
@@ -337,12 +357,13 @@ def _before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise ValueError("SkvqCache: it was made for another model")
         ids = kwargs.get("input_ids", args[0] if args else None)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        cache._begin(ids, mask, module.training)
+        position_ids = kwargs.get("position_ids", args[2] if len(args) > 2 else None)
+        cache._begin(ids, mask, position_ids, module.training)
 
 
-def _after(_module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+def _after(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
     cache, _local.cache = getattr(_local, "cache", None), None
-    if cache is not None:
+    if cache is not None and output is not None:  # None: it ended by an exception
         cache._end()
 
 
@@ -350,14 +371,15 @@ def _attach(model: Any) -> None:
     AttentionInterface.register(NAME, _attention)
     if model not in _hooked:
         model.register_forward_pre_hook(_before, with_kwargs=True)
-        model.register_forward_hook(_after, with_kwargs=True)
+        model.register_forward_hook(_after, with_kwargs=True, always_call=True)
         _hooked.add(model)
     state = _stock.setdefault(model, [model.config._attn_implementation, 0])
     state[1] += 1
     model.set_attn_implementation(NAME)
 
 
-def _detach(model: Any) -> None:
+def _detach(engine: weakref.ref[Any]) -> None:
+    model = engine()
     if model is None or model not in _stock:
         return
     state = _stock[model]
