@@ -345,8 +345,10 @@ int skvq_client_explain(struct skvq_client *c, uint32_t ns, const int32_t *token
 	ask.ns = ns;
 	ask.n_tokens = n_tokens;
 	ask.tokens = (int32_t *)(uintptr_t)tokens;
+	/* A round looks at 65,536 slots: more rounds than a daemon has memory for are none. */
+	uint32_t rounds = 0;
 	do
 		r = explain_once(c, &ask, ret);
-	while (r >= 0 && ask.first_slot);
+	while (r >= 0 && ask.first_slot && ++rounds < 4096);
 	return r;
 }

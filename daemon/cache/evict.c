@@ -138,6 +138,7 @@ static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 	ns->tenant->pages--;
 	cache->pages--;
 	page_move(page, PAGE_FREE);
+	page->tokens = NULL; /* of a job that may be gone */
 }
 
 static struct page *drop(struct cache *cache, struct page *page, bool keep_memory)

@@ -80,7 +80,9 @@ static uint32_t publishable(struct skvq_seq *q, uint32_t first, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		struct seq_page *p = &q->pages[first + i];
 
-		if (p->state == PAGE_SHARED && page_repatriate(q, first + i) < 0)
+		/* One that is pinned here stays as it is: a second pin would be nobody's. */
+		if (p->state == PAGE_SHARED && (p->epoch == q->model->session->epoch ||
+		                                page_repatriate(q, first + i) < 0))
 			return i;
 		if (p->base_only || p->hidden || p->staging != q->pages[first].staging)
 			return i; /* what a page lacks cannot be made again */

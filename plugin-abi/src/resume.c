@@ -246,7 +246,7 @@ static void release_refinements(struct skvq_seq *q, struct skvq_page_ref *refs, 
 	for (uint32_t k = q->n_dropped; k < i; k++)
 		if (q->pages[k].base_only && !base_only[k])
 			refs[n++] = refs[k];
-	if (n && skvq_client_unrefine(s->client, q->model->ns, refs, n) < 0 &&
+	if (n && s->client && skvq_client_unrefine(s->client, q->model->ns, refs, n) < 0 &&
 	    skvq_client_broken(s->client))
 		session_lost(s);
 }
@@ -478,6 +478,9 @@ int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_
 	int r = m->n_groups ? thaw_groups(m, c, &q) : thaw(m, c, &q);
 	if (r < 0)
 		return r;
+	/* All waits together take what one may. */
+	if (s->client)
+		skvq_client_set_timeout(s->client, (s->timeout_ms + n_parts(q) - 1) / n_parts(q));
 	for (uint32_t i = 0; i < n_parts(q); i++) {
 		struct skvq_seq *x = part(q, i);
 
@@ -485,6 +488,8 @@ int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_
 		    !(x->flags & SKVQ_SEQ_NO_MATCH))
 			match_again(x);
 	}
+	if (s->client)
+		skvq_client_set_timeout(s->client, s->timeout_ms);
 	seq_prepare(q);
 	seq_join(q);
 	*ret = q;

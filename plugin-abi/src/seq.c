@@ -302,7 +302,7 @@ void seq_prepare(struct skvq_seq *q)
 		struct skvq_seq *x = part(q, i);
 
 		if (is_attached(x->model) && seq_publishes(x)) /* refused: tried again when a page is full */
-			(void)publish_prepare(x->staging, timeout_ms / n_parts(q));
+			(void)publish_prepare(x->staging, (timeout_ms + n_parts(q) - 1) / n_parts(q));
 	}
 }
 

@@ -237,6 +237,8 @@ struct http *http_start(const struct http_options *options)
 	if (!h->server) {
 		fputs("skvq-exporter: the HTTP server does not start\n", stderr);
 		close(fd);
+		if (strchr(options->address, '/'))
+			(void)unlink(options->address);
 		free(h);
 		return NULL;
 	}
