@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Session, Model, Sequence without a daemon: numbers, ownership, threads, fork()."""
+import fcntl
 import gc
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
 import unittest
+from unittest import mock
 
 import numpy as np
 
 import skvq
+from skvq import session
 from support import DIM, KV_HEADS, LAYERS, Q_HEADS, SCALE, exact, feed, kv, model, relative
 
 N = 500
@@ -299,6 +303,67 @@ class Threads(unittest.TestCase):
         worker.join()
         self.assertEqual(len(seen), 1, "the GIL was held through the whole call")
         seq.truncate(0)
+
+    def test_nothing_is_opened_in_a_session_that_is_being_closed(self):
+        s = skvq.Session(None)
+        m = model(s)
+        seq, tried = m.sequence(max_tokens=100, max_append=16), []
+        real = seq._exclusive
+
+        def exclusive():  # close() is between its look at what is open and the end
+            for call in (lambda: m.sequence(max_tokens=100, max_append=16), s.close):
+                with self.assertRaisesRegex(skvq.BusyError, "closing the session"):
+                    call()
+                tried.append(call)
+            return real()
+
+        seq._exclusive = exclusive
+        s.close()
+        self.assertEqual((len(tried), s.closed), (2, True))
+        s.close()
+
+    def test_a_failed_call_is_inside_until_its_error_is_read(self):
+        s = skvq.Session(None)
+        self.addCleanup(s.close)
+        seq = model(s).sequence(max_tokens=100, max_append=16)
+        real, running = s._core.api.last_error, []
+
+        def last_error(*args):
+            running.append(seq._running)
+            return real(*args)
+
+        s._core.api = _Table(s._core.api, last_error=last_error)
+        row = np.zeros((1, Q_HEADS, DIM), np.float32)
+        for call in (lambda: seq.append(LAYERS, 0, row[:, :KV_HEADS], row[:, :KV_HEADS]),
+                     lambda: seq.attend(LAYERS, 0, row, scale=SCALE)):
+            with self.assertRaises(skvq.CallerError):
+                call()
+        self.assertEqual((running, seq._running), ([1, 1], 0))
+
+    def test_waiting_knows_high_descriptors_and_lost_ones(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 1100:
+            self.skipTest(f"at most {hard} descriptors")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        reader, writer = os.pipe()
+        high = fcntl.fcntl(reader, fcntl.F_DUPFD, 1024)
+        for fd in (reader, writer, high):
+            self.addCleanup(os.close, fd)
+        os.write(writer, b"x")
+        asked = []
+
+        class Asked:
+            def fileno(self):
+                asked.append(high)
+                return high
+
+        with mock.patch.object(session.time, "sleep") as slept:
+            session._wait_readable(Asked(), 60)  # what is there is seen: no error, no wait
+            slept.assert_not_called()
+        self.assertEqual(asked, [high])
+        with skvq.Session(None) as s:  # it has no descriptor: look again
+            session._wait_readable(s, 0.001)
 
 
 class _Table:

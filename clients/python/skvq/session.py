@@ -119,6 +119,7 @@ class _Core:
     def __init__(self, api: _abi.Api, pointer: int, keep: list[Any]) -> None:
         self.api, self.pointer, self.keep = api, pointer, keep
         self.pid = os.getpid()
+        self.closing = False  # with the lock held
         # Not re-entrant: a finalizer that finds it taken, by its own thread even, buries instead.
         self.lock = threading.Lock()
         self.graves: collections.deque[tuple[int, str, int]] = collections.deque()
@@ -144,14 +145,21 @@ class _Core:
             self.raise_error(call, result)
         return result
 
+    def raise_data_error(self, call: str, code: int) -> None:
+        """Of a [data] call that has not left its sequence: nobody closes the session before."""
+        with self.control(entered=True):
+            self.raise_error(call, code)
+
     @contextlib.contextmanager
-    def control(self) -> Iterator[None]:
+    def control(self, *, entered: bool = False) -> Iterator[None]:
         self.check_process()
         if getattr(_in_log, "depth", 0):
             raise BusyError("a handler of the log 'skvq' must not call skvq")
         with self.lock:
             if not self.pointer:
                 raise ClosedError("the session is closed")
+            if self.closing and not entered:
+                raise BusyError("another thread is closing the session")
             self.sweep()
             yield
 
@@ -251,13 +259,21 @@ class Session:
         if self._core.pid != os.getpid():
             self._core.close()
             return
-        with contextlib.ExitStack() as held:
-            with self._core.lock:  # others may open sequences
-                children = list(self._children)
-            for child in children:
-                if isinstance(child, Sequence) and not child.closed:
-                    held.enter_context(child._exclusive())
-            self._core.close()
+        with self._core.lock:
+            if self.closed:
+                return
+            if self._core.closing:
+                raise BusyError("another thread is closing the session")
+            self._core.closing = True  # from here on nobody opens a sequence
+            children = list(self._children)
+        try:
+            with contextlib.ExitStack() as held:
+                for child in children:
+                    if isinstance(child, Sequence) and not child.closed:
+                        held.enter_context(child._exclusive())
+                self._core.close()
+        finally:
+            self._core.closing = False
 
     def model(self, **description: Any) -> Model:
         """Registers a model; Model says what is needed."""
@@ -570,11 +586,10 @@ class Sequence:
         self._enter()
         try:
             code = function()
+            if code < 0:
+                self._core.raise_data_error(call, code)
         finally:
             self._leave()
-        if code < 0:
-            with self._core.control():
-                self._core.raise_error(call, code)
 
     # --- [control] -------------------------------------------------------------------------------
 
@@ -788,10 +803,9 @@ def attend(seqs: Seq[Sequence], layer: int, positions: Seq[int], qs: Seq[Any], *
             entered.append(seq)
             pointers[i] = seq._pointer
         code = model._core.api.attend(pointers, attns, n)
+        if code < 0:
+            model._core.raise_data_error("attend", code)
     finally:
         for seq in entered:
             seq._leave()
-    if code < 0:
-        with model._core.control():
-            model._core.raise_error("attend", code)
     return outs
