@@ -8,7 +8,9 @@ import sys
 import unittest
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma3Config, Gemma3ForCausalLM,
+                          Gemma3ForConditionalGeneration, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel,
+                          SiglipVisionConfig)
 
 from skvq.transformers import SkvqCache, numerics_tag, weights_digest
 from support import Daemon
@@ -178,6 +180,24 @@ class SmolLM2(Model, unittest.TestCase):
             weight.data.add_(1)  # as adapters are merged: no version tells
             self.assertNotEqual(weights_digest(self.model), before)
             weight.data.sub_(1)
+
+    def test_weights_loaded_in_inference_mode(self):
+        with torch.inference_mode():  # its tensors have no versions
+            model, _ = load(self.folder)
+        self.assertEqual(weights_digest(model), weights_digest(self.model))
+
+    def test_what_ids_do_not_tell_is_refused(self):
+        config = Gemma3TextConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=64, vocab_size=64,
+                                  num_attention_heads=1, num_key_value_heads=1, head_dim=64,
+                                  use_bidirectional_attention=True)
+        with self.assertRaisesRegex(ValueError, "not causal"):
+            SkvqCache(Gemma3ForCausalLM(config).eval())
+        config.use_bidirectional_attention = False
+        vision = SiglipVisionConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=64,
+                                    num_attention_heads=1, image_size=28, patch_size=14)
+        both = Gemma3Config(text_config=config, vision_config=vision, mm_tokens_per_image=4)
+        with self.assertRaisesRegex(ValueError, "parts besides text"):
+            SkvqCache(Gemma3ForConditionalGeneration(both).eval())
 
     def test_another_configuration_is_another_identity(self):
         before = numerics_tag(self.model)
