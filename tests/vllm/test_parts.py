@@ -285,6 +285,11 @@ class Plan(unittest.TestCase):
         self.assertEqual((step.saves, step.abandon, step.release, len(s)), ([], "a", ["b"], 0))
         self.assertFalse(s.step(e))
 
+    def test_what_an_invalid_block_spoils(self):
+        tables = {"a": [3, 4, 5, 6], "b": [3, 4, 9], "c": [3, 7], "d": []}
+        self.assertEqual(plan.spoilt({4, 5}, tables), ({"a": 1, "b": 1}, {4, 5, 6, 9}))
+        self.assertEqual(plan.spoilt({8}, tables), ({}, {8}))  # of a request that is gone
+
     def test_random_histories(self):
         """Whatever happens: budgets hold, every held request is released once, ops are in order."""
         seed = random.randrange(1 << 30)

@@ -128,7 +128,7 @@ class Engine:
             self.llm.llm_engine.step()
         h = self.half
         return {"matches": len(h._matches), "pins": len(h._pins) + len(h._old_pins),
-                "requests": len(h._requests), "saved": len(h._saved), "jobs": len(h.saver),
+                "requests": len(h._requests), "live": len(h._live), "saved": len(h._saved), "jobs": len(h.saver),
                 "vllm": len(self.scheduler.requests)}
 
 
@@ -220,7 +220,6 @@ def run(e, daemon, text):
     check("nothing is left of aborted requests", not any(e.idle().values()), e.idle())
 
     # The daemon dies after it has matched and before pages are read.
-    e.forget()
     match = e.half.match
 
     def match_and_kill(request, n_local):
@@ -229,21 +228,39 @@ def run(e, daemon, text):
             daemon.stop(signal.SIGKILL)
         return n
 
+    def again():
+        daemon.start()
+        end = time.monotonic() + 120
+        found = (None, None, 0)
+        while not found[2] and time.monotonic() < end:
+            e.forget()
+            (found,) = e.ask([prompts[1]])
+        check("a daemon that is started again is used again",
+              found[2] == 480 and agree(cold[1], found), found[2])
+        e.forget()
+
+    e.forget()
     e.half.match = match_and_kill
-    (lost,) = e.ask([prompts[1]])
+    lost = e.ask([prompts[1], prompts[0]])  # the second shares the blocks of the first
     e.half.match = match
     check("a daemon killed before a load costs no answer", daemon.process.poll() is not None
-          and agree(cold[1], lost), lost[2])
+          and agree(cold[1], lost[0]) and agree(cold[0], lost[1]), [g[2] for g in lost])
     e.forget()
     check("and the engine goes on without it", agree(cold[0], e.ask([prompts[0]])[0]))
-    daemon.start()
-    end = time.monotonic() + 120
-    n_cached = 0
-    while not n_cached and time.monotonic() < end:
-        e.forget()
-        (again,) = e.ask([prompts[1]])
-        n_cached = again[2]
-    check("a daemon that is started again is used again", n_cached == 480 and agree(cold[1], again), n_cached)
+    again()
+
+    # What was not loaded stays in no prefix cache, if the request ends before it is computed.
+    e.half.match = match_and_kill
+    core.add_request("lost", {"prompt_token_ids": prompts[1]}, SamplingParams(max_tokens=5))
+    core.step()
+    e.half.match = match
+    (request,) = e.scheduler.requests.values()
+    failed = request.num_computed_tokens == 0
+    core.abort_request(["lost"])
+    (after,) = e.ask([prompts[1]])
+    check("blocks of a failed load are forgotten", failed and daemon.process.poll() is not None
+          and after[2] == 0 and agree(cold[1], after), after[2])
+    again()
     check("nothing is kept for requests that are gone", not any(e.idle().values()), e.idle())
 
 

@@ -225,7 +225,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
 
     def update_connector_output(self, connector_output: Any) -> None:
         if connector_output.invalid_block_ids:
-            self._scheduler.saver.fail()
+            self._scheduler.failed(self._kv_cache_manager, set(connector_output.invalid_block_ids))
 
     def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict | None]:
         return self._scheduler.finished(request), None
@@ -246,6 +246,7 @@ class _Scheduler:
         self._loads: list[tuple[Any, int, int]] = []  # of the next step: (request, first, last)
         self._pins: list[skvq.Sequence] = []              # what the next step loads
         self._old_pins: list[skvq.Sequence] = []          # what the last step has loaded
+        self._live: dict[str, Any] = {}               # all that were admitted and have not finished
         self._requests: dict[str, Any] = {}           # those the saver may ask about
         self._saved: dict[str, int] = {}              # tokens of a request that were asked for
         self._told: set[str] = set()
@@ -293,6 +294,7 @@ class _Scheduler:
 
     def admitted(self, request: "Request", n_external: int) -> None:
         req_id = request.request_id
+        self._live[req_id] = request
         kept = self._matches.pop(req_id, None)
         matched = 0
         if kept is not None:
@@ -311,6 +313,7 @@ class _Scheduler:
     def finished(self, request: "Request") -> bool:
         """Whether the blocks are to be held until they are saved."""
         req_id = request.request_id
+        self._live.pop(req_id, None)
         self._unpin(req_id)
         self._unpin_old()
         saved = self._saved.pop(req_id, 0)
@@ -324,6 +327,20 @@ class _Scheduler:
             return True
         self._requests.pop(req_id, None)
         return False
+
+    def failed(self, manager: Any, invalid: set[int]) -> None:
+        """Loads of the last step failed: these blocks, and those computed on them, hold anything."""
+        self.saver.fail()
+        # vLLM has them in its prefix cache since they were allocated, and leaves them there, for they
+        # are to be computed anew; but the request that would may be aborted or preempted before.
+        tables = {req_id: manager.get_block_ids(req_id)[0] for req_id, request in self._live.items()
+                  if request.status == RequestStatus.RUNNING}
+        first, blocks = plan.spoilt(invalid, tables)
+        manager.evict_blocks(blocks)
+        # One that shared them in the same step does not wait for them either: it computes its own.
+        for req_id, at in first.items():
+            request = self._live[req_id]
+            request.num_computed_tokens = min(request.num_computed_tokens, at * self.block_size)
 
     def step(self, manager: Any) -> plan.Step:
         # Steps do not overlap: when one is planned, the one before it has run.

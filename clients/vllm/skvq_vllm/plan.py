@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from typing import Callable, Sequence
+from typing import AbstractSet, Callable, Mapping, Sequence
 
 PAGE = 80  # tokens of a page: only whole ones are shared
 
@@ -66,6 +66,22 @@ class _Job:
 def full_pages(n_tokens: int, window: int) -> int:
     """Pages that a sequence of n tokens has given to the daemon."""
     return max(0, n_tokens - window) // PAGE
+
+
+def spoilt(invalid: AbstractSet[int], tables: Mapping[str, Sequence[int]]
+           ) -> tuple[dict[str, int], set[int]]:
+    """What is not to be trusted after blocks were reported invalid.
+
+    tables: the blocks of each running request. Returns the first invalid one of each request that has
+    any, as an index, and all blocks that hold anything: what comes after was computed on them.
+    """
+    first, blocks = {}, set(invalid)
+    for req_id, ids in tables.items():
+        at = next((i for i, block in enumerate(ids) if block in invalid), None)
+        if at is not None:
+            first[req_id] = at
+            blocks.update(ids[at:])
+    return first, blocks
 
 
 class Saver:
