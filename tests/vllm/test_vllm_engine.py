@@ -175,6 +175,10 @@ def run(e, daemon, text):
     e.forget()
     check("nor saved", e.ask([prompts[0]])[0][2] == 0)
     e.forget()
+    (salted,) = e.ask([prompts[0]], salt="late")
+    check("a salted request is not loaded where there is something to load",
+          salted[2] == 0 and e.metric("vllm:external_prefix_cache_hits") == hits)
+    e.forget()
 
     (warm,) = e.ask([prompts[1]])
     check("a shared prefix is loaded", warm[2] == 480, warm[2])
@@ -262,6 +266,21 @@ def run(e, daemon, text):
           and after[2] == 0 and agree(cold[1], after), after[2])
     again()
     check("nothing is kept for requests that are gone", not any(e.idle().values()), e.idle())
+
+    # Weights may have been changed: what was saved under the identity of the files is not theirs.
+    core.add_request("held", {"prompt_token_ids": ids[100:700]}, SamplingParams(max_tokens=1))
+    while core.has_unfinished_requests():
+        core.step()
+    held = e.half.saver.held()
+    check("a reset while blocks are held", held == 1 and not e.scheduler.reset_prefix_cache(reset_connector=True),
+          held)
+    check("gives them back", not any(e.idle().values()) and e.scheduler.reset_prefix_cache(reset_connector=True),
+          e.idle())
+    hits = e.metric("vllm:external_prefix_cache_hits")
+    (reset,) = e.ask([prompts[1]], n=76)
+    check("after a reset nothing is loaded", reset[2] == 0 and agree(cold[1], (reset[0][:12], reset[1][:12], 0))
+          and e.metric("vllm:external_prefix_cache_hits") == hits)
+    check("or saved", not len(e.half.saver) and not any(e.idle().values()), e.idle())
 
 
 if __name__ == "__main__":

@@ -227,6 +227,10 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         if connector_output.invalid_block_ids:
             self._scheduler.failed(self._kv_cache_manager, set(connector_output.invalid_block_ids))
 
+    def reset_cache(self) -> bool:
+        self._scheduler.reset()
+        return True
+
     def request_finished(self, request: "Request", block_ids: list[int]) -> tuple[bool, dict | None]:
         return self._scheduler.finished(request), None
 
@@ -250,6 +254,7 @@ class _Scheduler:
         self._requests: dict[str, Any] = {}           # those the saver may ask about
         self._saved: dict[str, int] = {}              # tokens of a request that were asked for
         self._told: set[str] = set()
+        self._stale = False                           # the identity is no more that of the weights
 
     def _tell(self, what: str) -> None:
         if what not in self._told:
@@ -258,6 +263,8 @@ class _Scheduler:
 
     def match(self, request: "Request", n_local: int) -> int:
         """Tokens beyond n_local, whole blocks, that the daemon has; they stay pinned."""
+        if self._stale:
+            return 0
         why = unshared(request)
         if why:
             self._tell(why)
@@ -303,7 +310,7 @@ class _Scheduler:
             if n_external:
                 self._loads.append((request, n_local, n_local + n_external))
             self._pins.append(seq)
-        if self.options.save == "none" or unshared(request):
+        if self.options.save == "none" or self._stale or unshared(request):
             return
         target = request.num_tokens
         self._requests[req_id] = request
@@ -341,6 +348,19 @@ class _Scheduler:
         for req_id, at in first.items():
             request = self._live[req_id]
             request.num_computed_tokens = min(request.num_computed_tokens, at * self.block_size)
+
+    def reset(self) -> None:
+        """vLLM resets caches when weights were changed, and does not tell which there are now: nothing
+        is loaded or saved from here on. Blocks that are held are given back by the next step."""
+        if not self._stale:
+            logger.warning("skvqd: caches were reset, so the weights may be others than those of the "
+                           "files: nothing is loaded or saved any more until a restart")
+        self._stale = True
+        for req_id in list(self._matches):
+            self._unpin(req_id)
+        self._unpin_old()
+        self._saved.clear()
+        self.saver.fail()
 
     def step(self, manager: Any) -> plan.Step:
         # Steps do not overlap: when one is planned, the one before it has run.
