@@ -290,6 +290,42 @@ class Plan(unittest.TestCase):
         self.assertEqual(plan.spoilt({4, 5}, tables), ({"a": 1, "b": 1}, {4, 5, 6, 9}))
         self.assertEqual(plan.spoilt({8}, tables), ({}, {8}))  # of a request that is gone
 
+    def test_a_step_waits_once(self):
+        now = [0.0]
+        patience = plan.Patience(2.0, lambda: now[0])
+
+        def wait(seconds, error=None):
+            with patience:
+                now[0] += seconds
+                if error:
+                    raise error
+
+        wait(1.5)
+        now[0] += 100                                      # computing is no waiting
+        self.assertFalse(patience.over)
+        with self.assertRaises(OSError):
+            wait(0.5, OSError())
+        self.assertTrue(patience.over)
+        patience.renew()
+        self.assertEqual((patience.over, patience.left), (False, 2.0))
+
+    def test_what_a_token_costs(self):
+        now = [0.0]
+        cost = plan.Cost(lambda: now[0])
+
+        def step(n, seconds, idle=True):
+            cost.begins(n, idle)
+            now[0] += seconds
+            cost.ends()
+            cost.ends()                                    # and nothing more until the next begins
+            return cost.us()
+
+        self.assertEqual([step(1, 1.0), step(100, 1.0, idle=False)], [0, 0])
+        self.assertEqual(step(125, 0.125), 1000)
+        self.assertEqual(step(1, 9.0), 1000)
+        self.assertEqual(step(125, 0.25), 1250)
+        self.assertEqual(step(64, 1e9), plan.Cost.US_MAX)
+
     def test_random_histories(self):
         """Whatever happens: budgets hold, every held request is released once, ops are in order."""
         seed = random.randrange(1 << 30)

@@ -46,7 +46,7 @@ logger = init_logger("vllm." + __name__)
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 READ_TOKENS = 2048        # of one call to export_kv: bounds the buffer
-SETTLE_S = 2.0            # the longest wait for the daemon to take the last pages of a save
+SETTLE_S = 2.0            # all waits of one step for the daemon to take what is saved
 # Drafts that are no model of their own: they add no layers to the cache.
 DRAFTS = ("ngram", "ngram_gpu", "suffix")
 
@@ -55,6 +55,7 @@ DRAFTS = ("ngram", "ngram_gpu", "suffix")
 class Metadata(KVConnectorMetadata):
     step: plan.Step
     calibration_id: str = ""
+    recompute_us: int = 0
 
 
 def refusal(config: "VllmConfig", kv: "KVCacheConfig") -> str:
@@ -172,7 +173,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
                       lambda text: logger.warning("skvqd: %s", text))
         store.ready()  # a daemon that refuses this model is told of now
         self._scheduler = _Scheduler(store, opts, spec.block_size) if side == "scheduler" else None
-        self._worker = _Worker(store, spec.block_size) if side == "worker" else None
+        self._worker = _Worker(store, opts, spec.block_size) if side == "worker" else None
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -185,7 +186,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         meta = self._get_connector_metadata()
-        self._worker.load(meta.step, meta.calibration_id)
+        self._worker.load(meta.step, meta.calibration_id, meta.recompute_us)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         pass
@@ -220,10 +221,13 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         self._scheduler.admitted(request, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
-        return Metadata(self._scheduler.step(self._kv_cache_manager),
-                        self._scheduler.store.calibration_id())
+        half = self._scheduler
+        step = half.step(self._kv_cache_manager)
+        half.cost.begins(scheduler_output.total_num_scheduled_tokens, not step)
+        return Metadata(step, half.store.calibration_id(), half.cost.us())
 
     def update_connector_output(self, connector_output: Any) -> None:
+        self._scheduler.cost.ends()
         if connector_output.invalid_block_ids:
             self._scheduler.failed(self._kv_cache_manager, set(connector_output.invalid_block_ids))
 
@@ -245,6 +249,8 @@ class _Scheduler:
     def __init__(self, store: Store, opts: options.Options, block_size: int) -> None:
         self.store, self.options, self.block_size = store, opts, block_size
         self.saver = plan.Saver(opts.save_tokens_per_step, opts.held_requests_max, opts.window)
+        self.cost = plan.Cost()
+        self._patience = plan.Patience(opts.timeout_ms / 1000)
         # Of waiting requests: (tokens asked for, tokens vLLM has itself, what the daemon has).
         self._matches: OrderedDict[str, tuple[int, int, skvq.Sequence]] = OrderedDict()
         self._loads: list[tuple[Any, int, int]] = []  # of the next step: (request, first, last)
@@ -277,8 +283,12 @@ class _Scheduler:
         kept = self._matches.get(request.request_id)
         if kept is None or kept[0] != n:
             self._unpin(request.request_id)
+            if self._patience.over:
+                return 0
             try:
-                seq = self.store.open(request.all_token_ids[:], publish=False)
+                with self._patience:
+                    seq = self.store.open(request.all_token_ids[:], publish=False,
+                                          recompute_us=self.cost.us())
             except Failed as e:
                 logger.debug("skvqd: no match for %s: %s", request.request_id, e)
                 return 0
@@ -364,6 +374,7 @@ class _Scheduler:
 
     def step(self, manager: Any) -> plan.Step:
         # Steps do not overlap: when one is planned, the one before it has run.
+        self._patience.renew()
         self._unpin_old()
         self._old_pins, self._pins = self._pins, []
 
@@ -383,9 +394,8 @@ class _Scheduler:
         step = self.saver.step(computed)
         for request, first, last in self._loads:
             ids = blocks(request.request_id)
-            if len(ids) * self.block_size >= last:
-                step.loads.append(plan.Load(request.request_id, request.all_token_ids[:], ids, first,
-                                            last))
+            # vLLM counts on them, so too few blocks are the worker's to report.
+            step.loads.append(plan.Load(request.request_id, request.all_token_ids[:], ids, first, last))
         self._loads.clear()
         for save in step.saves:
             if save.release:
@@ -402,8 +412,10 @@ def _ids(request: "Request") -> Any:
 class _Worker:
     """Reads and codes. Worker's thread."""
 
-    def __init__(self, store: Store, block_size: int) -> None:
+    def __init__(self, store: Store, opts: options.Options, block_size: int) -> None:
         self.store, self.block_size = store, block_size
+        self._load_patience = plan.Patience(opts.timeout_ms / 1000)
+        self._save_patience = plan.Patience(SETTLE_S)
         self._caches: list[torch.Tensor] = []
         self._isa = ""
         self._seq: skvq.Sequence | None = None
@@ -475,13 +487,13 @@ class _Worker:
             self._end()
             self.store.reopen()
 
-    def load(self, step: plan.Step, calibration_id: str) -> None:
+    def load(self, step: plan.Step, calibration_id: str, recompute_us: int) -> None:
         self._failed_step = False
+        self._load_patience.renew()
         for one in step.loads:
             start = time.monotonic()
             try:
-                self._agree(calibration_id)
-                n = self._load(one)
+                n = self._load(one, calibration_id, recompute_us)
             except Exception as e:  # whatever it is, the answer is to compute
                 if not isinstance(e, Failed):
                     logger.exception("skvqd: loading %s", one.req_id)
@@ -490,7 +502,8 @@ class _Worker:
                 why = f"the daemon has {n} of {one.last} tokens"
             if n < one.last:
                 a = n // self.block_size
-                self._errors.update(one.block_ids[a:layout.block_range(self.block_size, 0, one.last)[1]])
+                lost = one.block_ids[a:layout.block_range(self.block_size, 0, one.last)[1]]
+                self._errors.update(lost or one.block_ids)
                 self._failed_step = True
                 logger.warning("skvqd: %s: tokens %d to %d are computed anew: %s", one.req_id,
                                a * self.block_size, one.last, why)
@@ -498,10 +511,16 @@ class _Worker:
                 logger.info("skvqd: %s: %d of %d prompt tokens loaded in %.3f s", one.req_id,
                             one.last - one.first, len(one.tokens), time.monotonic() - start)
 
-    def _load(self, one: plan.Load) -> int:
+    def _load(self, one: plan.Load, calibration_id: str, recompute_us: int) -> int:
         """Returns the token up to which blocks are filled. Raises Failed."""
         f = self.store.facts
-        seq = self.store.open(one.tokens, publish=False)
+        if len(one.block_ids) * self.block_size < one.last:
+            raise Failed(f"there are {len(one.block_ids)} blocks for {one.last} tokens")
+        if self._load_patience.over:
+            raise Failed(f"loads of this step have waited {self._load_patience.seconds:g} s for the daemon")
+        with self._load_patience:
+            self._agree(calibration_id)
+            seq = self.store.open(one.tokens, publish=False, recompute_us=recompute_us)
         try:
             last = min(one.last, seq.n_matched // self.block_size * self.block_size)
             for first in range(one.first, last, READ_TOKENS):
@@ -530,6 +549,7 @@ class _Worker:
         self._seq, self._seq_of = None, ""
 
     def save(self, step: plan.Step, calibration_id: str) -> None:
+        self._save_patience.renew()
         self._released.update(step.release)
         if step.abandon and step.abandon == self._seq_of:
             self._end()
@@ -552,9 +572,12 @@ class _Worker:
     def _save(self, one: plan.Save, calibration_id: str) -> None:
         if one.opens:
             self._end()
-            self._agree(calibration_id)
-            # It may have more by now than the scheduler knew of: what is left is appended.
-            self._seq, self._seq_of = self.store.open(one.tokens, publish=True), one.req_id
+            if self._save_patience.over:
+                raise Failed(f"saves of this step have waited {SETTLE_S:.0f} s for the daemon")
+            with self._save_patience:
+                self._agree(calibration_id)
+                # It may have more by now than the scheduler knew of: what is left is appended.
+                self._seq, self._seq_of = self.store.open(one.tokens, publish=True), one.req_id
             self._n = self._seq.n_matched
         elif self._seq is None or self._seq_of != one.req_id:
             return  # it failed before
@@ -567,9 +590,11 @@ class _Worker:
                     self._seq.append(layer, first, *self._rows(cache, one.block_ids, first, first + n))
                 self._seq.commit(one.tokens[first - one.first:first - one.first + n])
                 self._n += n
-                if not self._seq.flush(SETTLE_S):
-                    raise Failed(f"the daemon has not taken pages before token {self._n} within "
-                                 f"{SETTLE_S:.0f} s")
+                with self._save_patience:
+                    taken = self._seq.flush(max(self._save_patience.left, 0))
+                if not taken:
+                    raise Failed(f"the daemon has not taken pages before token {self._n}; a step waits "
+                                 f"for {SETTLE_S:.0f} s")
         if one.closes:
             logger.info("skvqd: %s: %d tokens saved, %d were there", one.req_id,
                         self._n - self._seq.n_matched, self._seq.n_matched)

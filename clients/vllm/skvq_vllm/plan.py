@@ -12,8 +12,10 @@ vLLM or of the plugin.
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections import OrderedDict
-from typing import AbstractSet, Callable, Mapping, Sequence
+from typing import AbstractSet, Any, Callable, Mapping, Sequence
 
 PAGE = 80  # tokens of a page: only whole ones are shared
 
@@ -82,6 +84,54 @@ def spoilt(invalid: AbstractSet[int], tables: Mapping[str, Sequence[int]]
             first[req_id] = at
             blocks.update(ids[at:])
     return first, blocks
+
+
+class Patience:
+    """How long one step may wait for the daemon, whatever it asks for: ``with patience:`` counts.
+
+    What is asked when ``over`` is to fail at once. A single wait has a bound of its own, so a step
+    waits for at most both."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self._clock = seconds, clock
+        self.left, self._start = seconds, 0.0
+
+    def renew(self) -> None:
+        self.left = self.seconds
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+    def __enter__(self) -> None:
+        self._start = self._clock()
+
+    def __exit__(self, *_: Any) -> None:
+        self.left -= self._clock() - self._start
+
+
+class Cost:
+    """What a prompt token costs to compute, in microseconds, of steps that did nothing else."""
+
+    TOKENS_MIN = 64   # a step of fewer tokens says more of its own overhead
+    US_MAX = 10_000_000
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._start, self._n, self._us = clock, 0.0, 0, 0.0
+
+    def begins(self, n_tokens: int, idle: bool) -> None:
+        """idle: the step neither loads nor saves."""
+        self._start, self._n = self._clock(), n_tokens if idle and n_tokens >= self.TOKENS_MIN else 0
+
+    def ends(self) -> None:
+        if self._n:
+            us = (self._clock() - self._start) * 1e6 / self._n
+            self._us = us if not self._us else 0.75 * self._us + 0.25 * us
+        self._n = 0
+
+    def us(self) -> int:
+        """0: not known."""
+        return min(math.ceil(self._us), self.US_MAX)
 
 
 class Saver:

@@ -108,9 +108,10 @@ class Store:
             calibration=calibration, window=o.window, sinks=o.sinks, **geometry)
         self._calibration = calibration
 
-    def open(self, tokens: Sequence[int], *, publish: bool) -> skvq.Sequence:
+    def open(self, tokens: Sequence[int], *, publish: bool, recompute_us: int = 0) -> skvq.Sequence:
         """A sequence on the longest prefix that the daemon has (``n_matched``), to be closed by the
-        caller. publish: tokens are going to be appended. Raises Failed."""
+        caller. publish: tokens are going to be appended. recompute_us: what one costs to compute;
+        pages on disk that take longer are left out; 0: not known. Raises Failed."""
         try:
             if not self.ready():
                 raise Failed(f"no skvqd at '{self.options.socket}'")
@@ -120,7 +121,7 @@ class Store:
         with failing():
             return self._model.sequence(tokens, max_tokens=max(self.max_tokens, len(tokens)),
                                         max_append=APPEND_TOKENS if publish else _READ_ONLY,
-                                        publish=publish)
+                                        publish=publish, recompute_us=recompute_us)
 
     def reopen(self) -> None:
         """Begins anew at the next call, perhaps with another calibration. Ends open sequences."""
