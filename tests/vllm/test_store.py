@@ -4,6 +4,7 @@
 another session too; a daemon that is not there, dies or comes late costs a miss and no more."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,10 @@ class Daemon:
         self.process = subprocess.Popen([os.environ["SKVQD"], "--socket", self.socket],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def listens(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            return s.connect_ex(self.socket) == 0
+
     def stop(self, how=signal.SIGTERM):
         self.process.send_signal(how)
         self.process.wait(60)
@@ -63,7 +68,7 @@ class Store(unittest.TestCase):
     def daemon(self):
         daemon = Daemon(self.folder)
         self.addCleanup(lambda: daemon.process.poll() is None and daemon.stop(signal.SIGKILL))
-        until(lambda: os.path.exists(daemon.socket))
+        until(daemon.listens)
         return daemon
 
     def store(self, socket, profile="fp16", numerics="test", timeout_ms=20000):
@@ -212,12 +217,33 @@ class Store(unittest.TestCase):
         s = self.store(daemon.socket)
         self.write(s)
         seq = s.open(PROMPT, publish=False)
-        s.reopen()
+        s.use(None)
         again = s.open(PROMPT, publish=False)
         seq.close()
         k, _ = self.read(again, 0, 0, 80)
         self.assertFalse(np.isnan(k).any())
         again.close()
+
+    def test_a_half_takes_the_calibration_of_the_other(self):
+        daemon = self.daemon()
+        theirs, mine = self.store(daemon.socket, "k4v2"), self.store(daemon.socket, "k4v2")
+        self.write(theirs)
+        self.assertTrue(mine.ready())
+        mine._calibration = b"what the daemon had at another time"
+        self.assertNotEqual(mine.calibration_id(), theirs.calibration_id())
+        mine.use(theirs.calibration())
+        self.assertEqual(mine.calibration_id(), "")        # until the next call
+        seq = mine.open(PROMPT, publish=False)
+        self.assertEqual(seq.n_matched, (N - 128) // 80 * 80)
+        seq.close()
+        self.assertEqual(mine.calibration_id(), theirs.calibration_id())
+        # Another one is really taken: what is none is refused, each time, and told of once.
+        mine.use(b"no calibration" * 100)
+        for _ in range(3):
+            mine._next_try = 0.0
+            with self.assertRaisesRegex(store.Failed, "refuses the model"):
+                mine.open(PROMPT, publish=False)
+        self.assertEqual(len(self.said), 1, self.said)
 
     def test_what_the_plugin_refuses_is_told_at_the_start(self):
         daemon = self.daemon()

@@ -55,6 +55,7 @@ DRAFTS = ("ngram", "ngram_gpu", "suffix")
 class Metadata(KVConnectorMetadata):
     step: plan.Step
     calibration_id: str = ""
+    calibration: bytes | None = None  # if the id is another than in the step before
     recompute_us: int = 0
 
 
@@ -186,7 +187,8 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         meta = self._get_connector_metadata()
-        self._worker.load(meta.step, meta.calibration_id, meta.recompute_us)
+        self._worker.calibration(meta.calibration_id, meta.calibration)
+        self._worker.load(meta.step, meta.recompute_us)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         pass
@@ -197,7 +199,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
 
     def wait_for_save(self) -> None:
         meta = self._get_connector_metadata()
-        self._worker.save(meta.step, meta.calibration_id)
+        self._worker.save(meta.step)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         return self._worker.take_released(), None
@@ -224,7 +226,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         half = self._scheduler
         step = half.step(self._kv_cache_manager)
         half.cost.begins(scheduler_output.total_num_scheduled_tokens, not step)
-        return Metadata(step, half.store.calibration_id(), half.cost.us())
+        return Metadata(step, *half.calibration(), half.cost.us())
 
     def update_connector_output(self, connector_output: Any) -> None:
         self._scheduler.cost.ends()
@@ -260,7 +262,14 @@ class _Scheduler:
         self._requests: dict[str, Any] = {}           # those the saver may ask about
         self._saved: dict[str, int] = {}              # tokens of a request that were asked for
         self._told: set[str] = set()
+        self._calibration_id = ""
         self._stale = False                           # the identity is no more that of the weights
+
+    def calibration(self) -> tuple[str, bytes | None]:
+        """The id of the one that pages are matched with; itself, if the worker has not been told."""
+        told, self._calibration_id = self._calibration_id, self.store.calibration_id()
+        changed = self._calibration_id and self._calibration_id != told
+        return self._calibration_id or told, self.store.calibration() if changed else None
 
     def _tell(self, what: str) -> None:
         if what not in self._told:
@@ -414,6 +423,8 @@ class _Worker:
 
     def __init__(self, store: Store, opts: options.Options, block_size: int) -> None:
         self.store, self.block_size = store, block_size
+        # What the scheduler's half has registered with; an empty id: it has not.
+        self._calibration_id, self._calibration = "", None
         self._load_patience = plan.Patience(opts.timeout_ms / 1000)
         self._save_patience = plan.Patience(SETTLE_S)
         self._caches: list[torch.Tensor] = []
@@ -481,19 +492,25 @@ class _Worker:
 
     # ---- loads
 
-    def _agree(self, calibration_id: str) -> None:
-        """Codes of another calibration are other pages: take the one the scheduler matched with."""
-        if calibration_id and self.store.ready() and self.store.calibration_id() != calibration_id:
-            self._end()
-            self.store.reopen()
+    def calibration(self, calibration_id: str, calibration: bytes | None) -> None:
+        if calibration_id != self._calibration_id:
+            self._calibration_id, self._calibration = calibration_id, calibration
 
-    def load(self, step: plan.Step, calibration_id: str, recompute_us: int) -> None:
+    def _agree(self) -> None:
+        """Codes of another calibration are other pages: take the one the scheduler matches with. The
+        daemon may have been given one between the starts of the halves, or a file have changed."""
+        if (self._calibration_id and self.store.attempt()
+                and self.store.calibration_id() != self._calibration_id):
+            self._end()
+            self.store.use(self._calibration)
+
+    def load(self, step: plan.Step, recompute_us: int) -> None:
         self._failed_step = False
         self._load_patience.renew()
         for one in step.loads:
             start = time.monotonic()
             try:
-                n = self._load(one, calibration_id, recompute_us)
+                n = self._load(one, recompute_us)
             except Exception as e:  # whatever it is, the answer is to compute
                 if not isinstance(e, Failed):
                     logger.exception("skvqd: loading %s", one.req_id)
@@ -511,7 +528,7 @@ class _Worker:
                 logger.info("skvqd: %s: %d of %d prompt tokens loaded in %.3f s", one.req_id,
                             one.last - one.first, len(one.tokens), time.monotonic() - start)
 
-    def _load(self, one: plan.Load, calibration_id: str, recompute_us: int) -> int:
+    def _load(self, one: plan.Load, recompute_us: int) -> int:
         """Returns the token up to which blocks are filled. Raises Failed."""
         f = self.store.facts
         if len(one.block_ids) * self.block_size < one.last:
@@ -519,7 +536,7 @@ class _Worker:
         if self._load_patience.over:
             raise Failed(f"loads of this step have waited {self._load_patience.seconds:g} s for the daemon")
         with self._load_patience:
-            self._agree(calibration_id)
+            self._agree()
             seq = self.store.open(one.tokens, publish=False, recompute_us=recompute_us)
         try:
             last = min(one.last, seq.n_matched // self.block_size * self.block_size)
@@ -548,7 +565,7 @@ class _Worker:
                 self._seq.close()
         self._seq, self._seq_of = None, ""
 
-    def save(self, step: plan.Step, calibration_id: str) -> None:
+    def save(self, step: plan.Step) -> None:
         self._save_patience.renew()
         self._released.update(step.release)
         if step.abandon and step.abandon == self._seq_of:
@@ -559,7 +576,7 @@ class _Worker:
                 self._end()
             else:
                 try:
-                    self._save(one, calibration_id)
+                    self._save(one)
                 except Exception as e:
                     self._end()
                     if isinstance(e, Failed):
@@ -569,13 +586,13 @@ class _Worker:
             if one.release:
                 self._released.add(one.req_id)
 
-    def _save(self, one: plan.Save, calibration_id: str) -> None:
+    def _save(self, one: plan.Save) -> None:
         if one.opens:
             self._end()
             if self._save_patience.over:
                 raise Failed(f"saves of this step have waited {SETTLE_S:.0f} s for the daemon")
             with self._save_patience:
-                self._agree(calibration_id)
+                self._agree()
                 # It may have more by now than the scheduler knew of: what is left is appended.
                 self._seq, self._seq_of = self.store.open(one.tokens, publish=True), one.req_id
             self._n = self._seq.n_matched

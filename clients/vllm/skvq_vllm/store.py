@@ -17,6 +17,7 @@ from .options import Options
 
 RETRY_S = 5.0        # between two attempts to open a session
 APPEND_TOKENS = 256  # most tokens between two commits: bounds a sequence's FP16 ring
+REFUSALS_MAX = 64    # texts remembered
 _READ_ONLY = 16      # the same, of a sequence that is only read
 
 
@@ -44,6 +45,8 @@ class Store:
         self._next_try = 0.0
         self._reachable = True
         self._calibration: bytes | None = None
+        self._given: tuple[bytes | None] | None = None  # by use()
+        self._refusals: set[str] = set()
 
     def calibration_id(self) -> str:
         """What codes depend on beside the identity's other parts: both halves must agree on it.
@@ -90,7 +93,9 @@ class Store:
         geometry = dict(weights_digest=f.weights, n_layer=f.n_layer, n_q_heads=f.n_q_heads,
                         n_kv_heads=f.n_kv_heads, head_dim_k=f.head_dim, head_dim_v=f.head_dim)
         calibration = None
-        if o.calibration:
+        if self._given is not None:
+            (calibration,) = self._given
+        elif o.calibration:
             try:
                 with open(o.calibration, "rb") as file:
                     calibration = file.read()
@@ -112,19 +117,34 @@ class Store:
         """A sequence on the longest prefix that the daemon has (``n_matched``), to be closed by the
         caller. publish: tokens are going to be appended. recompute_us: what one costs to compute;
         pages on disk that take longer are left out; 0: not known. Raises Failed."""
-        try:
-            if not self.ready():
-                raise Failed(f"no skvqd at '{self.options.socket}'")
-        except Refused as e:  # by a daemon that came after the start
-            self._say(f"{e}: everything is computed")
-            raise Failed(str(e)) from None
+        if not self.attempt():
+            raise Failed(f"no skvqd at '{self.options.socket}'")
         with failing():
             return self._model.sequence(tokens, max_tokens=max(self.max_tokens, len(tokens)),
                                         max_append=APPEND_TOKENS if publish else _READ_ONLY,
                                         publish=publish, recompute_us=recompute_us)
 
-    def reopen(self) -> None:
-        """Begins anew at the next call, perhaps with another calibration. Ends open sequences."""
+    def attempt(self) -> bool:
+        """ready(), of a server that runs: what refuses is told once each. Raises Failed."""
+        try:
+            return self.ready()
+        except Refused as e:
+            text = str(e)
+            if text not in self._refusals:
+                if len(self._refusals) >= REFUSALS_MAX:
+                    self._refusals.clear()
+                self._refusals.add(text)
+                self._say(f"{text}: everything is computed; it is tried every {RETRY_S:.0f} s")
+            raise Failed(text) from None
+
+    def calibration(self) -> bytes | None:
+        """What the model was registered with; None: none."""
+        return self._calibration
+
+    def use(self, calibration: bytes | None) -> None:
+        """Registers with this one from the next call on, whatever the daemon keeps or a file holds by
+        now. Ends open sequences."""
+        self._given = (calibration,)
         self.close()
         self._next_try = 0.0
 
