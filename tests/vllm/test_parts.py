@@ -130,9 +130,10 @@ class Identity(unittest.TestCase):
                       {"c.safetensors": b"12", "b.safetensors": b"3"}):
             self.assertNotEqual(identity.digest_weights(self.folder(other)),
                                 identity.digest_weights(same))
-        # Loaders take safetensors where both are there.
-        self.assertEqual(identity.digest_weights(self.folder({**base, "x.bin": b"9"})),
-                         identity.digest_weights(same))
+        # Which of them are read is the loader's affair.
+        for suffix in identity.WEIGHTS:
+            self.assertNotEqual(identity.digest_weights(self.folder({**base, "x" + suffix: b"9"})),
+                                identity.digest_weights(same))
 
     def test_folders_without_an_identity(self):
         with self.assertRaisesRegex(ValueError, "weights"):
@@ -151,7 +152,7 @@ class Identity(unittest.TestCase):
         self.assertEqual(identity.rope({}, 64), (0, 0.0, ""))
 
     def test_numerics_tell_apart_what_computes_differently(self):
-        base = ("0.32.0", "2.13.0", "bfloat16", "vec", "AVX512", "")
+        base = ("0.32.0", "2.13.0", "bfloat16", "vec", "AVX512", "", "auto", "vllm")
         config = {"hidden_size": 64, "_name_or_path": "here"}
         tag = identity.numerics(*base, config)
         self.assertEqual(tag, identity.numerics(*base, {"hidden_size": 64, "_name_or_path": "there"}))

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 
 MODEL, BUILD = sys.argv[1], os.path.abspath(sys.argv[2])
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -72,7 +73,7 @@ def refusals(socket):
     from vllm.v1.kv_cache_interface import (FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec,
                                             SlidingWindowSpec)
 
-    from skvq_vllm.connector import refusal
+    from skvq_vllm.connector import model_folder, refusal
 
     def cache(spec, n=30):
         names = [f"model.layers.{i}.self_attn.attn" for i in range(n)]
@@ -93,6 +94,15 @@ def refusals(socket):
     refused("a consumer", "kv_both", kv_transfer_config=transfer(socket, kv_role="kv_consumer"))
     refused("tensor parallelism", "tensor parallelism of 3", tensor_parallel_size=3)
     refused("a made-up model", "dummy", load_format="dummy")
+    refused("a loader that reads other files", "tensorizer", load_format="tensorizer")
+    for model, word in ((os.path.join(MODEL, "config.json"), "is a file"), ("s3://bucket/model", "is remote"),
+                        ("nobody/no-model", "no files are found"), ("a name: none", "no files are found")):
+        try:
+            why = model_folder(types.SimpleNamespace(model=model, model_weights="", revision=None),
+                               None)
+        except ValueError as e:
+            why = str(e)
+        check(f"the model '{os.path.basename(model)}' is refused", "does not support" in why and word in why, why)
     refused("a sliding window", "SlidingWindowSpec", cache(SlidingWindowSpec(**shape, sliding_window=512)))
     refused("a layer without a cache", "29 layers", cache(FullAttentionSpec(**shape), 29))
     refused("a cache of another type", "float16",

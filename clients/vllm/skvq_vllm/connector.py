@@ -47,6 +47,9 @@ logger = init_logger("vllm." + __name__)
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 READ_TOKENS = 2048        # of one call to export_kv: bounds the buffer
 SETTLE_S = 2.0            # all waits of one step for the daemon to take what is saved
+# Those that read the files of the model's folder and nothing else.
+LOAD_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "mistral", "pt", "npcache",
+                "sharded_state", "runai_streamer")
 # Drafts that are no model of their own: they add no layers to the cache.
 DRAFTS = ("ngram", "ngram_gpu", "suffix")
 
@@ -85,8 +88,8 @@ def refusal(config: "VllmConfig", kv: "KVCacheConfig") -> str:
         return f"the runner '{model.runner_type}'; only 'generate' is supported"
     if model.use_mla:
         return "multi-head latent attention"
-    if config.load_config.load_format == "dummy":
-        return "load_format 'dummy': weights without an identity"
+    if config.load_config.load_format not in LOAD_FORMATS:
+        return f"load_format '{config.load_config.load_format}': weights without an identity"
     if model.dtype not in DTYPES:
         return f"the element type {model.dtype}"
     if cache.cache_dtype not in ("auto", DTYPES[model.dtype]):
@@ -130,22 +133,38 @@ def unshared(request: "Request") -> str:
     return ""
 
 
-def model_folder(model: Any) -> str:
+def unsupported(why: str) -> ValueError:
+    return ValueError(f"skvqd does not support this server: {why}. docs/vllm.md lists what is supported")
+
+
+def model_folder(model: Any, cache: str | None) -> str:
+    """Where the model's files are. cache: the folder they were loaded into, if it is not the usual one.
+    Raises ValueError."""
+    if model.model_weights or "://" in model.model:  # vLLM has fetched the configuration alone
+        raise unsupported(f"the model '{model.model_weights or model.model}' is remote, so its files cannot "
+                          "be hashed")
     if os.path.isdir(model.model):
         return model.model
+    if os.path.exists(model.model):
+        raise unsupported(f"the model '{model.model}' is a file; a folder or a repository is needed")
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(model.model, revision=model.revision, local_files_only=True)
+    try:
+        return snapshot_download(model.model, revision=model.revision, cache_dir=cache,
+                                 local_files_only=True)
+    except (ValueError, OSError) as e:
+        raise unsupported(f"no files are found of the model '{model.model}': {e}") from None
 
 
 def facts_of(config: "VllmConfig", kv: "KVCacheConfig") -> identity.Facts:
     model, spec = config.model_config, kv.kv_cache_groups[0].kv_cache_spec
-    folder = model_folder(model)
+    folder = model_folder(model, config.load_config.download_dir)
     text = model.hf_text_config.to_dict()
     dim, theta, scaling = identity.rope(text, spec.head_size)
     isa = _get_attn_isa(model.dtype, spec.block_size, spec.head_size, config.cache_config.cache_dtype)
     tag = identity.numerics(vllm_version, torch.__version__, DTYPES[model.dtype], isa,
                             torch.backends.cpu.get_cpu_capability(), str(model.quantization or ""),
+                            str(config.load_config.load_format), str(model.model_impl),
                             model.hf_config.to_dict())
     return identity.Facts(
         weights=identity.digest_weights(folder), tokenizer=identity.digest_tokenizer(folder),
@@ -165,8 +184,7 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         opts = options.parse(self._kv_transfer_config.kv_connector_extra_config)
         why = refusal(vllm_config, kv_cache_config)
         if why:
-            raise ValueError(f"skvqd does not support this server: {why}. docs/vllm.md lists what "
-                             "is supported")
+            raise unsupported(why)
         facts = facts_of(vllm_config, kv_cache_config)
         spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
         side = "scheduler" if role == KVConnectorRole.SCHEDULER else "worker"

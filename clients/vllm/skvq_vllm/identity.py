@@ -54,12 +54,11 @@ def digest_files(folder: str, names: list[str]) -> bytes:
 
 
 def weight_files(folder: str) -> list[str]:
-    """Files of one kind, those that loaders prefer first. Raises ValueError if there are none."""
-    here = sorted(n for n in os.listdir(folder) if os.path.isfile(os.path.join(folder, n)))
-    for suffix in WEIGHTS:
-        found = [n for n in here if n.endswith(suffix)]
-        if found:
-            return found
+    """Of every kind, for which ones are read depends on the loader. Raises ValueError if there are none."""
+    found = sorted(n for n in os.listdir(folder)
+                   if n.endswith(WEIGHTS) and os.path.isfile(os.path.join(folder, n)))
+    if found:
+        return found
     raise ValueError(f"'{folder}' holds no weights ({', '.join(WEIGHTS)}), so pages could not be "
                      "told from another model's")
 
@@ -103,7 +102,8 @@ def rope(config: Mapping[str, Any], head_dim: int) -> tuple[int, float, str]:
 
 
 def numerics(vllm: str, torch: str, dtype: str, isa: str, capability: str, quantization: str,
-             config: Mapping[str, Any]) -> str:
-    """The tag. All of it is compared as text."""
+             load_format: str, implementation: str, config: Mapping[str, Any]) -> str:
+    """The tag. load_format: how weights were read; implementation: whose code the model is. All of it
+    is compared as text."""
     return (f"vllm-{vllm}/torch-{torch}/{dtype}/attn-{isa}/cpu-{capability}/"
-            f"w-{quantization or 'none'}/cfg-{digest_config(config)}")
+            f"w-{quantization or 'none'}/load-{load_format}/impl-{implementation}/cfg-{digest_config(config)}")
