@@ -191,7 +191,7 @@ void shed_refinements(struct skvq_seq *q)
 	q->n_shed = q->n_shed > q->n_dropped ? q->n_shed : q->n_dropped;
 	if (m->session->daemon == DAEMON_NONE || !seq_publishes(q))
 		shed_own(q);
-	else if (m->session->daemon == DAEMON_ATTACHED && m->epoch == m->session->epoch)
+	else if (is_attached(m))
 		shed_shared(q);
 }
 

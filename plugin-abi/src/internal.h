@@ -253,6 +253,18 @@ static inline uint32_t n_parts(const struct skvq_seq *q)
 	return q->groups ? q->model->n_groups : 1;
 }
 
+/* The daemon of this connection has the model's namespace. */
+static inline bool is_attached(const struct skvq_model *m)
+{
+	return m->session->daemon == DAEMON_ATTACHED && m->epoch == m->session->epoch;
+}
+
+/* Of the session's timeout, for one part: all waits of a call together take what one may. */
+static inline uint32_t part_timeout_ms(const struct skvq_seq *q)
+{
+	return (q->model->session->timeout_ms + n_parts(q) - 1) / n_parts(q);
+}
+
 static inline struct skvq_seq *part(struct skvq_seq *q, uint32_t i)
 {
 	return q->groups ? q->groups[i] : q;

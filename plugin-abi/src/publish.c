@@ -96,8 +96,8 @@ void publish_begin(struct skvq_seq *q)
 	struct skvq_session *s = m->session;
 	uint32_t n_full = q->n_encoded / SKVQ_PAGE_TOKENS;
 
-	if (s->daemon != DAEMON_ATTACHED || m->epoch != s->epoch || !seq_publishes(q) ||
-	    q->publish_id || (q->publish_after_ms && now_ms() < q->publish_after_ms))
+	if (!is_attached(m) || !seq_publishes(q) || q->publish_id ||
+	    (q->publish_after_ms && now_ms() < q->publish_after_ms))
 		return;
 	if (q->publish_epoch != s->epoch) {
 		/* Pages that are shared in this epoch already (matched ones) stay as they are. */

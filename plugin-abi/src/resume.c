@@ -478,14 +478,12 @@ int32_t api_seq_resume(skvq_model *m, const void *buf, uint64_t buf_bytes, skvq_
 	int r = m->n_groups ? thaw_groups(m, c, &q) : thaw(m, c, &q);
 	if (r < 0)
 		return r;
-	/* All waits together take what one may. */
 	if (s->client)
-		skvq_client_set_timeout(s->client, (s->timeout_ms + n_parts(q) - 1) / n_parts(q));
+		skvq_client_set_timeout(s->client, part_timeout_ms(q));
 	for (uint32_t i = 0; i < n_parts(q); i++) {
 		struct skvq_seq *x = part(q, i);
 
-		if (s->daemon == DAEMON_ATTACHED && x->model->epoch == s->epoch &&
-		    !(x->flags & SKVQ_SEQ_NO_MATCH))
+		if (is_attached(x->model) && !(x->flags & SKVQ_SEQ_NO_MATCH))
 			match_again(x);
 	}
 	if (s->client)

@@ -145,11 +145,6 @@ static uint32_t whole_pages(const struct skvq_seq *q, uint32_t n)
 	return n;
 }
 
-static bool is_attached(const struct skvq_model *m)
-{
-	return m->session->daemon == DAEMON_ATTACHED && m->epoch == m->session->epoch;
-}
-
 /* Takes the first pages that the daemon has of these tokens, up to pages_max, into q's place for them.
  * Returns their number: a page that does not prove itself, and all after it, count as a miss. */
 static int find_pages(struct skvq_seq *q, const int32_t *tokens, uint32_t n_tokens, uint32_t pages_max,
@@ -232,9 +227,8 @@ static int match(struct skvq_seq *q, const skvq_seq_desc *d)
 	uint32_t found[LAYER_GROUPS_MAX] = {0}, before;
 	int r = 0;
 
-	/* All waits together take what one may. */
 	if (s->client)
-		skvq_client_set_timeout(s->client, (s->timeout_ms + n_parts(q) - 1) / n_parts(q));
+		skvq_client_set_timeout(s->client, part_timeout_ms(q));
 	for (uint32_t i = 0; i < n_parts(q) && r >= 0; i++) {
 		r = find_pages(part(q, i), d->tokens, d->n_tokens, n, d->recompute_us);
 		found[i] = r > 0 ? (uint32_t)r : 0;
@@ -296,13 +290,11 @@ const skvq_ext_prefetch ext_prefetch = {.struct_size = sizeof ext_prefetch,
 
 void seq_prepare(struct skvq_seq *q)
 {
-	uint32_t timeout_ms = q->model->session->timeout_ms;
-
 	for (uint32_t i = 0; i < n_parts(q); i++) {
 		struct skvq_seq *x = part(q, i);
 
 		if (is_attached(x->model) && seq_publishes(x)) /* refused: tried again when a page is full */
-			(void)publish_prepare(x->staging, (timeout_ms + n_parts(q) - 1) / n_parts(q));
+			(void)publish_prepare(x->staging, part_timeout_ms(q));
 	}
 }
 

@@ -64,8 +64,7 @@ static bool chain_ends(const struct skvq_seq *q)
 static uint32_t unneeded(struct skvq_seq *q, uint32_t n)
 {
 	const struct skvq_session *s = q->model->session;
-	bool here = s->daemon == DAEMON_ATTACHED && q->model->epoch == s->epoch &&
-		    q->publish_epoch == s->epoch;
+	bool here = is_attached(q->model) && q->publish_epoch == s->epoch;
 
 	if (s->daemon == DAEMON_NONE || !seq_publishes(q))
 		return n;
