@@ -130,6 +130,23 @@ class Installed(unittest.TestCase):
             os.remove(again + path)
         self.assertEqual(files_below(again), [])
 
+    def test_manual_pages_and_completion(self):
+        pages = ["skvqctl.1"]
+        if shutil.which("help2man"):
+            pages += ["skvqd.8", "skvqd.conf.5", "skvq-exporter.1"]
+        for name in pages:
+            folder = os.path.basename(os.path.dirname(self.find(name)))
+            self.assertEqual(folder, "man" + name[-1])
+        if shutil.which("help2man"):
+            with open(self.find("skvqd.8"), encoding="utf-8") as f:
+                page = f.read()
+            self.assertIn("\nram_max = 4G\n", page)
+            self.assertIn("\n\\&[memory]\n", page)
+            self.assertIn("\\-\\-print\\-config", page)
+        self.assertIn("bash-completion/completions/skvqctl", files_below(os.path.join(self.usr, "share")))
+        self.assertIn("zsh/vendor-completions/_skvqctl", files_below(os.path.join(self.usr, "share")))
+        self.find("skvqctl.fish")
+
     def test_the_service_and_its_configuration(self):
         with open(self.find("skvqd.service"), encoding="utf-8") as f:
             unit = f.read()

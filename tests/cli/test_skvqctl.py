@@ -3,11 +3,15 @@
 """skvqctl as people and scripts meet it: exit status, words, JSON keys; with and without skvqd."""
 import json
 import os
+import re
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
+import threading
 import time
 import unittest
 
@@ -49,7 +53,8 @@ class WithoutDaemon(unittest.TestCase):
             for verb in VERBS:
                 with self.subTest(verb=verb):
                     result = ctl("--socket", path, verb, *ARGUMENTS.get(verb, []))
-                    self.assertEqual((result.returncode, result.stdout), (1, ""))
+                    self.assertEqual((result.returncode, result.stdout), (3, ""))
+                    self.assertEqual(len(result.stderr.splitlines()), 1)
                     self.assertIn(path, result.stderr)
                     self.assertIn("skvqd --socket", result.stderr)
 
@@ -60,7 +65,7 @@ class WithoutDaemon(unittest.TestCase):
             dead.bind(path)
             dead.close()
             result = ctl("ping", "--socket", path)
-            self.assertEqual(result.returncode, 1)
+            self.assertEqual(result.returncode, 3)
             self.assertIn(path, result.stderr)
 
     def test_the_socket_comes_from_the_environment_unless_named(self):
@@ -77,14 +82,115 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
                      ["calibration", "a", "b"],
                      ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
             with self.subTest(args=args):
                 result = ctl(*args)
                 self.assertEqual((result.returncode, result.stdout), (2, ""))
-                self.assertTrue(result.stderr)
+                self.assertEqual(len(result.stderr.splitlines()), 1)
+                self.assertTrue(result.stderr.startswith("skvqctl"), result.stderr)
+
+    @unittest.skipUnless(os.getuid() == 0, "only root can be somebody else")
+    def test_a_socket_one_may_not_use_is_status_4(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+            os.chmod(folder, 0o755)
+            path = os.path.join(folder, "closed.sock")
+            listening.bind(path)
+            os.chmod(path, 0o600)
+            listening.listen()
+            binary = shutil.copy(os.path.join(BIN, "skvqctl"), folder)
+            result = subprocess.run([binary, "-s", path, "ping"], capture_output=True, text=True,
+                                    timeout=30, user=65534, group=65534, extra_groups=[])
+            self.assertEqual((result.returncode, result.stdout), (4, ""))
+            self.assertIn(path, result.stderr)
+            self.assertIn("user 65534", result.stderr)
+
+    def other_daemon(self, body, *args):
+        """What skvqctl says to one whose hello is `body` and who answers nothing else."""
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+            path = os.path.join(folder, "other.sock")
+            listening.bind(path)
+            listening.listen()
+
+            def answer():
+                peer, _ = listening.accept()
+                with peer:
+                    peer.recv(4096)
+                    reply = b"\x08\x01\x21" + bytes(7) + b"\x01\x52" + bytes([len(body)]) + body
+                    peer.sendall(struct.pack("<IHH", len(reply), 0, 0x4b53) + reply)
+                    peer.recv(1)
+            thread = threading.Thread(target=answer)
+            thread.start()
+            result = ctl("-s", path, *args)
+            thread.join()
+            self.assertEqual((result.returncode, result.stdout), (5, ""), result.stderr)
+            self.assertEqual(len(result.stderr.splitlines()), 1)
+            return result.stderr
+
+    def test_a_daemon_of_another_version_is_status_5(self):
+        self.assertIn("protocol 2", self.other_daemon(b"\x08\x02", "ping"))
+        bounds = b"\x20\x80\x80\x01\x28\x40\x30\x40"
+        self.assertIn("one version", self.other_daemon(b"\x08\x01\x18\x01" + bounds, "why-miss", "-n",
+                                                      "1", TOKENS))
+
+    def test_what_stdout_does_not_take_is_told(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            result = subprocess.run([os.path.join(BIN, "skvqctl"), "help", "man"], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("No space left", result.stderr)
+
+    def options(self, verb):
+        """Of its help: (letter or "", long name)."""
+        return re.findall(r"^  (?:-(\w), |    )--([\w-]+)", ctl(verb, "--help").stdout, re.M)
+
+    def test_the_manual_has_each_verb_and_option(self):
+        page = ctl("help", "man").stdout
+        for verb in VERBS:
+            self.assertIn(f'.SS "skvqctl {verb}'.replace("-", "\\-"), page)
+            for _, name in self.options(verb):
+                self.assertIn("\\-\\-" + name.replace("-", "\\-"), page)
+        if shutil.which("man"):
+            shown = subprocess.run(["man", "--warnings", "-l", "-"], input=page, text=True,
+                                   capture_output=True, timeout=60, check=True,
+                                   env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"})
+            self.assertEqual(shown.stderr, "")
+            self.assertIn("why-miss", shown.stdout)
+
+    def complete(self, *words):
+        script = ctl("help", "bash").stdout + textwrap.dedent("""
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            _skvqctl
+            printf '%s\n' "${COMPREPLY[@]}"
+            """)
+        path = f"{BIN}:{os.environ['PATH']}"
+        result = subprocess.run(["bash", "-euc", script, "bash", "skvqctl", *words], text=True, timeout=30,
+                                capture_output=True, env={**os.environ, "PATH": path}, check=True)
+        self.assertEqual(result.stderr, "")
+        return result.stdout.split()
+
+    def test_completion(self):
+        self.assertEqual(self.complete("why"), ["why-miss"])
+        self.assertLessEqual({"help", *VERBS}, set(self.complete("")))
+        self.assertIn("fish", self.complete("help", ""))
+        for verb in VERBS:
+            words = {f"--{name}" for _, name in self.options(verb)}
+            words |= {f"-{letter}" for letter, _ in self.options(verb) if letter}
+            self.assertEqual(set(self.complete(verb, "-")), words)
+            self.assertEqual(set(self.complete("-s", "/x", verb, "-")), words)
+        self.assertIn(TOKENS, self.complete("why-miss", TOKENS[:-3]))
+        self.assertIn(TOKENS, self.complete("ping", "--socket", TOKENS[:-3]))
+        self.assertEqual(self.complete("ping", "-c", ""), [])
+        for shell in ("zsh", "fish"):
+            script = ctl("help", shell).stdout
+            for verb in VERBS:
+                self.assertIn(verb, script)
+                for _, name in self.options(verb):
+                    self.assertIn(name, script)
+            if shutil.which(shell):
+                subprocess.run([shell, "-n"], input=script, text=True, timeout=30, check=True)
 
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,

@@ -41,6 +41,9 @@ install(FILES ${into}/skvqd.service DESTINATION lib/systemd/system)
 install(FILES ${from}/sysusers.conf DESTINATION lib/sysusers.d RENAME skvqd.conf)
 install(FILES ${PROJECT_SOURCE_DIR}/daemon/skvqd.conf DESTINATION ${CMAKE_INSTALL_FULL_SYSCONFDIR})
 
+# --- manual pages and completion ---------------------------------------------------------------------
+include(${CMAKE_CURRENT_LIST_DIR}/man.cmake)
+
 # --- to read ----------------------------------------------------------------------------------------
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/LICENSE
   ${PROJECT_SOURCE_DIR}/plugin-abi/examples/engine.c DESTINATION ${CMAKE_INSTALL_DOCDIR})

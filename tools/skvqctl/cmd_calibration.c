@@ -12,16 +12,6 @@
 
 #define FILE_MAX (INT64_C(512) << 20) /* of a calibration; what is in it the daemon checks */
 
-static const char help[] =
-    "usage: skvqctl calibration [--replace] [--socket PATH] [--json] FILE\n\n"
-    "Gives the daemon a file of skvq-calibrate, for engines that start from now on. One that is "
-    "there\n"
-    "for these weights stays, unless:\n\n"
-    "  -r, --replace  put this one in its place. Engines that run keep the one they have; they "
-    "and\n"
-    "                 those that start later share no pages, so restart them when it suits\n\n"
-    "Status 1 if another was there and stays.\n\n"
-    "JSON: bytes (of the one that is kept), stored, replaced.\n";
 
 static int fail(const char *path, const char *why)
 {
@@ -92,34 +82,22 @@ static int report(const struct ctl *ctl, const char *path, uint64_t bytes, int p
 	return put ? CTL_OK : CTL_FAILED;
 }
 
-int cmd_calibration(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {
-	    CTL_LONG_OPTIONS, {"replace", no_argument, NULL, 'r'}, {0}};
 	bool replace = false;
 	uint64_t bytes;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "r", options, NULL)) != -1) {
-		if (opt == 'r')
-			replace = true;
-		else if (!ctl_option(ctl, opt))
-			return ctl_usage(opt, help);
-	}
-	if (optind >= argc) {
-		fprintf(stderr,
-			"skvqctl calibration: which file? See 'skvqctl calibration --help'\n");
-		return CTL_USAGE;
-	}
-	const char *path = argv[optind++];
-	if (ctl_no_arguments("calibration", argc, argv) != CTL_OK)
-		return CTL_USAGE;
-
+	while ((opt = ctl_getopt(ctl, &verb_calibration, argc, argv)) > 0)
+		replace = true;
+	if (opt < 0)
+		return ctl->result;
+	const char *path = argv[optind];
 	int fd = open_file(path, &bytes);
 	if (fd < 0)
 		return CTL_FAILED;
 	struct skvq_client *c = ctl_connect(ctl);
-	int result = CTL_FAILED;
+	int result = ctl->result;
 	if (c) {
 		int put = skvq_client_calibration_put(c, fd, bytes, replace);
 		result = put < 0 ? ctl_failed(ctl, c, "take the calibration", put)
@@ -129,3 +107,23 @@ int cmd_calibration(struct ctl *ctl, int argc, char **argv)
 	close(fd);
 	return result;
 }
+
+static const struct ctl_opt opts[] = {
+    {'r', "replace", NULL,
+     "put this one in the place of one that is there. Engines that run keep the one they have; they "
+     "and those that start later share no pages, so restart them when it suits"},
+};
+
+const struct ctl_verb verb_calibration = {
+    .name = "calibration",
+    .summary = "give engines that start later another calibration",
+    .args = "FILE",
+    .min_args = 1,
+    .max_args = 1,
+    .about = "Gives the daemon a file of skvq-calibrate, for engines that start from now on. One that "
+	     "is there for these weights stays, unless --replace is given; status 1 then says that it "
+	     "did.",
+    CTL_OPTS(opts),
+    .json = "bytes (of the one that is kept), stored, replaced.",
+    .run = run,
+};

@@ -9,22 +9,6 @@
 
 #define BUCKETS SKVQ_CLIENT_ERROR_BUCKETS
 
-static const char help[] =
-    "usage: skvqctl errors [--namespace NS] [--worst] [--socket PATH] [--json]\n\n"
-    "What the codes of pages lose: for K and V of each layer the relative squared error\n"
-    "sum |x - x'|^2 / sum |x|^2, over all pages that came in since the daemon started. Gaussian\n"
-    "data has .19 at 1.5 bits, .12 at 2, .037 at 3, .011 at 4; much more than that means that the\n"
-    "profile does not fit the layer.\n\n"
-    "  -n, --namespace NS  of namespace number NS alone\n"
-    "  -w, --worst         layers with the largest mean first\n\n"
-    "The histogram has 16 columns from 2^-12 to 1, each 0.75 octaves wide (1.7 times), the outer\n"
-    "ones open: '.' for no page, 1 to 9 for up to so many tenths of the pages (9: all as well).\n\n"
-    "Pages whose keys keep 8 bits, because without a calibration the profile would lose them, are\n"
-    "said beside; their K does not count in the table.\n\n"
-    "JSON: bucket_from, the lower edges of the histogram's columns; namespaces, an array of ns,\n"
-    "model_name, profile, pages_safe (with keys of 8 bits) and layers, an array of layer, k and "
-    "v,\n"
-    "each of bits, pages (measured), mean, max (null if pages is 0), histogram.\n";
 
 struct layer {
 	struct skvq_client_error_info k, v;
@@ -207,37 +191,53 @@ static int show_all(const struct ctl *ctl, struct skvq_client *c, const uint32_t
 	return ctl_print_json(json_pack("{s:o, s:o}", "bucket_from", from, "namespaces", array));
 }
 
-int cmd_errors(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {{"namespace", required_argument, NULL, 'n'},
-						{"worst", no_argument, NULL, 'w'},
-						CTL_LONG_OPTIONS,
-						{0}};
 	bool one = false, worst = false;
+	struct skvq_client *c;
 	uint64_t number = 0;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "n:w", options, NULL)) != -1) {
-		if (ctl_option(ctl, opt))
-			continue;
+	while ((opt = ctl_getopt(ctl, &verb_errors, argc, argv)) > 0) {
 		if (opt == 'w') {
 			worst = true;
 			continue;
 		}
-		if (opt != 'n')
-			return ctl_usage(opt, help);
 		if (!ctl_number("--namespace", optarg, 0, UINT32_MAX, &number))
 			return CTL_USAGE;
 		one = true;
 	}
-	if (ctl_no_arguments("errors", argc, argv) != CTL_OK)
-		return CTL_USAGE;
-
-	struct skvq_client *c = ctl_connect(ctl);
+	if (opt < 0)
+		return ctl->result;
+	c = ctl_connect(ctl);
 	if (!c)
-		return CTL_FAILED;
+		return ctl->result;
 	uint32_t ns = (uint32_t)number;
 	int result = show_all(ctl, c, one ? &ns : NULL, worst);
 	skvq_client_free(c);
 	return result;
 }
+
+static const struct ctl_opt opts[] = {
+    {'n', "namespace", "NS", "of namespace number NS alone"},
+    {'w', "worst", NULL, "layers with the largest mean first"},
+};
+
+const struct ctl_verb verb_errors = {
+    .name = "errors",
+    .summary = "what the codes of pages lose, layer by layer",
+    .about = "What the codes of pages lose: for K and V of each layer the relative squared error sum "
+	     "|x - x'|^2 / sum |x|^2, over all pages that came in since the daemon started. Gaussian "
+	     "data has .19 at 1.5 bits, .12 at 2, .037 at 3, .011 at 4; much more than that means that "
+	     "the profile does not fit the layer.\n\n"
+	     "The histogram has 16 columns from 2^-12 to 1, each 0.75 octaves wide (1.7 times), the "
+	     "outer ones open: '.' for no page, 1 to 9 for up to so many tenths of the pages (9: all as "
+	     "well).\n\n"
+	     "Pages whose keys keep 8 bits, because without a calibration the profile would lose them, "
+	     "are said beside; their K does not count in the table.",
+    CTL_OPTS(opts),
+    .json = "bucket_from, the lower edges of the histogram's columns; namespaces, an array of ns, "
+	    "model_name, profile, pages_safe (with keys of 8 bits) and layers, an array of layer, k and "
+	    "v, each of bits, pages (measured), mean, max (null if pages is 0), histogram.",
+    .run = run,
+};

@@ -9,16 +9,6 @@
 
 #define PAGES_PER_REQUEST 1024u
 
-static const char help[] =
-    "usage: skvqctl ls [--pages NS] [--socket PATH] [--json]\n\n"
-    "Lists namespaces: one per tenant and identity (model, geometry, profile, engine).\n\n"
-    "  -p, --pages NS  the pages of namespace number NS instead\n\n"
-    "JSON: namespaces, an array of ns, tenant, identity (hex), model_name, profile,\n"
-    "engine_numerics, n_layer, n_kv_heads, head_dim_k, head_dim_v, page_bytes, page_tokens,\n"
-    "pages, bytes, pins, tokens_asked, tokens_matched, page_hits, evictions.\n"
-    "JSON with --pages: ns, and pages, an array of slot, generation, parent_slot,\n"
-    "parent_generation (0: first page of a sequence), position, state, pins, children, bytes,\n"
-    "hits, age_ms, idle_ms, shed (its refinement was given up).\n";
 
 static json_t *namespace_json(const struct skvq_client_ns_info *n)
 {
@@ -175,29 +165,42 @@ static int list_pages(const struct ctl *ctl, struct skvq_client *c, uint32_t ns)
 	return ctl_print_json(json_pack("{s:I, s:o}", "ns", (json_int_t)ns, "pages", array));
 }
 
-int cmd_ls(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {
-	    {"pages", required_argument, NULL, 'p'}, CTL_LONG_OPTIONS, {0}};
+	struct skvq_client *c;
 	bool pages = false;
 	uint64_t ns = 0;
-	int opt;
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "p:", options, NULL)) != -1) {
-		if (ctl_option(ctl, opt))
-			continue;
-		if (opt != 'p')
-			return ctl_usage(opt, help);
+	int opt, result;
+
+	while ((opt = ctl_getopt(ctl, &verb_ls, argc, argv)) > 0) {
 		if (!ctl_number("--pages", optarg, 0, UINT32_MAX, &ns))
 			return CTL_USAGE;
 		pages = true;
 	}
-	if (ctl_no_arguments("ls", argc, argv) != CTL_OK)
-		return CTL_USAGE;
-
-	struct skvq_client *c = ctl_connect(ctl);
+	if (opt < 0)
+		return ctl->result;
+	c = ctl_connect(ctl);
 	if (!c)
-		return CTL_FAILED;
-	int result = pages ? list_pages(ctl, c, (uint32_t)ns) : list_namespaces(ctl, c);
+		return ctl->result;
+	result = pages ? list_pages(ctl, c, (uint32_t)ns) : list_namespaces(ctl, c);
 	skvq_client_free(c);
 	return result;
 }
+
+static const struct ctl_opt opts[] = {
+    {'p', "pages", "NS", "the pages of namespace number NS instead"},
+};
+
+const struct ctl_verb verb_ls = {
+    .name = "ls",
+    .summary = "namespaces, or the pages of one",
+    .about = "Lists namespaces: one per tenant and identity (model, geometry, profile, engine).",
+    CTL_OPTS(opts),
+    .json = "namespaces, an array of ns, tenant, identity (hex), model_name, profile, "
+	    "engine_numerics, n_layer, n_kv_heads, head_dim_k, head_dim_v, page_bytes, page_tokens, "
+	    "pages, bytes, pins, tokens_asked, tokens_matched, page_hits, evictions.\n\n"
+	    "With --pages: ns, and pages, an array of slot, generation, parent_slot, "
+	    "parent_generation (0: first page of a sequence), position, state, pins, children, bytes, "
+	    "hits, age_ms, idle_ms, shed (its refinement was given up).",
+    .run = run,
+};

@@ -10,13 +10,6 @@
 #define COUNT_MAX   10000000u
 #define PAYLOAD_MAX 65536u
 
-static const char help[] =
-    "usage: skvqctl ping [-c N] [--size BYTES] [--socket PATH] [--json]\n\n"
-    "Sends requests one after the other and measures their round trips.\n\n"
-    "  -c, --count N     how many; default 1\n"
-    "      --size BYTES  payload, echoed by the daemon; default 32, at most 65536\n\n"
-    "JSON: socket, daemon_version, boot_id, count, payload_bytes, rtt_min_us, rtt_p50_us,\n"
-    "rtt_p99_us, rtt_max_us, seconds_total.\n";
 
 static double now_us(void)
 {
@@ -63,34 +56,15 @@ static int report(const struct ctl *ctl, const struct skvq_client *c, const doub
 	return CTL_OK;
 }
 
-int cmd_ping(struct ctl *ctl, int argc, char **argv)
-{
-	static const struct option options[] = {{"count", required_argument, NULL, 'c'},
-						{"size", required_argument, NULL, 'S'},
-						CTL_LONG_OPTIONS,
-						{0}};
-	uint64_t count = 1, size = 32;
-	int opt;
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "c:", options, NULL)) != -1) {
-		if (ctl_option(ctl, opt))
-			continue;
-		if (opt == 'c' && ctl_number("--count", optarg, 1, COUNT_MAX, &count))
-			continue;
-		if (opt == 'S' && ctl_number("--size", optarg, 0, PAYLOAD_MAX, &size))
-			continue;
-		if (opt == 'c' || opt == 'S')
-			return CTL_USAGE;
-		return ctl_usage(opt, help);
-	}
-	if (ctl_no_arguments("ping", argc, argv) != CTL_OK)
-		return CTL_USAGE;
+#define OPT_SIZE CTL_LONG_ONLY
 
-	struct skvq_client *c = ctl_connect(ctl);
-	if (!c)
-		return CTL_FAILED;
-	int result = CTL_FAILED;
+/* Into rtt, sorted, and the report. */
+static int ping(const struct ctl *ctl, struct skvq_client *c, size_t count, size_t size)
+{
 	uint8_t *payload = calloc(1, size ? size : 1);
 	double *rtt = calloc(count, sizeof(*rtt));
+	int result = CTL_FAILED;
+
 	if (!payload || !rtt) {
 		fputs("skvqctl: no memory for so many requests\n", stderr);
 		goto done;
@@ -99,6 +73,7 @@ int cmd_ping(struct ctl *ctl, int argc, char **argv)
 	for (size_t i = 0; i < count; i++) {
 		double t = now_us();
 		int err = skvq_client_ping(c, payload, size);
+
 		if (err < 0) {
 			result = ctl_failed(ctl, c, "answer a ping", err);
 			goto done;
@@ -111,6 +86,41 @@ int cmd_ping(struct ctl *ctl, int argc, char **argv)
 done:
 	free(rtt);
 	free(payload);
+	return result;
+}
+
+static int run(struct ctl *ctl, int argc, char **argv)
+{
+	uint64_t count = 1, size = 32;
+	struct skvq_client *c;
+	int opt, result;
+
+	while ((opt = ctl_getopt(ctl, &verb_ping, argc, argv)) > 0) {
+		if (opt == 'c' ? !ctl_number("--count", optarg, 1, COUNT_MAX, &count)
+			       : !ctl_number("--size", optarg, 0, PAYLOAD_MAX, &size))
+			return CTL_USAGE;
+	}
+	if (opt < 0)
+		return ctl->result;
+	c = ctl_connect(ctl);
+	if (!c)
+		return ctl->result;
+	result = ping(ctl, c, count, size);
 	skvq_client_free(c);
 	return result;
 }
+
+static const struct ctl_opt opts[] = {
+    {'c', "count", "N", "how many; default 1"},
+    {OPT_SIZE, "size", "BYTES", "payload, echoed by the daemon; default 32, at most 65536"},
+};
+
+const struct ctl_verb verb_ping = {
+    .name = "ping",
+    .summary = "measure the round trip of a small request",
+    .about = "Sends requests one after the other and measures their round trips.",
+    CTL_OPTS(opts),
+    .json = "socket, daemon_version, boot_id, count, payload_bytes, rtt_min_us, rtt_p50_us, "
+	    "rtt_p99_us, rtt_max_us, seconds_total.",
+    .run = run,
+};

@@ -5,11 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char help[] =
-    "usage: skvqctl pins [--socket PATH] [--json]\n\n"
-    "Who holds pages in memory: one line per connection. Pins end when their connection does.\n\n"
-    "JSON: pins, an array of connection, pid, uid, gid, name (what the client calls itself),\n"
-    "pins, pages (distinct), bytes, age_ms.\n";
 
 static json_t *pin_json(const struct skvq_client_pin_info *p)
 {
@@ -47,23 +42,19 @@ static void print_text(const struct skvq_client_pin_info *list, size_t n)
 	ctl_table_print_free(t);
 }
 
-int cmd_pins(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {CTL_LONG_OPTIONS, {0}};
-	int opt;
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS, options, NULL)) != -1)
-		if (!ctl_option(ctl, opt))
-			return ctl_usage(opt, help);
-	if (ctl_no_arguments("pins", argc, argv) != CTL_OK)
-		return CTL_USAGE;
-
-	struct skvq_client *c = ctl_connect(ctl);
-	if (!c)
-		return CTL_FAILED;
 	struct skvq_client_pin_info *list = NULL;
+	struct skvq_client *c;
 	size_t n = 0;
-	int result = CTL_OK;
-	int err = skvq_client_pins(c, &list, &n);
+	int result = CTL_OK, err;
+
+	if (ctl_getopt(ctl, &verb_pins, argc, argv) < 0)
+		return ctl->result;
+	c = ctl_connect(ctl);
+	if (!c)
+		return ctl->result;
+	err = skvq_client_pins(c, &list, &n);
 	if (err < 0) {
 		result = ctl_failed(ctl, c, "list pins", err);
 	} else if (ctl->json) {
@@ -78,3 +69,13 @@ int cmd_pins(struct ctl *ctl, int argc, char **argv)
 	skvq_client_free(c);
 	return result;
 }
+
+const struct ctl_verb verb_pins = {
+    .name = "pins",
+    .summary = "who holds pages",
+    .about = "Who holds pages in memory: one line per connection. Pins end when their connection "
+	     "does.",
+    .json = "pins, an array of connection, pid, uid, gid, name (what the client calls itself), pins, "
+	    "pages (distinct), bytes, age_ms.",
+    .run = run,
+};

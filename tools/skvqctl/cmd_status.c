@@ -6,18 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: skvqctl status [--socket PATH] [--json]\n\n"
-    "How the daemon is: memory, connections, pages and counters since it started.\n\n"
-    "JSON: version, socket, boot_id, pid, uptime_ms, connections, connections_max, namespaces,\n"
-    "pages, bytes_resident (by the daemon's books), bytes_kernel (what the kernel says the\n"
-    "arenas take), bytes_max, pins, disk (null without one; else pages, bytes, bytes_max and\n"
-    "bytes_resident_too, of pages that are in memory as well), counters, an object of name and\n"
-    "value, histograms, an object of name and object (count, sum, buckets: values above 2^(i - 1)\n"
-    "up to 2^i, the last also what is more; the end of the name is the unit), and tenants: your own, or all for root, the daemon's user and those it calls admins;\n"
-    "each with name, connections, namespaces, pages, bytes, bytes_held, bytes_min, pins,\n"
-    "disk_bytes, calibration_bytes, most of them with a bound of the same name and _max, evictions\n"
-    "and refusals, an object of error code and count.\n";
 
 static json_t *tenant_json(struct skvq_client_tenant *t)
 {
@@ -178,20 +166,16 @@ static void print_text(struct skvq_client_status *s, const char *boot_id)
 	printf("  and %zu that are 0 (--json lists them)\n", n_zero);
 }
 
-int cmd_status(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {CTL_LONG_OPTIONS, {0}};
-	int opt;
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS, options, NULL)) != -1)
-		if (!ctl_option(ctl, opt))
-			return ctl_usage(opt, help);
-	if (ctl_no_arguments("status", argc, argv) != CTL_OK)
-		return CTL_USAGE;
-
-	struct skvq_client *c = ctl_connect(ctl);
-	if (!c)
-		return CTL_FAILED;
+	struct skvq_client *c;
 	int result = CTL_OK;
+
+	if (ctl_getopt(ctl, &verb_status, argc, argv) < 0)
+		return ctl->result;
+	c = ctl_connect(ctl);
+	if (!c)
+		return ctl->result;
 	struct skvq_client_status *s = calloc(1, sizeof(*s));
 	int err = s ? skvq_client_status(c, s) : -SKVQ_ENOMEM;
 	if (err < 0) {
@@ -208,3 +192,20 @@ int cmd_status(struct ctl *ctl, int argc, char **argv)
 	skvq_client_free(c);
 	return result;
 }
+
+const struct ctl_verb verb_status = {
+    .name = "status",
+    .summary = "how the daemon is: memory, connections, counters",
+    .about = "How the daemon is: memory, connections, pages and counters since it started.",
+    .json = "version, socket, boot_id, pid, uptime_ms, connections, connections_max, namespaces, pages, "
+	    "bytes_resident (by the daemon's books), bytes_kernel (what the kernel says the arenas "
+	    "take), bytes_max, pins, disk (null without one; else pages, bytes, bytes_max and "
+	    "bytes_resident_too, of pages that are in memory as well), counters, an object of name and "
+	    "value, histograms, an object of name and object (count, sum, buckets: values above "
+	    "2^(i - 1) up to 2^i, the last also what is more; the end of the name is the unit), and "
+	    "tenants: your own, or all for root, the daemon's user and those it calls admins; each with "
+	    "name, connections, namespaces, pages, bytes, bytes_held, bytes_min, pins, disk_bytes, "
+	    "calibration_bytes, most of them with a bound of the same name and _max, evictions and "
+	    "refusals, an object of error code and count.",
+    .run = run,
+};

@@ -12,17 +12,6 @@
 
 #define TOKENS_MAX (1u << 20)
 
-static const char help[] =
-    "usage: skvqctl why-miss --namespace NS [--socket PATH] [--json] [FILE]\n\n"
-    "Why a match of some tokens ends where it ends: what is in memory, what is on disk, and the\n"
-    "first thing that differs behind that. Changes nothing.\n\n"
-    "  -n, --namespace NS  where the engine looks; 'skvqctl ls' lists them\n"
-    "  FILE                token ids in decimal, between them blanks, commas or brackets, as\n"
-    "                      'llama-tokenize --ids' or a JSON array has them; default: stdin\n\n"
-    "JSON: ns, tokens, pages (whole ones), pages_memory, pages_disk, disk_ms (until these would\n"
-    "be here), end (all, filling, coming, held, dropped, differs, unknown), position (of the\n"
-    "first token that is not found, null if all are), gone_ms (dropped), same_tokens, shift,\n"
-    "other_ns (null: none), other_pages, other_differs.\n";
 
 struct tokens {
 	int32_t *at;
@@ -160,10 +149,8 @@ static void print_text(const struct tokens *t, const struct skvq_client_explanat
 		       e->other_differs);
 }
 
-int cmd_why_miss(struct ctl *ctl, int argc, char **argv)
+static int run(struct ctl *ctl, int argc, char **argv)
 {
-	static const struct option options[] = {
-	    CTL_LONG_OPTIONS, {"namespace", required_argument, NULL, 'n'}, {0}};
 	struct skvq_client_explanation e;
 	struct tokens t = {0};
 	struct skvq_client *c;
@@ -171,24 +158,19 @@ int cmd_why_miss(struct ctl *ctl, int argc, char **argv)
 	uint64_t ns = 0;
 	int opt, result, err;
 
-	while ((opt = getopt_long(argc, argv, CTL_SHORT_OPTIONS "n:", options, NULL)) != -1) {
-		if (ctl_option(ctl, opt))
-			continue;
-		if (opt != 'n')
-			return ctl_usage(opt, help);
+	while ((opt = ctl_getopt(ctl, &verb_why_miss, argc, argv)) > 0) {
 		if (!ctl_number("--namespace", optarg, 0, UINT32_MAX, &ns))
 			return CTL_USAGE;
 		has_ns = true;
 	}
-	const char *path = optind < argc ? argv[optind++] : NULL;
-	if (ctl_no_arguments("why-miss", argc, argv) != CTL_OK)
-		return CTL_USAGE;
+	if (opt < 0)
+		return ctl->result;
 	if (!has_ns) {
 		fputs("skvqctl why-miss: which namespace? --namespace NS; 'skvqctl ls' lists them\n",
 		      stderr);
 		return CTL_USAGE;
 	}
-	result = load_tokens(path, &t);
+	result = load_tokens(optind < argc ? argv[optind] : NULL, &t);
 	if (result != CTL_OK) {
 		free(t.at);
 		return result;
@@ -196,7 +178,7 @@ int cmd_why_miss(struct ctl *ctl, int argc, char **argv)
 	c = ctl_connect(ctl);
 	if (!c) {
 		free(t.at);
-		return CTL_FAILED;
+		return ctl->result;
 	}
 	err = skvq_client_explain(c, (uint32_t)ns, t.at, t.n, &e);
 	if (err < 0) {
@@ -212,3 +194,24 @@ int cmd_why_miss(struct ctl *ctl, int argc, char **argv)
 	skvq_client_free(c);
 	return result;
 }
+
+static const struct ctl_opt opts[] = {
+    {'n', "namespace", "NS", "where the engine looks; 'skvqctl ls' lists them"},
+};
+
+const struct ctl_verb verb_why_miss = {
+    .name = "why-miss",
+    .summary = "why a match of some tokens ends where it ends",
+    .args = "[FILE]",
+    .max_args = 1,
+    .about = "Why a match of some tokens ends where it ends: what is in memory, what is on disk, and "
+	     "the first thing that differs behind that. Changes nothing.\n\n"
+	     "FILE has token ids in decimal, between them blanks, commas or brackets, as "
+	     "'llama-tokenize --ids' or a JSON array has them; without FILE they come from stdin.",
+    CTL_OPTS(opts),
+    .json = "ns, tokens, pages (whole ones), pages_memory, pages_disk, disk_ms (until these would be "
+	    "here), end (all, filling, coming, held, dropped, differs, unknown), position (of the first "
+	    "token that is not found, null if all are), gone_ms (dropped), same_tokens, shift, other_ns "
+	    "(null: none), other_pages, other_differs.",
+    .run = run,
+};

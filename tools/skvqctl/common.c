@@ -3,40 +3,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TIMEOUT_MS 5000u
-
-bool ctl_option(struct ctl *ctl, int opt)
-{
-	switch (opt) {
-	case 's':
-		ctl->socket = optarg;
-		return true;
-	case 'j':
-		ctl->json = true;
-		return true;
-	default:
-		return false;
-	}
-}
-
-int ctl_usage(int opt, const char *help)
-{
-	fputs(help, opt == 'h' ? stdout : stderr);
-	return opt == 'h' ? CTL_OK : CTL_USAGE;
-}
-
-int ctl_no_arguments(const char *verb, int argc, char **argv)
-{
-	if (optind >= argc)
-		return CTL_OK;
-	fprintf(stderr, "skvqctl %s: what is '%s'? See 'skvqctl %s --help'\n", verb, argv[optind],
-		verb);
-	return CTL_USAGE;
-}
 
 bool ctl_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret)
 {
@@ -53,30 +26,87 @@ bool ctl_number(const char *what, const char *text, uint64_t min, uint64_t max, 
 	return true;
 }
 
-struct skvq_client *ctl_connect(const struct ctl *ctl)
+/* Of the client library's errors. */
+static int exit_of(int err)
+{
+	switch (-err) {
+	case SKVQ_ENODAEMON:
+	case SKVQ_ETIMEOUT:
+		return CTL_NO_DAEMON;
+	case SKVQ_EPERM:
+		return CTL_DENIED;
+	case SKVQ_EVERSION:
+	case SKVQ_ENOTSUP:
+		return CTL_VERSION;
+	default:
+		return CTL_FAILED;
+	}
+}
+
+struct skvq_client *ctl_connect(struct ctl *ctl)
 {
 	struct skvq_client *c = NULL;
 	char why[SKVQ_CLIENT_WHY_BYTES] = "";
 	int err = skvq_client_connect(ctl->socket, "skvqctl", TIMEOUT_MS, &c, why);
+
 	if (err >= 0)
 		return c;
-	if (err == -SKVQ_ENODAEMON || err == -SKVQ_ETIMEOUT)
+	ctl->result = exit_of(err);
+	ctl_clean(why);
+	if (ctl->result == CTL_NO_DAEMON && access(ctl->socket, R_OK | W_OK) < 0 && errno == EACCES) {
+		ctl->result = CTL_DENIED;
 		fprintf(stderr,
-			"skvqctl: no daemon answers: %s\n"
-			"Start one with 'skvqd --socket PATH', or name the socket of a running one "
-			"with --socket or in SKVQD_SOCKET.\n",
-			ctl_clean(why));
-	else
-		fprintf(stderr, "skvqctl: %s (%s)\n", ctl_clean(why), skvq_err_name(err));
+			"skvqctl: %s; user %u may not use this socket: run it as the daemon's user or "
+			"root, or join the group that socket_mode lets in\n",
+			why, (unsigned)geteuid());
+	} else if (ctl->result == CTL_NO_DAEMON) {
+		fprintf(stderr,
+			"skvqctl: no daemon answers: %s; start one with 'skvqd --socket PATH', or name "
+			"the socket of one that runs with --socket or in SKVQD_SOCKET\n",
+			why);
+	} else {
+		fprintf(stderr, "skvqctl: %s (%s)\n", why, skvq_err_name(err));
+	}
 	return NULL;
 }
 
 int ctl_failed(const struct ctl *ctl, const struct skvq_client *c, const char *what, int err)
 {
 	char why[SKVQ_CLIENT_WHY_BYTES];
+
 	snprintf(why, sizeof(why), "%s", skvq_client_why(c));
-	fprintf(stderr, "skvqctl: the daemon on '%s' did not %s: %s (%s)\n", ctl->socket, what,
-		ctl_clean(why), skvq_err_name(err));
+	fprintf(stderr, "skvqctl: the daemon on '%s' did not %s: %s (%s)%s\n", ctl->socket, what,
+		ctl_clean(why), skvq_err_name(err),
+		exit_of(err) == CTL_VERSION ? "; skvqctl and skvqd should be of one version" : "");
+	return exit_of(err);
+}
+
+int ctl_confirm(const char *verb, bool yes, const char *format, ...)
+{
+	char answer[16] = "", text[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (yes)
+		return CTL_OK;
+	if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
+		fprintf(stderr, "skvqctl %s: this %s; say --yes if it is to\n", verb, text);
+		return CTL_USAGE;
+	}
+	fprintf(stderr, "This %s. Do it? [y/N] ", text);
+	if (fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y'))
+		return CTL_OK;
+	fputs("nothing was done\n", stderr);
+	return CTL_FAILED;
+}
+
+int ctl_flush(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return CTL_OK;
+	fprintf(stderr, "skvqctl: cannot write to stdout: %s\n", strerror(errno));
 	return CTL_FAILED;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skvqctl: asks a running skvqd how it is. One verb, one file (cmd_<verb>.c).
+ * skvqctl: looks into a running skvqd and steers it. One verb, one file (cmd_<verb>.c).
  */
 #include "skvqctl.h"
 
@@ -8,64 +8,63 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SOCKET "/run/skvqd/skvqd.sock"
+#include <getopt.h>
 
-static const struct ctl_verb verbs[] = {
-    {"status", "how the daemon is: memory, connections, counters", cmd_status},
-    {"ls", "namespaces, or the pages of one", cmd_ls},
-    {"pins", "who holds pages", cmd_pins},
-    {"errors", "what the codes of pages lose, layer by layer", cmd_errors},
-    {"why-miss", "why a match of some tokens ends where it ends", cmd_why_miss},
-    {"calibration", "give engines that start later another calibration", cmd_calibration},
-    {"ping", "measure the round trip of a small request", cmd_ping},
+const struct ctl_verb *const ctl_verbs[] = {
+    &verb_status, &verb_ls,          &verb_pins, &verb_errors,
+    &verb_why_miss, &verb_calibration, &verb_ping, NULL,
 };
-#define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))
 
-static void help(FILE *to)
+static const struct ctl_verb *verb_of(const char *name)
 {
-	fputs("usage: skvqctl [--socket PATH] [--json] VERB [options]\n\n", to);
-	for (size_t i = 0; i < N_VERBS; i++)
-		fprintf(to, "  %-11s %s\n", verbs[i].name, verbs[i].summary);
-	fputs("\n"
-	      "  -s, --socket PATH  the daemon's socket; default $SKVQD_SOCKET, else\n"
-	      "                     " DEFAULT_SOCKET "\n"
-	      "  -j, --json         print one JSON object instead of text\n"
-	      "  -h, --help         this text; 'skvqctl VERB --help' tells more of a verb\n\n"
-	      "Exit status: 0 done, 1 the daemon did not answer or refused, 2 wrong usage.\n",
-	      to);
+	for (unsigned i = 0; ctl_verbs[i]; i++)
+		if (!strcmp(name, ctl_verbs[i]->name))
+			return ctl_verbs[i];
+	return NULL;
+}
+
+static int no_verb(char *name)
+{
+	fprintf(stderr, "skvqctl: there is no verb '%s'; 'skvqctl --help' lists them\n",
+		ctl_clean(name));
+	return CTL_USAGE;
+}
+
+/* help, help VERB, help man, help bash. */
+static int help(int argc, char **argv)
+{
+	const struct ctl_verb *verb = argc > 1 ? verb_of(argv[1]) : NULL;
+
+	if (argc > 2) {
+		fputs("skvqctl help: one argument too many; see 'skvqctl --help'\n", stderr);
+		return CTL_USAGE;
+	}
+	if (argc < 2 || verb)
+		ctl_help(verb, stdout);
+	else if (!strcmp(argv[1], "man"))
+		ctl_man(stdout);
+	else if (!ctl_completion(argv[1], stdout))
+		return no_verb(argv[1]);
+	return ctl_flush();
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {CTL_LONG_OPTIONS, {0}};
 	const char *env = getenv("SKVQD_SOCKET");
-	struct ctl ctl = {.socket = env && *env ? env : DEFAULT_SOCKET};
-	int opt;
+	struct ctl ctl = {.socket = env && *env ? env : CTL_DEFAULT_SOCKET};
+	const struct ctl_verb *verb;
 
-	/* '+': stop at the verb, whose options are its own. */
-	while ((opt = getopt_long(argc, argv, "+" CTL_SHORT_OPTIONS, options, NULL)) != -1) {
-		if (ctl_option(&ctl, opt))
-			continue;
-		help(opt == 'h' ? stdout : stderr);
-		return opt == 'h' ? CTL_OK : CTL_USAGE;
-	}
+	if (ctl_getopt(&ctl, NULL, argc, argv) < 0)
+		return ctl.result;
 	if (optind >= argc) {
-		help(stderr);
+		fputs("skvqctl: which verb? 'skvqctl --help' lists them\n", stderr);
 		return CTL_USAGE;
 	}
-	const char *name = argv[optind];
-	if (strcmp(name, "help") == 0) {
-		help(stdout);
-		return CTL_OK;
-	}
-	for (size_t i = 0; i < N_VERBS; i++) {
-		if (strcmp(name, verbs[i].name) != 0)
-			continue;
-		argc -= optind;
-		argv += optind;
-		optind = 1;
-		return verbs[i].run(&ctl, argc, argv);
-	}
-	fprintf(stderr, "skvqctl: there is no verb '%s'; 'skvqctl --help' lists them\n", name);
-	return CTL_USAGE;
+	argc -= optind;
+	argv += optind;
+	optind = 1;
+	if (!strcmp(argv[0], "help"))
+		return help(argc, argv);
+	verb = verb_of(argv[0]);
+	return verb ? verb->run(&ctl, argc, argv) : no_verb(argv[0]);
 }

@@ -16,40 +16,38 @@
 
 #include <skvq/client.h>
 
-#define CTL_OK     0
-#define CTL_FAILED 1 /* the daemon could not be reached, or refused */
-#define CTL_USAGE  2 /* the command line is wrong                   */
+#include "args.h"
+
+/* Exit statuses, in ctl_exit_list for people. Never renumbered. */
+#define CTL_OK        0
+#define CTL_FAILED    1 /* refused, or it could not be done           */
+#define CTL_USAGE     2 /* the command line is wrong                  */
+#define CTL_NO_DAEMON 3
+#define CTL_DENIED    4
+#define CTL_VERSION   5 /* another protocol, or it lacks the feature  */
+#define CTL_FOUND     6 /* done; something is not as it should be     */
+
+#define CTL_DEFAULT_SOCKET "/run/skvqd/skvqd.sock"
 
 struct ctl {
 	const char *socket;
 	bool json;
+	int result; /* what to exit with when ctl_getopt() or ctl_connect() ended it */
 };
 
-/* Options every verb takes, for its getopt tables; ctl_option() handles them. */
-#define CTL_SHORT_OPTIONS "hs:j"
-#define CTL_LONG_OPTIONS                                                                           \
-	{"help", no_argument, NULL, 'h'}, {"socket", required_argument, NULL, 's'},                \
-	{                                                                                          \
-		"json", no_argument, NULL, 'j'                                                     \
-	}
-
-/* Takes one getopt result: true if it was -s or -j, false if it is the verb's or an error. */
-bool ctl_option(struct ctl *ctl, int opt);
-
-/* What to return for an option getopt did not know, or --help. */
-int ctl_usage(int opt, const char *help);
-/* Complains of arguments left after the options. CTL_OK or CTL_USAGE. */
-int ctl_no_arguments(const char *verb, int argc, char **argv);
 /* A decimal number in [min, max] of option `what`; complains and returns false otherwise. */
 bool ctl_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
 
-/* Connects, or says on stderr what was tried and what to do, and returns NULL. The caller frees. */
-struct skvq_client *ctl_connect(const struct ctl *ctl);
-/* Says on stderr that the daemon did not do `what`; returns CTL_FAILED. */
+/* Connects, or says on stderr what was tried and what to do, sets ctl->result and returns NULL. The
+ * caller frees. */
+struct skvq_client *ctl_connect(struct ctl *ctl);
+/* Says on stderr that the daemon did not do `what`; returns the exit status for that. */
 int ctl_failed(const struct ctl *ctl, const struct skvq_client *c, const char *what, int err);
 
 /* Prints and frees an object; CTL_OK, or CTL_FAILED if stdout does not take it. */
 int ctl_print_json(json_t *object);
+/* CTL_OK, or CTL_FAILED if stdout did not take all that was printed. */
+int ctl_flush(void);
 /* A JSON string of bytes another process chose: what is not UTF-8 becomes '?'. */
 json_t *ctl_json_text(const char *text);
 /* The same for a terminal: control characters become '?' in place. Returns its argument. */
@@ -70,18 +68,20 @@ void ctl_table_row(struct ctl_table *t, const char *const *cells);
 void ctl_table_free(struct ctl_table *t);
 void ctl_table_print_free(struct ctl_table *t);
 
-struct ctl_verb {
-	const char *name;
-	const char *summary;
-	int (*run)(struct ctl *ctl, int argc, char **argv); /* argv[0] is the verb */
-};
+/*
+ * Before a verb throws something away: on a terminal asks, whether to do what the text says; else
+ * `yes` (the option --yes) must have been given. CTL_OK: do it. Otherwise it was told, and is what
+ * to exit with.
+ */
+int ctl_confirm(const char *verb, bool yes, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
-int cmd_calibration(struct ctl *ctl, int argc, char **argv);
-int cmd_errors(struct ctl *ctl, int argc, char **argv);
-int cmd_ls(struct ctl *ctl, int argc, char **argv);
-int cmd_pins(struct ctl *ctl, int argc, char **argv);
-int cmd_ping(struct ctl *ctl, int argc, char **argv);
-int cmd_status(struct ctl *ctl, int argc, char **argv);
-int cmd_why_miss(struct ctl *ctl, int argc, char **argv);
+extern const struct ctl_verb verb_calibration;
+extern const struct ctl_verb verb_errors;
+extern const struct ctl_verb verb_ls;
+extern const struct ctl_verb verb_pins;
+extern const struct ctl_verb verb_ping;
+extern const struct ctl_verb verb_status;
+extern const struct ctl_verb verb_why_miss;
 
 #endif /* SKVQCTL_H */
