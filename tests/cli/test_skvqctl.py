@@ -1,28 +1,35 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """skvqctl as people and scripts meet it: exit status, words, JSON keys; with and without skvqd."""
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import textwrap
 import threading
 import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "ls", "pins", "errors", "calibration", "why-miss", "ping"]
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
-ARGUMENTS = {"calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
+ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
                "bytes_max", "pins", "disk", "counters", "histograms", "tenants"}
+TOP_KEYS = {"boot_id", "seconds", "connections", "pages", "bytes_resident", "bytes_max", "pins",
+            "disk_bytes", "hit_share", "per_second", "within"}
 NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_numerics",
                   "n_layer", "n_kv_heads", "head_dim_k", "head_dim_v", "page_bytes",
                   "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",
@@ -82,7 +89,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
                      ["calibration", "a", "b"],
                      ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
@@ -193,7 +200,7 @@ class WithoutDaemon(unittest.TestCase):
                 subprocess.run([shell, "-n"], input=script, text=True, timeout=30, check=True)
 
     def test_help_is_on_stdout_and_names_the_json_keys(self):
-        keys = {"status": STATUS_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
+        keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
                 "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS}
         self.assertEqual(ctl("--help").returncode, 0)
@@ -255,6 +262,53 @@ class WithDaemon(unittest.TestCase):
         self.assertEqual((s["pid"], s["socket"]), (self.daemon.pid, self.socket))
         self.assertEqual(s["boot_id"], self.json("ping")["boot_id"])
         self.assertIn(f"pid {self.daemon.pid}", self.text("status"))
+
+    def test_top_in_batches(self):
+        self.publish(3)
+        result = ctl("-s", self.socket, "top", "-n", "2", "-i", "100", "--json")
+        first, second = [json.loads(line) for line in result.stdout.splitlines()]
+        self.assertEqual((set(first), set(second)), (TOP_KEYS, TOP_KEYS))
+        self.assertGreater(first["per_second"]["publishes"], 0)
+        self.assertGreater(first["within"]["publish_us"]["count"], 0)
+        self.assertEqual((second["per_second"]["publishes"], second["within"]["publish_us"]["count"]), (0, 0))
+        self.assertGreaterEqual(second["seconds"], .1)
+        self.assertIn("made-up", self.text("top", "-b", "-n", "1"))
+        self.assertIn("skvqctl", self.text("top", "-b", "-n", "1", "-v", "clients", "-o", "age"))
+        self.assertIn("default", self.text("top", "-b", "-n", "1", "--view", "tenants"))
+
+    def terminal(self, *args):
+        """A terminal of 30 lines with skvqctl on it: (process, what was drawn until a text came)."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+        process = subprocess.Popen([os.path.join(BIN, "skvqctl"), "-s", self.socket, *args], stdin=slave,
+                                   stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm"})
+        os.close(slave)
+        self.addCleanup(os.close, master)
+        self.addCleanup(process.kill)
+
+        def until(text):
+            drawn, deadline = b"", time.monotonic() + 20
+            while text not in drawn:
+                self.assertLess(time.monotonic(), deadline, (text, drawn))
+                if select.select([master], [], [], .1)[0]:
+                    drawn += os.read(master, 65536)
+        return process, master, until
+
+    def test_top_on_a_terminal(self):
+        self.publish(3)
+        process, master, until = self.terminal("top", "--interval", "100")
+        until(b"made-up")
+        os.write(master, b"2")
+        until(b"CONNECTION")
+        os.write(master, b"h")
+        until(b"namespaces, clients, tenants")
+        os.write(master, b"3")
+        until(b"REFUSED/S")
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 4, 20, 0, 0))
+        os.kill(process.pid, signal.SIGWINCH)
+        os.write(master, b"<>sr+-  \t1q")
+        until(b"\x1b[?1049l")  # the screen of before is back
+        self.assertEqual(process.wait(timeout=20), 0)
 
     def test_namespaces_and_their_pages(self):
         before = {n["ns"] for n in self.json("ls")["namespaces"]}

@@ -41,26 +41,6 @@ static json_t *tenant_json(struct skvq_client_tenant *t)
 	return o;
 }
 
-static uint64_t recorded(const struct skvq_client_histogram *h)
-{
-	uint64_t n = 0;
-	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++)
-		n += h->buckets[i];
-	return n;
-}
-
-/* The upper end of the bucket in which that share of the values is reached. */
-static uint64_t quantile(const struct skvq_client_histogram *h, double share)
-{
-	double want = share * (double)recorded(h), n = 0;
-	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++) {
-		n += (double)h->buckets[i];
-		if (n >= want)
-			return UINT64_C(1) << i;
-	}
-	return UINT64_C(1) << (SKVQ_CLIENT_BUCKETS - 1);
-}
-
 static json_t *histograms_json(const struct skvq_client_status *s)
 {
 	json_t *all = json_object();
@@ -71,7 +51,7 @@ static json_t *histograms_json(const struct skvq_client_status *s)
 			json_array_append_new(buckets, json_integer((json_int_t)h->buckets[b]));
 		json_object_set_new(all, h->name,
 				    json_pack("{s:I, s:I, s:o}", "count",
-					      (json_int_t)recorded(h), "sum", (json_int_t)h->sum,
+					      (json_int_t)ctl_recorded(h), "sum", (json_int_t)h->sum,
 					      "buckets", buckets));
 	}
 	return all;
@@ -149,10 +129,10 @@ static void print_text(struct skvq_client_status *s, const char *boot_id)
 		print_tenant(&s->tenants[i]);
 	for (size_t i = 0; i < s->n_histograms; i++) {
 		const struct skvq_client_histogram *h = &s->histograms[i];
-		if (recorded(h))
+		if (ctl_recorded(h))
 			printf("%-12s %" PRIu64 " times, half within %" PRIu64
 			       ", 99 %% within %" PRIu64 "\n",
-			       h->name, recorded(h), quantile(h, .5), quantile(h, .99));
+			       h->name, ctl_recorded(h), ctl_quantile(h, .5), ctl_quantile(h, .99));
 	}
 	size_t n_zero = 0;
 	puts("counters");

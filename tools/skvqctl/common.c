@@ -175,6 +175,29 @@ const char *ctl_human_ms(uint64_t ms, char buf[CTL_HUMAN_BYTES])
 	return buf;
 }
 
+uint64_t ctl_recorded(const struct skvq_client_histogram *h)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++)
+		n += h->buckets[i];
+	return n;
+}
+
+uint64_t ctl_quantile(const struct skvq_client_histogram *h, double share)
+{
+	double want = share * (double)ctl_recorded(h), n = 0;
+
+	if (want <= 0)
+		return 0;
+	for (size_t i = 0; i < SKVQ_CLIENT_BUCKETS; i++) {
+		n += (double)h->buckets[i];
+		if (n >= want)
+			return UINT64_C(1) << i;
+	}
+	return UINT64_C(1) << (SKVQ_CLIENT_BUCKETS - 1);
+}
+
 const char *ctl_hex(const uint8_t *digest, size_t n_bytes, char *buf)
 {
 	for (size_t i = 0; i < n_bytes; i++)

@@ -11,8 +11,15 @@
 #include <getopt.h>
 
 const struct ctl_verb *const ctl_verbs[] = {
-    &verb_status, &verb_ls,          &verb_pins, &verb_errors,
-    &verb_why_miss, &verb_calibration, &verb_ping, NULL,
+    &verb_status,
+    &verb_top,
+    &verb_ls,
+    &verb_pins,
+    &verb_errors,
+    &verb_why_miss,
+    &verb_calibration,
+    &verb_ping,
+    NULL,
 };
 
 static const struct ctl_verb *verb_of(const char *name)

@@ -57,6 +57,10 @@ char *ctl_clean(char *text);
 #define CTL_HUMAN_BYTES 24
 const char *ctl_human_bytes(uint64_t bytes, char buf[CTL_HUMAN_BYTES]);
 const char *ctl_human_ms(uint64_t ms, char buf[CTL_HUMAN_BYTES]);
+/* How many values there are, and the upper end of the bucket in which that share of them is reached;
+ * 0 if there are none. */
+uint64_t ctl_recorded(const struct skvq_client_histogram *h);
+uint64_t ctl_quantile(const struct skvq_client_histogram *h, double share);
 /* Digest as hex, n_bytes of it. buf holds 2 * n_bytes + 1. */
 const char *ctl_hex(const uint8_t *digest, size_t n_bytes, char *buf);
 
@@ -82,6 +86,7 @@ extern const struct ctl_verb verb_ls;
 extern const struct ctl_verb verb_pins;
 extern const struct ctl_verb verb_ping;
 extern const struct ctl_verb verb_status;
+extern const struct ctl_verb verb_top;
 extern const struct ctl_verb verb_why_miss;
 
 #endif /* SKVQCTL_H */
