@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -126,6 +127,22 @@ static void raise_nofile(const struct config *config)
 	if (setrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur < need)
 		log_event(LOG_WARNING, "few_descriptors", LOG_U64("limit", lim.rlim_cur),
 			  LOG_U64("needed", need));
+}
+
+/* Shared memory in huge pages takes what its neighbours in two MiB take, and is filled slowly: what
+ * is measured is in docs/operations.md. Only the machine's owner can change it. */
+static void tell_huge_pages(void)
+{
+	static const char path[] = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+	char line[128] = "";
+	FILE *f = fopen(path, "re");
+
+	if (f && fgets(line, sizeof(line), f) &&
+	    (strstr(line, "[always]") || strstr(line, "[within_size]") || strstr(line, "[force]")))
+		log_event(LOG_WARNING, "huge_pages", LOG_STR("file", path),
+			  LOG_STR("detail", "arenas take more than ram_max: echo advise > it"));
+	if (f)
+		(void)fclose(f);
 }
 
 static int add_signals(struct server *server)
@@ -360,6 +377,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 		(void)why_fail_errno(why, -err, "setting up the event loop");
 	} else {
 		raise_nofile(config);
+		tell_huge_pages();
 		err = tenants_read_salts(config, &server->salts, why);
 		if (!err)
 			err = make_doors(server, why);

@@ -21,7 +21,7 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping"]
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "doctor"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
 ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
 
@@ -58,6 +58,8 @@ class WithoutDaemon(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "nobody.sock")
             for verb in VERBS:
+                if verb == "doctor":  # for which that is a finding
+                    continue
                 with self.subTest(verb=verb):
                     result = ctl("--socket", path, verb, *ARGUMENTS.get(verb, []))
                     self.assertEqual((result.returncode, result.stdout), (3, ""))
@@ -89,7 +91,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["doctor", "x"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
                      ["calibration", "a", "b"],
                      ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
@@ -141,6 +143,44 @@ class WithoutDaemon(unittest.TestCase):
         bounds = b"\x20\x80\x80\x01\x28\x40\x30\x40"
         self.assertIn("one version", self.other_daemon(b"\x08\x01\x18\x01" + bounds, "why-miss", "-n",
                                                       "1", TOKENS))
+
+    def test_doctor_finds_what_is_wrong_and_says_how_to_mend_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "nobody.sock")
+            result = ctl("-s", path, "doctor", "--json", "--store", folder)
+            self.assertEqual((result.returncode, result.stderr), (6, ""))
+            d = json.loads(result.stdout)
+            self.assertEqual(set(d), {"bad", "checks"})
+            checks = {c["check"]: c for c in d["checks"]}
+            for c in d["checks"]:
+                self.assertEqual(set(c), {"check", "state", "found", "mend"})
+            self.assertEqual(checks["daemon"]["state"], "bad")
+            self.assertIn(path, checks["daemon"]["found"])
+            self.assertIn("skvqd --socket", checks["daemon"]["mend"])
+            self.assertEqual((checks["memfd"]["state"], checks["store"]["state"]), ("ok", "ok"))
+            self.assertIn(checks["store_write"]["state"], ("ok", "note"))
+            self.assertEqual(os.listdir(folder), [])  # nothing stays behind
+            os.chmod(folder, 0o755)
+            text = ctl("-s", path, "doctor", "--store", folder).stdout
+            self.assertRegex(text, r"note +store .*\n? *.*0755")
+            self.assertIn("-> chmod 700", text)
+            result = ctl("-s", path, "doctor", "--json", "--store", folder + "/none",
+                         env={"SKVQ_CPU": "abacus"})
+            checks = {c["check"]: c for c in json.loads(result.stdout)["checks"]}
+            self.assertEqual((checks["store"]["state"], checks["processor"]["state"]), ("bad", "bad"))
+
+    @unittest.skipUnless(os.getuid() == 0, "only root can be somebody else")
+    def test_doctor_of_a_user_who_may_not(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            store = os.path.join(folder, "store")
+            os.mkdir(store, 0o755)
+            binary = shutil.copy(os.path.join(BIN, "skvqctl"), folder)
+            result = subprocess.run([binary, "doctor", "-j", "--store", store], capture_output=True,
+                                    text=True, timeout=30, user=65534, group=65534, extra_groups=[])
+            checks = {c["check"]: c for c in json.loads(result.stdout)["checks"]}
+            self.assertEqual((result.returncode, checks["store_write"]["state"]), (6, "bad"))
+            self.assertIn("user 65534", checks["store_write"]["found"])
 
     def test_what_stdout_does_not_take_is_told(self):
         with open("/dev/full", "w", encoding="ascii") as full:
@@ -202,7 +242,8 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS}
+                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS,
+                "doctor": {"bad", "checks", "check", "state", "found", "mend"}}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:
             result = ctl(verb, "--help")
@@ -262,6 +303,11 @@ class WithDaemon(unittest.TestCase):
         self.assertEqual((s["pid"], s["socket"]), (self.daemon.pid, self.socket))
         self.assertEqual(s["boot_id"], self.json("ping")["boot_id"])
         self.assertIn(f"pid {self.daemon.pid}", self.text("status"))
+
+    def test_doctor_of_a_daemon_that_is_well(self):
+        checks = {c["check"]: c for c in json.loads(ctl("-s", self.socket, "doctor", "-j").stdout)["checks"]}
+        self.assertEqual({checks[name]["state"] for name in ("daemon", "arenas", "counters")}, {"ok"})
+        self.assertIn("hits", checks)
 
     def test_top_in_batches(self):
         self.publish(3)

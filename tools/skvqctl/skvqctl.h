@@ -81,6 +81,7 @@ int ctl_confirm(const char *verb, bool yes, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 extern const struct ctl_verb verb_calibration;
+extern const struct ctl_verb verb_doctor;
 extern const struct ctl_verb verb_errors;
 extern const struct ctl_verb verb_ls;
 extern const struct ctl_verb verb_pins;
