@@ -21,7 +21,7 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "doctor"]
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "bench", "doctor"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
 ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
 
@@ -43,6 +43,8 @@ PING_KEYS = {"socket", "daemon_version", "boot_id", "count", "payload_bytes", "r
              "rtt_p50_us", "rtt_p99_us", "rtt_max_us", "seconds_total"}
 WHY_KEYS = {"ns", "tokens", "pages", "pages_memory", "pages_disk", "disk_ms", "end", "position",
             "gone_ms", "same_tokens", "shift", "other_ns", "other_pages", "other_differs"}
+BENCH_KEYS = {"pages", "page_bytes", "profile", "ping_p50_us", "ping_p99_us", "publish_gb_s",
+              "match_p50_us", "read_gb_s"}
 CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 
@@ -91,7 +93,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["doctor", "x"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["bench", "-p", "0"], ["doctor", "x"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
                      ["calibration", "a", "b"],
                      ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
@@ -242,7 +244,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS,
+                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
                 "doctor": {"bad", "checks", "check", "state", "found", "mend"}}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:
@@ -303,6 +305,37 @@ class WithDaemon(unittest.TestCase):
         self.assertEqual((s["pid"], s["socket"]), (self.daemon.pid, self.socket))
         self.assertEqual(s["boot_id"], self.json("ping")["boot_id"])
         self.assertIn(f"pid {self.daemon.pid}", self.text("status"))
+
+    def test_bench(self):
+        b = self.json("bench", "--pages", "40")
+        self.assertEqual(set(b), BENCH_KEYS)
+        self.assertEqual(b["pages"], 40)
+        for key in BENCH_KEYS - {"pages", "page_bytes", "profile"}:
+            self.assertGreater(b[key], 0, key)
+        self.assertIn("prefix of 33 pages, 2640 tokens", self.text("bench", "-p", "33"))
+        result = ctl("-s", self.socket, "bench", "-p", "65536")
+        self.assertEqual((result.returncode, result.stdout), (2, ""))
+        self.assertIn("more than half of ram_max", result.stderr)
+
+    def test_bench_where_others_would_have_to_go(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "s")
+            daemon = subprocess.Popen([os.path.join(BIN, "skvqd"), "--socket", path, "--ram-max", "32M"],
+                                      stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                deadline = time.monotonic() + 20
+                while ctl("ping", "-s", path).returncode and time.monotonic() < deadline:
+                    time.sleep(.02)
+                self.assertEqual(ctl("-s", path, "bench", "-p", "32").returncode, 0)
+                for _ in range(2):
+                    ctl("-s", path, "bench", "-p", "32", "--yes")
+                result = ctl("-s", path, "bench", "-p", "32")
+                self.assertEqual((result.returncode, result.stdout), (2, ""))
+                self.assertIn("say --yes", result.stderr)
+                self.assertEqual(ctl("-s", path, "bench", "-p", "32", "--yes").returncode, 0)
+            finally:
+                daemon.terminate()
+                daemon.wait(timeout=20)
 
     def test_doctor_of_a_daemon_that_is_well(self):
         checks = {c["check"]: c for c in json.loads(ctl("-s", self.socket, "doctor", "-j").stdout)["checks"]}

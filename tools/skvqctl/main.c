@@ -19,6 +19,7 @@ const struct ctl_verb *const ctl_verbs[] = {
     &verb_why_miss,
     &verb_calibration,
     &verb_ping,
+    &verb_bench,
     &verb_doctor,
     NULL,
 };

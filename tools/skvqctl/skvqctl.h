@@ -80,6 +80,7 @@ void ctl_table_print_free(struct ctl_table *t);
 int ctl_confirm(const char *verb, bool yes, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+extern const struct ctl_verb verb_bench;
 extern const struct ctl_verb verb_calibration;
 extern const struct ctl_verb verb_doctor;
 extern const struct ctl_verb verb_errors;
