@@ -26,8 +26,8 @@ void notify_forget(const char *name);
 /* Waits until the manager has read what was sent. False: not in time, or it cannot tell. */
 bool notify_barrier(uint32_t timeout_ms);
 
-/* What came out of the store when this process was started, once; the descriptors are
- * close-on-exec, and the caller's. Names are malloc'ed, in a malloc'ed array. */
+/* What came out of the store when this process was started, once, and sockets that listen for it; the
+ * descriptors are close-on-exec, and the caller's. Names are malloc'ed, in a malloc'ed array. */
 struct notify_fd {
 	int fd;
 	char *name;

@@ -16,6 +16,7 @@
 
 #include <skvq/error.h>
 
+#include "base/cleanup.h"
 #include "base/closer.h"
 #include "base/heap.h"
 #include "base/log.h"
@@ -205,12 +206,48 @@ static int add_tick(struct server *server)
 	return loop_add(&server->loop, &server->tick_watch);
 }
 
+/* A listening socket of that path among what the service manager gave us; -1: none. */
+static int given_socket(struct server *server, const char *path)
+{
+	for (uint32_t i = 0; i < server->handover.n_given; i++) {
+		struct notify_fd *g = &server->handover.given[i];
+		char where[LISTEN_PATH_MAX + 1];
+
+		if (g->fd < 0 || !listener_is_socket(g->fd))
+			continue;
+		listener_where(g->fd, where);
+		if (strcmp(where, path) == 0)
+			return steal_fd(&g->fd);
+	}
+	return -1;
+}
+
+/* A socket that we were given and do not know would let clients in whom nobody answers. */
+static int no_socket_left(const struct server *server, struct why *why)
+{
+	for (uint32_t i = 0; i < server->handover.n_given; i++) {
+		const struct notify_fd *g = &server->handover.given[i];
+		char where[LISTEN_PATH_MAX + 1];
+
+		if (g->fd < 0 || !listener_is_socket(g->fd))
+			continue;
+		listener_where(g->fd, where);
+		return why_fail(why, SKVQ_EPATH,
+				"the service manager passed a socket \"%.80s\" on \"%s\", which is no path of "
+				"[socket] nor of a tenant",
+				g->name, where);
+	}
+	return 0;
+}
+
 /* Binds; nobody is let in yet. */
 static int make_door(struct server *server, const char *path, uint64_t mode,
 		     struct control_tenant *tenant, struct why *why)
 {
 	struct door *door = &server->doors[server->n_doors];
-	int err = listener_init(&door->listener, path, (mode_t)mode, why);
+	int given = given_socket(server, path);
+	int err = given >= 0 ? listener_adopt(&door->listener, path, given, why)
+			     : listener_init(&door->listener, path, (mode_t)mode, why);
 
 	if (err < 0)
 		return err;
@@ -234,7 +271,7 @@ static int make_doors(struct server *server, struct why *why)
 			err = make_door(server, t->socket_path, t->socket_mode,
 					&server->control.tenants[i], why);
 	}
-	return err;
+	return err ? err : no_socket_left(server, why);
 }
 
 static int open_doors(struct server *server, struct why *why)

@@ -128,13 +128,63 @@ int listener_init(struct listener *listener, const char *path, mode_t mode, stru
 	return 0;
 }
 
+static int option_of(int fd, int option)
+{
+	int value = -1;
+	socklen_t len = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &len) < 0 ? -1 : value;
+}
+
+bool listener_is_socket(int fd)
+{
+	return option_of(fd, SO_ACCEPTCONN) == 1;
+}
+
+void listener_where(int fd, char path[LISTEN_PATH_MAX + 1])
+{
+	struct sockaddr_un addr = {0};
+	socklen_t len = sizeof(addr);
+
+	path[0] = '\0';
+	if (getsockname(fd, (struct sockaddr *)&addr, &len) < 0 || addr.sun_family != AF_UNIX)
+		return;
+	memcpy(path, addr.sun_path, LISTEN_PATH_MAX);
+	path[LISTEN_PATH_MAX] = '\0';
+}
+
+int listener_adopt(struct listener *listener, const char *path, int fd, struct why *why)
+{
+	CLEANUP_FD int own = fd;
+	char where[LISTEN_PATH_MAX + 1];
+	int flags = fcntl(fd, F_GETFL);
+
+	*listener = (struct listener){.fd = -1};
+	listener_where(fd, where);
+	if (option_of(fd, SO_DOMAIN) != AF_UNIX || option_of(fd, SO_TYPE) != SOCK_STREAM ||
+	    !listener_is_socket(fd))
+		return why_fail(why, SKVQ_EPATH,
+				"what was passed for \"%s\" is no Unix stream socket that listens", path);
+	if (strcmp(where, path) != 0)
+		return why_fail(why, SKVQ_EPATH, "the socket passed for \"%s\" is bound to \"%s\"", path,
+				where);
+	/* To listen again changes who SO_PEERCRED says we are. */
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+	    fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || listen(fd, BACKLOG) < 0)
+		return why_fail_errno(why, SKVQ_ESYS, "the socket passed for \"%s\"", path);
+	memcpy(listener->path, where, sizeof(where));
+	listener->kept = true;
+	listener->fd = steal_fd(&own);
+	return 0;
+}
+
 void listener_fini(struct listener *listener)
 {
 	struct stat st;
 
 	if (listener->fd < 0)
 		return;
-	if (lstat(listener->path, &st) == 0 && st.st_dev == listener->dev &&
+	if (!listener->kept && lstat(listener->path, &st) == 0 && st.st_dev == listener->dev &&
 	    st.st_ino == listener->ino)
 		(void)unlink(listener->path);
 	(void)close(listener->fd);

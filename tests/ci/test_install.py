@@ -151,6 +151,10 @@ class Installed(unittest.TestCase):
         with open(self.find("skvqd.service"), encoding="utf-8") as f:
             unit = f.read()
         self.assertRegex(unit, r"ExecStart=/\S+/bin/skvqd --config /\S*etc/skvqd\.conf\n")
+        for name, folder in (("skvqd.socket", "systemd/system"), ("skvqd.service", "systemd/system")):
+            self.assertTrue(os.path.dirname(self.find(name)).endswith(folder))
+        self.assertIn("usr/lib/tmpfiles.d/skvqd.conf", files_below(self.root))
+        self.assertIn("usr/lib/sysusers.d/skvqd.conf", files_below(self.root))
         config = [f for f in files_below(self.root) if f.endswith("etc/skvqd.conf")]
         self.assertEqual(len(config), 1)
         run(os.path.join(self.usr, "bin", "skvqd"), "--config", os.path.join(self.root, config[0]),

@@ -81,6 +81,8 @@ class Unit(unittest.TestCase):
         text = unit_text().replace("/usr/bin/skvqd", os.path.join(BIN, "skvqd"))
         with open(self.path, "w", encoding="utf-8") as f:
             f.write(text)
+        self.socket = os.path.join(self.folder.name, "skvqd.socket")
+        shutil.copy(UNIT.removesuffix(".service") + ".socket", self.socket)
 
     def tearDown(self):
         self.folder.cleanup()
@@ -90,7 +92,7 @@ class Unit(unittest.TestCase):
                               timeout=60)
 
     def test_systemd_understands_it(self):
-        r = self.analyze("verify", "--recursive-errors=no", self.path)
+        r = self.analyze("verify", "--man=no", "--recursive-errors=no", self.path, self.socket)
         self.assertEqual(r.returncode, 0, r.stderr)
         ours = [line for line in r.stderr.splitlines() if "skvqd" in line]
         self.assertEqual(ours, [])
@@ -98,7 +100,7 @@ class Unit(unittest.TestCase):
     def test_a_wrong_line_would_be_found(self):
         with open(self.path, "a", encoding="utf-8") as f:
             f.write("[Service]\nProtectSystm=strict\n")
-        r = self.analyze("verify", "--recursive-errors=no", self.path)
+        r = self.analyze("verify", "--man=no", "--recursive-errors=no", self.path)
         self.assertIn("ProtectSystm", r.stderr)
 
     def test_it_is_tight(self):

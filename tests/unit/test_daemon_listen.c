@@ -111,12 +111,75 @@ static void bad_paths(void **state)
 	assert_non_null(strstr(why.text, "none"));
 }
 
+/* A socket as a service manager would pass it. */
+static int given(int domain, int type, bool listens)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(domain, type, 0);
+
+	assert_true(fd >= 0);
+	if (domain == AF_UNIX) {
+		memcpy(addr.sun_path, path, strlen(path) + 1);
+		assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	}
+	if (listens)
+		assert_int_equal(listen(fd, 1), 0);
+	return fd;
+}
+
+static void given_is_used_and_left(void **state)
+{
+	char where[LISTEN_PATH_MAX + 1];
+	struct listener l;
+	int fd = given(AF_UNIX, SOCK_STREAM, true);
+
+	(void)state;
+	assert_true(listener_is_socket(fd));
+	listener_where(fd, where);
+	assert_string_equal(where, path);
+	assert_int_equal(listener_adopt(&l, path, fd, &why), 0);
+	assert_int_equal(l.fd, fd);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	listener_fini(&l);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	assert_int_equal(unlink(path), 0); /* it is the manager's to remove */
+}
+
+static void wrong_ones_are_refused(void **state)
+{
+	char other[80];
+	struct listener l;
+	int fd;
+
+	(void)state;
+	snprintf(other, sizeof(other), "%s/other", dir);
+	fd = given(AF_UNIX, SOCK_STREAM, true);
+	assert_int_equal(listener_adopt(&l, other, fd, &why), -SKVQ_EPATH);
+	assert_non_null(strstr(why.text, path));
+	assert_int_equal(l.fd, -1);
+	assert_int_equal(fcntl(fd, F_GETFD), -1); /* closed */
+	assert_int_equal(unlink(path), 0);
+	fd = given(AF_UNIX, SOCK_STREAM, false);
+	assert_false(listener_is_socket(fd));
+	assert_int_equal(listener_adopt(&l, path, fd, &why), -SKVQ_EPATH);
+	assert_int_equal(unlink(path), 0);
+	fd = given(AF_UNIX, SOCK_SEQPACKET, true);
+	assert_int_equal(listener_adopt(&l, path, fd, &why), -SKVQ_EPATH);
+	assert_int_equal(unlink(path), 0);
+	fd = given(AF_INET, SOCK_STREAM, true);
+	assert_true(listener_is_socket(fd));
+	assert_int_equal(listener_adopt(&l, path, fd, &why), -SKVQ_EPATH);
+	assert_non_null(strstr(why.text, "no Unix stream socket"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(makes_and_removes), cmocka_unit_test(in_use_is_refused),
 	    cmocka_unit_test(stale_is_replaced), cmocka_unit_test(other_files_are_left_alone),
-	    cmocka_unit_test(bad_paths),
+	    cmocka_unit_test(bad_paths),         cmocka_unit_test(given_is_used_and_left),
+	    cmocka_unit_test(wrong_ones_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
