@@ -208,6 +208,8 @@ int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, u
 		o->age_ms = p->age_ms;
 		o->idle_ms = p->idle_ms;
 		o->shed = p->shed;
+		if (p->digest.len == sizeof o->digest)
+			memcpy(o->digest, p->digest.data, sizeof o->digest);
 		n++;
 	}
 	*ret = out;

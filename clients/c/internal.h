@@ -21,9 +21,10 @@
 #define FEATURE_HANDOVER UINT64_C(32)
 #define FEATURE_FIXED_TOKENS UINT64_C(64)
 #define FEATURE_EXPLAIN UINT64_C(128)
+#define FEATURE_MANAGE UINT64_C(1024)
 #define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
                   FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE | FEATURE_HANDOVER | \
-                  FEATURE_FIXED_TOKENS | FEATURE_EXPLAIN)
+                  FEATURE_FIXED_TOKENS | FEATURE_EXPLAIN | FEATURE_MANAGE)
 #define MATCH_BYTES 64u              /* of a match beside its tokens, at most */
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 

@@ -231,6 +231,9 @@ void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 /* Drops a page that may go: no pins, no children, nothing in flight. Then its parent, if that was
  * unlisted and only kept for it, and so on up. Returns the first that stays, or NULL. */
 struct page *cache_drop(struct cache *cache, struct page *page);
+/* Drops a page that may go because somebody wants it gone: counted as an eviction, offered below a last
+ * time, or with `drop` gone from there too. Returns what cache_drop does. */
+struct page *cache_evict(struct cache *cache, struct page *page, bool drop);
 /* Nobody finds the page from here on; it goes when its last pin and child have gone. */
 void cache_unlist(struct cache *cache, struct page *page);
 /* To be called whenever pins, children or state of a page changed: puts it among the pages that

@@ -208,16 +208,33 @@ uint64_t cache_may_hold(const struct cache *cache, const struct tenant *tenant)
 	return taken < cache->config.ram_max ? cache->config.ram_max - taken : 0;
 }
 
-static void evict(struct cache *cache, struct page *page, bool keep_memory)
+static void count_eviction(struct cache *cache, const struct page *page, bool lost)
 {
 	struct tenant *tenant = ns_of(page)->tenant;
 
 	ns_of(page)->evictions++;
 	cache_count(cache, tenant, STAT_evictions, 1);
 	cache_count(cache, tenant, STAT_bytes_evicted, page->bytes);
-	if (!spill_last_call(cache, page))
-		cache_count(cache, tenant, STAT_evictions_lost, 1);
+	cache_count(cache, tenant, STAT_evictions_lost, lost);
+}
+
+static void evict(struct cache *cache, struct page *page, bool keep_memory)
+{
+	count_eviction(cache, page, !spill_last_call(cache, page));
 	(void)drop(cache, page, keep_memory);
+}
+
+struct page *cache_evict(struct cache *cache, struct page *page, bool below_too)
+{
+	struct tier *tier = ns_of(page)->tenant->tier;
+	struct tier_key key;
+
+	if (below_too && tier) {
+		restore_key(ns_of(page), page->digest, &key);
+		tier->ops->drop(tier, &key);
+	}
+	count_eviction(cache, page, below_too || !spill_last_call(cache, page));
+	return drop(cache, page, false);
 }
 
 /* What the tenant would give up next; 0: nothing. */

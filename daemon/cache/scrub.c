@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <skvq/error.h>
+
 #include "base/log.h"
 #include "cache/cache.h"
 #include "cache/fill.h"
@@ -13,18 +15,25 @@
 
 struct check {
 	struct job job;
+	struct check *next; /* in scrubber.checks */
 	struct cache *cache;
 	struct ns *ns;
+	struct page *page; /* it, or what has its slot now */
 	struct page_ref ref;
 	const struct skvq_layout *layout; /* of the page */
 	const uint8_t *data;
 	uint64_t bytes;
 	uint8_t digest[IDENTITY_DIGEST];
 	bool shed; /* when it began */
+	bool torn;
 	bool good;
+	check_fn fn;
+	void *ctx;
 };
 
 static void next(struct cache *cache);
+
+/* ---- one page ---- */
 
 static void check_work(struct job *job)
 {
@@ -42,38 +51,95 @@ static void bad(struct cache *cache, struct ns *ns, struct page *page)
 	cache_unlist(cache, page);
 }
 
-/* Once more, as it is now; not for ever, should its refinement come and go. */
-static void retry(struct scrubber *s, const struct ns *ns, uint32_t slot)
+static enum check_end judge(const struct check *c)
 {
-	s->again = !s->again;
-	if (!s->again)
-		return;
-	s->ns = ns->id;
-	s->slot = slot;
+	struct page *page = page_table_get(&c->ns->table, c->ref);
+
+	/* What was dropped meanwhile, or torn, was not read as one thing. */
+	if (c->job.cancelled || !page || page->unlisted)
+		return CHECK_GONE;
+	if (c->torn)
+		return CHECK_TORN;
+	cache_count(c->cache, c->ns->tenant, STAT_scrubbed, 1);
+	if (c->good)
+		return CHECK_GOOD;
+	bad(c->cache, c->ns, page);
+	return CHECK_BAD;
 }
 
 static void check_done(struct job *job)
 {
-	struct check *c = container_of(job, struct check, job);
-	struct cache *cache = c->cache;
-	struct scrubber *s = &cache->scrubber;
-	struct ns *ns = c->ns;
-	struct page *page = page_table_get(&ns->table, c->ref);
+	struct check *c = container_of(job, struct check, job), **at = &c->cache->scrubber.checks;
+	enum check_end end;
 
-	ns->fills--;
-	s->busy = false;
-	/* What was dropped meanwhile, or torn, was not read as one thing. */
-	if (job->cancelled || !page || page->unlisted) {
-		s->again = false;
-	} else if (s->torn) {
-		retry(s, ns, page->slot);
-	} else {
-		s->again = false;
-		cache_count(cache, ns->tenant, STAT_scrubbed, 1);
-		if (!c->good)
-			bad(cache, ns, page);
-	}
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+	end = judge(c);
+	c->ns->fills--;
+	c->fn(c->ctx, end, c->bytes);
 	free(c);
+}
+
+int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx)
+{
+	struct check *c = calloc(1, sizeof(*c));
+	int err;
+
+	if (!c)
+		return -SKVQ_ENOMEM;
+	*c = (struct check){.job = {.run = check_work, .done = check_done},
+			    .next = cache->scrubber.checks,
+			    .cache = cache,
+			    .ns = ns_of(page),
+			    .page = page,
+			    .ref = page_ref(page),
+			    .layout = ns_layout(ns_of(page), page->safe),
+			    .bytes = ns_page_span(ns_of(page), page),
+			    .shed = page->shed,
+			    .fn = fn,
+			    .ctx = ctx};
+	c->data = c->ns->arena.base + ns_page_offset(c->ns, page);
+	memcpy(c->digest, page->digest, sizeof(c->digest));
+	err = worker_submit(cache->worker, &c->job);
+	if (err < 0) {
+		free(c);
+		return err;
+	}
+	cache->scrubber.checks = c;
+	c->ns->fills++;
+	return 0;
+}
+
+void scrub_disturb(struct cache *cache, const struct page *page)
+{
+	for (struct check *c = cache->scrubber.checks; c; c = c->next)
+		c->torn = c->torn || c->page == page;
+}
+
+/* ---- round and round ---- */
+
+/* Once more, as it is now; not for ever, should its refinement come and go. */
+static void retry(struct scrubber *s)
+{
+	s->again = !s->again;
+	if (!s->again)
+		return;
+	s->ns = s->busy_ns;
+	s->slot = s->busy_slot;
+}
+
+static void scrubbed(void *ctx, enum check_end end, uint64_t bytes)
+{
+	struct cache *cache = ctx;
+	struct scrubber *s = &cache->scrubber;
+
+	(void)bytes;
+	s->busy = false;
+	if (end == CHECK_TORN)
+		retry(s);
+	else
+		s->again = false;
 	next(cache);
 }
 
@@ -106,42 +172,21 @@ static void next(struct cache *cache)
 {
 	struct scrubber *s = &cache->scrubber;
 	struct page *page;
-	struct check *c;
+	uint64_t bytes;
 
 	if (s->busy || !s->allowance || cache->closing || !(page = find(cache)))
 		return;
-	c = calloc(1, sizeof(*c));
-	if (!c)
+	bytes = ns_page_span(ns_of(page), page);
+	s->allowance -= bytes < s->allowance ? bytes : s->allowance;
+	if (cache_check(cache, page, scrubbed, cache) < 0)
 		return;
-	*c = (struct check){.job = {.run = check_work, .done = check_done},
-			    .cache = cache,
-			    .ns = ns_of(page),
-			    .ref = page_ref(page),
-			    .layout = ns_layout(ns_of(page), page->safe),
-			    .bytes = ns_page_span(ns_of(page), page),
-			    .shed = page->shed};
-	c->data = c->ns->arena.base + ns_page_offset(c->ns, page);
-	memcpy(c->digest, page->digest, sizeof(c->digest));
-	s->allowance -= c->bytes < s->allowance ? c->bytes : s->allowance;
-	if (worker_submit(cache->worker, &c->job) < 0) {
-		free(c);
-		return;
-	}
 	s->busy = true;
-	s->page = page;
-	s->torn = false;
-	c->ns->fills++;
+	s->busy_ns = ns_of(page)->id;
+	s->busy_slot = page->slot;
 }
 
 void cache_scrub(struct cache *cache, uint64_t bytes)
 {
 	cache->scrubber.allowance = bytes;
 	next(cache);
-}
-
-void scrub_disturb(struct cache *cache, const struct page *page)
-{
-	struct scrubber *s = &cache->scrubber;
-
-	s->torn = s->torn || (s->busy && s->page == page);
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 struct cache;
+struct check;
 struct page;
 
 struct scrubber {
@@ -20,10 +21,23 @@ struct scrubber {
 	uint32_t slot;
 	uint64_t allowance; /* bytes that may still be read */
 	bool busy;
-	const struct page *page; /* being read, if busy */
-	bool torn;  /* its refinement went or came meanwhile: what was read was never there as a whole */
+	uint32_t busy_ns, busy_slot; /* of the page that is being read, if busy */
 	bool again; /* the page at the cursor was torn: it is read once more */
+	struct check *checks; /* all that are out, others' too */
 };
+
+enum check_end {
+	CHECK_GOOD,
+	CHECK_BAD,  /* it has been quarantined, and may be gone */
+	CHECK_TORN, /* its refinement went or came meanwhile: what was read was never there as a whole */
+	CHECK_GONE, /* it was dropped meanwhile, or the workers end: nothing is known */
+};
+/* bytes: that were read. */
+typedef void (*check_fn)(void *ctx, enum check_end end, uint64_t bytes);
+
+/* Has a worker check a readable page that no fill is at; fn comes out of the loop. -SKVQ_EBUSY,
+ * -SKVQ_ENOMEM. */
+int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx);
 
 /* Checks pages, at most about so many bytes until it is called again. */
 void cache_scrub(struct cache *cache, uint64_t bytes);

@@ -133,17 +133,33 @@ static int put(struct cache *cache, struct page *page, bool hot)
 	return r;
 }
 
-bool spill_last_call(struct cache *cache, struct page *page)
+bool spill_is_below(const struct page *page)
 {
 	struct tier *tier = ns_of(page)->tenant->tier;
 	struct tier_key key;
 
+	if (!tier)
+		return false;
+	restore_key(ns_of(page), page->digest, &key);
+	return tier->ops->contains(tier, &key);
+}
+
+int spill_put(struct cache *cache, struct page *page)
+{
+	int r = put(cache, page, true);
+
+	if (r >= 0)
+		spill_forget(page);
+	return r;
+}
+
+bool spill_last_call(struct cache *cache, struct page *page)
+{
+	const struct tier *tier = ns_of(page)->tenant->tier;
+
 	if (!tier || page->unlisted || page->bytes > tier->page_bytes_max)
 		return false;
-	if (page->spilling)
-		return true;
-	restore_key(ns_of(page), page->digest, &key);
-	if (tier->ops->contains(tier, &key))
+	if (page->spilling || spill_is_below(page))
 		return true;
 	/* One publication is one touch, however often it is offered. */
 	if (page->refused && !page->hits)

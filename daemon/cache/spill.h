@@ -39,6 +39,10 @@ void spill_want(struct page *page);
 void spill_forget(struct page *page);
 /* Before a page is evicted: the last offer. True if it is below, or on its way. */
 bool spill_last_call(struct cache *cache, struct page *page);
+/* Whether the tier has it, as far as it knows. */
+bool spill_is_below(const struct page *page);
+/* Offers a readable page that somebody wants written now: as tier->ops->put, of a hot one. -SKVQ_ENOMEM. */
+int spill_put(struct cache *cache, struct page *page);
 /* Offers what should be offered now, a bounded number. */
 void spill_pump(struct cache *cache);
 

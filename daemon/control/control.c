@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "control/bequest.h"
 #include "control/dispatch.h"
+#include "control/manage.h"
 #include "control/session.h"
 
 static void link_session(struct session **list, struct session *s)
@@ -95,6 +96,7 @@ int control_init(struct control *control, const struct control_config *config, s
 	control->cache = cache;
 	control->stats = stats;
 	control->started_ms = clock_ms();
+	control->manage_watch.fd = -1;
 	for (uint32_t i = 0; i < cache->n_tenants; i++) {
 		control->tenants[i].config = &control->config.tenants[i];
 		control->tenants[i].tenant = cache->tenants[i];
@@ -107,7 +109,7 @@ int control_init(struct control *control, const struct control_config *config, s
 	}
 	control->hook = (struct loop_hook){.fn = bury, .ctx = control};
 	loop_hook_add(loop, &control->hook);
-	return 0;
+	return manage_init(control);
 }
 
 void control_fini(struct control *control)
@@ -115,6 +117,7 @@ void control_fini(struct control *control)
 	while (control->sessions)
 		conn_kill(&control->sessions->conn, "daemon ends");
 	bury(control);
+	manage_fini(control);
 	for (uint32_t i = 0; i < control->cache->n_tenants; i++)
 		calibrations_free(&control->tenants[i]);
 	control->closed = true;

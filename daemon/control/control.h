@@ -22,6 +22,10 @@
 
 struct session;
 struct calibration;
+struct manage;
+
+/* Rounds over a tenant's pages, of each kind one at a time; op_manage.c. */
+enum manage_kind { MANAGE_EVICT, MANAGE_VERIFY, MANAGE_DRAIN, MANAGE_KINDS };
 
 /* Of the tenant with the same index in the cache. Borrowed arrays live as long as control. */
 struct control_tenant_config {
@@ -55,7 +59,7 @@ struct control_config {
 struct control_tenant {
 	const struct control_tenant_config *config;
 	struct tenant *tenant; /* the cache's */
-	struct store *store;   /* NULL: none; for its counters alone */
+	struct store *store;   /* NULL: none; for its counters, lists and checks of its records */
 	uint32_t n_sessions;
 	uint64_t last_session; /* connections it ever made */
 	/* By model; see op_calibration.c. */
@@ -63,6 +67,7 @@ struct control_tenant {
 	uint64_t calibration_bytes;
 	uint32_t n_calibrations;
 	bool calibration_busy; /* one is being checked */
+	struct manage *manage[MANAGE_KINDS];
 };
 
 struct control {
@@ -81,6 +86,8 @@ struct control {
 	struct session *dead; /* to be freed after the batch */
 	uint32_t n_sessions;
 	uint32_t n_strangers; /* of these, of no tenant */
+	struct manage *manage; /* rounds under way */
+	struct loop_watch manage_watch;
 };
 
 /* The cache has its tenants. -SKVQ_ESYS if there is no randomness. */

@@ -21,7 +21,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_STAGING_ADD, 1, "staging_add", op_staging_add, false},
     {SKVQ__WIRE__REQUEST__BODY_STAGING_DROP, 0, "staging_drop", op_staging_drop, false},
     {SKVQ__WIRE__REQUEST__BODY_MATCH, 0, "match", op_match, false},
-    {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch, false},
+    {SKVQ__WIRE__REQUEST__BODY_PREFETCH, 0, "prefetch", op_prefetch, true},
     {SKVQ__WIRE__REQUEST__BODY_PUBLISH, 0, "publish", op_publish, false},
     {SKVQ__WIRE__REQUEST__BODY_UNPIN, 0, "unpin", op_unpin, false},
     {SKVQ__WIRE__REQUEST__BODY_UNREFINE, 0, "unrefine", op_unrefine, false},
@@ -34,6 +34,10 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list, true},
     {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list, true},
     {SKVQ__WIRE__REQUEST__BODY_EXPLAIN, 0, "explain", op_explain, true},
+    {SKVQ__WIRE__REQUEST__BODY_PAGE_GET, 0, "page_get", op_page_get, true},
+    {SKVQ__WIRE__REQUEST__BODY_EVICT, 0, "evict", op_evict, true},
+    {SKVQ__WIRE__REQUEST__BODY_VERIFY, 0, "verify", op_verify, true},
+    {SKVQ__WIRE__REQUEST__BODY_DRAIN, 0, "drain", op_drain, true},
 };
 
 static const struct op *op_of(int body)

@@ -156,7 +156,7 @@ int op_prefetch(const struct request *rq, struct why *why)
 	struct session *s = rq->session;
 	struct cache *cache = s->control->cache;
 	uint32_t want = pages_of(m->n_tokens, PREFETCH_PAGES_MAX);
-	struct ns *ns = session_ns(s, m->ns, why);
+	struct ns *ns = session_seen_ns(s, m->ns, why); /* open or not: nothing is pinned */
 	CLEANUP_FREE struct page_ref *refs = malloc((want + 1) * sizeof(*refs));
 	Skvq__Wire__PrefetchReply body = SKVQ__WIRE__PREFETCH_REPLY__INIT;
 	Skvq__Wire__Reply reply = SKVQ__WIRE__REPLY__INIT;
@@ -165,6 +165,9 @@ int op_prefetch(const struct request *rq, struct why *why)
 
 	if (!ns)
 		return -SKVQ_EINVAL;
+	err = session_may_steer(s, ns->tenant, why);
+	if (err < 0)
+		return err;
 	if (!refs)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a prefetch of %u pages", want);
 	ask = (struct match){.ns = ns,

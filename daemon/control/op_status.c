@@ -9,31 +9,13 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "cache/explain.h"
-#include "control/dispatch.h"
+#include "control/manage.h"
 
 /* Slots one page_list looks at: mostly free tables must not hold up the loop. */
 #define SCAN_SLOTS 65536u
 
 #define COUNTERS_MAX (STAT_COUNT + STATS_CODES + STORE_STAT_COUNT)
 #define NAME_BYTES   48u /* of a store's counter, with its prefix */
-
-/* ---- who sees what ---- */
-
-/* A tenant sees its own, an admin all. */
-static bool sees(const struct session *s, const struct tenant *tenant)
-{
-	return s->admin || (s->tenant && s->tenant->tenant == tenant);
-}
-
-static struct ns *find_ns(const struct session *s, uint32_t id, struct why *why)
-{
-	struct ns *ns = cache_ns_by_id(s->control->cache, id);
-
-	if (ns && sees(s, ns->tenant))
-		return ns;
-	(void)why_fail(why, SKVQ_EINVAL, "there is no namespace %u", id);
-	return NULL;
-}
 
 /* ---- status ---- */
 
@@ -78,7 +60,7 @@ static uint64_t sum_store(const struct session *s, enum store_stat stat)
 	for (uint32_t i = 0; i < control->cache->n_tenants; i++) {
 		const struct control_tenant *t = &control->tenants[i];
 
-		if (t->store && sees(s, t->tenant))
+		if (t->store && session_sees(s, t->tenant))
 			sum += store_stat(t->store, stat);
 	}
 	return sum;
@@ -173,7 +155,7 @@ static void add_tenants(const struct session *s, struct tenant_row *rows,
 		const struct control_tenant *t = &control->tenants[i];
 		struct tenant_row *row = &rows[body->n_tenants];
 
-		if (!sees(s, t->tenant))
+		if (!session_sees(s, t->tenant))
 			continue;
 		fill_tenant(cache, t, row);
 		at[body->n_tenants++] = &row->info;
@@ -190,7 +172,7 @@ static void add_tenants(const struct session *s, struct tenant_row *rows,
 	body->disk_pages = sum_store(s, STORE_STAT_records);
 	body->tenants = at;
 	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (sees(s, ns->tenant))
+		if (session_sees(s, ns->tenant))
 			body->bytes_kernel += ns->kernel_bytes;
 	}
 }
@@ -270,7 +252,7 @@ int op_namespace_list(const struct request *rq, struct why *why)
 	if (!infos || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u namespaces", n);
 	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (!sees(rq->session, ns->tenant))
+		if (!session_sees(rq->session, ns->tenant))
 			continue;
 		fill_namespace(ns, &infos[i]);
 		at[i] = &infos[i];
@@ -297,32 +279,36 @@ static void fill_ref(Skvq__Wire__PageRef *m, const struct page *page)
 	m->generation = page->generation;
 }
 
-static void fill_row(const struct page *page, uint64_t now_ms, struct page_row *row)
+void fill_page_info(const struct page *page, uint64_t now_ms, Skvq__Wire__PageInfo *info,
+		    Skvq__Wire__PageRef *ref, Skvq__Wire__PageRef *parent_ref, bool digest)
 {
 	const struct page *parent = page_parent(page);
 
-	skvq__wire__page_info__init(&row->info);
-	fill_ref(&row->page, page);
-	row->info.page = &row->page;
+	skvq__wire__page_info__init(info);
+	fill_ref(ref, page);
+	info->page = ref;
 	if (parent) {
-		fill_ref(&row->parent, parent);
-		row->info.parent = &row->parent;
+		fill_ref(parent_ref, parent);
+		info->parent = parent_ref;
 	}
-	row->info.position = page->position;
-	row->info.state = (char *)(uintptr_t)page_state_name((enum page_state)page->state);
-	row->info.pins = page->pins;
-	row->info.children = page->children;
-	row->info.bytes = page->bytes;
-	row->info.hits = page->hits;
-	row->info.age_ms = now_ms - page->born_ms;
-	row->info.idle_ms = now_ms - page->used_ms;
-	row->info.shed = page->shed;
+	info->position = page->position;
+	info->state = (char *)(uintptr_t)page_state_name((enum page_state)page->state);
+	info->pins = page->pins;
+	info->children = page->children;
+	info->bytes = page->bytes;
+	info->hits = page->hits;
+	info->age_ms = now_ms - page->born_ms;
+	info->idle_ms = now_ms - page->used_ms;
+	info->shed = page->shed;
+	if (digest)
+		info->digest = (ProtobufCBinaryData){sizeof(page->digest),
+						     (uint8_t *)(uintptr_t)page->digest};
 }
 
 int op_page_list(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__PageList *m = rq->msg->page_list;
-	struct ns *ns = find_ns(rq->session, m->ns, why);
+	struct ns *ns = session_seen_ns(rq->session, m->ns, why);
 	uint32_t max = m->max && m->max < WIRE_PAGE_LIST_MAX ? m->max : WIRE_PAGE_LIST_MAX;
 	CLEANUP_FREE struct page_row *rows = calloc(max, sizeof(*rows));
 	CLEANUP_FREE Skvq__Wire__PageInfo **at = calloc(max, sizeof(*at));
@@ -333,6 +319,8 @@ int op_page_list(const struct request *rq, struct why *why)
 
 	if (!ns)
 		return -SKVQ_EINVAL;
+	if (m->disk)
+		return disk_list(rq, ns, why);
 	if (!rows || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u pages", max);
 	for (; slot < ns->table.touched && n < max && scanned < SCAN_SLOTS; slot++, scanned++) {
@@ -340,7 +328,8 @@ int op_page_list(const struct request *rq, struct why *why)
 
 		if (page->state == PAGE_FREE)
 			continue;
-		fill_row(page, now_ms, &rows[n]);
+		fill_page_info(page, now_ms, &rows[n].info, &rows[n].page, &rows[n].parent,
+			       rq->session->features & WIRE_MANAGE);
 		at[n] = &rows[n].info;
 		n++;
 	}
@@ -366,7 +355,7 @@ int op_pin_list(const struct request *rq, struct why *why)
 	if (!infos || !at)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a list of %u connections", n);
 	for (const struct session *s = control->sessions; s; s = s->next) {
-		if (s->tenant ? !sees(rq->session, s->tenant->tenant) : !rq->session->admin)
+		if (s->tenant ? !session_sees(rq->session, s->tenant->tenant) : !rq->session->admin)
 			continue;
 		skvq__wire__pin_info__init(&infos[i]);
 		infos[i].connection = s->id;
@@ -407,7 +396,7 @@ static void fill_error(const struct ns *ns, uint32_t i, Skvq__Wire__ErrorInfo *m
 
 int op_error_list(const struct request *rq, struct why *why)
 {
-	const struct ns *ns = find_ns(rq->session, rq->msg->error_list->ns, why);
+	const struct ns *ns = session_seen_ns(rq->session, rq->msg->error_list->ns, why);
 	uint32_t n = ns ? 2 * ns->layout.geo.n_layer : 0;
 	CLEANUP_FREE Skvq__Wire__ErrorInfo *infos = calloc(n + 1, sizeof(*infos));
 	CLEANUP_FREE Skvq__Wire__ErrorInfo **at = calloc(n + 1, sizeof(*at));
@@ -433,7 +422,7 @@ int op_error_list(const struct request *rq, struct why *why)
 int op_explain(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__Explain *m = rq->msg->explain;
-	struct explain e = {.ns = find_ns(rq->session, m->ns, why),
+	struct explain e = {.ns = session_seen_ns(rq->session, m->ns, why),
 			    .tokens = m->tokens,
 			    .n_tokens = (uint32_t)m->n_tokens,
 			    .first_slot = m->first_slot};

@@ -95,6 +95,32 @@ struct ns *session_ns(const struct session *session, uint32_t id, struct why *wh
 	return NULL;
 }
 
+bool session_sees(const struct session *s, const struct tenant *tenant)
+{
+	return s->admin || (s->tenant && s->tenant->tenant == tenant);
+}
+
+int session_may_steer(const struct session *s, const struct tenant *tenant, struct why *why)
+{
+	if (s->tenant && s->tenant->tenant == tenant)
+		return 0;
+	if (s->admin && (s->peer.uid == 0 || s->peer.uid == geteuid()))
+		return 0;
+	return why_fail(why, SKVQ_EPERM,
+			"user %u may look at tenant \"%s\", and not touch what it has", s->peer.uid,
+			tenant->name);
+}
+
+struct ns *session_seen_ns(const struct session *s, uint32_t id, struct why *why)
+{
+	struct ns *ns = cache_ns_by_id(s->control->cache, id);
+
+	if (ns && session_sees(s, ns->tenant))
+		return ns;
+	(void)why_fail(why, SKVQ_EINVAL, "there is no namespace %u", id);
+	return NULL;
+}
+
 int session_open_ns(struct session *session, struct ns *ns)
 {
 	struct cache *cache = session->control->cache;

@@ -76,6 +76,14 @@ int session_open_ns(struct session *session, struct ns *ns);
 /* A namespace this client has open, else NULL with -SKVQ_EINVAL's sentence in why. */
 struct ns *session_ns(const struct session *session, uint32_t id, struct why *why);
 
+/* A tenant sees its own, an admin all. */
+bool session_sees(const struct session *session, const struct tenant *tenant);
+/* A tenant does what it likes to what it has. Of admins the machine's owner and the daemon's user do so
+ * too; others only look: -SKVQ_EPERM. */
+int session_may_steer(const struct session *session, const struct tenant *tenant, struct why *why);
+/* A namespace of a tenant that it sees, open or not; NULL as above. */
+struct ns *session_seen_ns(const struct session *session, uint32_t id, struct why *why);
+
 /* Takes fd on success. -SKVQ_ESTAGINGS, -SKVQ_ENOMEM. */
 int session_add_staging(struct session *session, int fd, uint32_t *ret_id, struct why *why);
 /* NULL with a sentence if there is none. */

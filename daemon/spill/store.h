@@ -131,6 +131,28 @@ int store_flush(struct store *store, tier_put_fn fn, void *ctx);
 /* Reads records and checks them, at most so many bytes until it is called again. */
 void store_scrub(struct store *store, uint64_t bytes);
 
+/* A record, for people. A place in the index is a number; 0 is the start, and the end. It is of the index as it
+ * is now: records that are rescued meanwhile, or evicted, are told twice or not at all. */
+struct store_record {
+	struct tier_key key;
+	uint64_t position;
+	uint64_t bytes; /* of disk */
+};
+/* Up to n records from *place on, which is moved; of one namespace (tier_key.ns), NULL: all. Looks at a
+ * bounded number of entries, so that fewer than n need not be the end. Returns how many. */
+uint32_t store_list(struct store *store, uint64_t *place, const uint8_t *ns,
+		    struct store_record *ret, uint32_t n);
+
+#define STORE_VERIFY_DEPTH 4u
+/* status 0; -SKVQ_ECORRUPT: it was not what was written and is not found any more; else the read
+ * failed. bytes: of disk. */
+typedef void (*store_verify_fn)(void *ctx, int status, uint64_t bytes);
+/* Reads and checks the next record from *place on, which is moved. 1: fn will be called. 0: looked at
+ * many without finding one, or *place is 0: there are no more. -SKVQ_EBUSY: STORE_VERIFY_DEPTH are out,
+ * or buffers are short. */
+int store_verify(struct store *store, uint64_t *place, const uint8_t *ns, store_verify_fn fn,
+		 void *ctx);
+
 /* name and value for i < STORE_STAT_COUNT, NULL behind. */
 const char *store_stat_at(struct store *store, uint32_t i, uint64_t *ret_value);
 const char *store_stat_help(enum store_stat stat);

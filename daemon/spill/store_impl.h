@@ -40,12 +40,21 @@ struct eviction {
 	uint64_t blocks; /* rescued */
 };
 
+/* A record that is read to be checked. */
+struct scrub_read {
+	struct store *store;
+	bool out;
+	struct spill_entry entry;
+	struct spill_life life;
+	store_verify_fn fn; /* NULL: nobody asked */
+	void *ctx;
+};
+
 struct scrub {
 	struct segment_ref at; /* looked at next */
 	uint64_t allowance;    /* bytes that may still be read */
-	bool out;              /* a read of this record: */
-	struct spill_entry entry;
-	struct spill_life life;
+	struct scrub_read read;
+	struct scrub_read asked[STORE_VERIFY_DEPTH];
 };
 
 struct store {

@@ -40,7 +40,8 @@ static void prepare(void)
 
 static void request(struct fuzz_in *in, uint64_t id)
 {
-	uint32_t field = 10 + fuzz_u8(in) % 18;
+	uint8_t n = fuzz_u8(in);
+	uint32_t field = 10 + (n < 26 ? n : n % 18);
 	uint8_t fd_kind = fuzz_u8(in);
 	struct fuzz_in body = fuzz_piece(in);
 	uint8_t buf[65536 + 64];
@@ -210,6 +211,37 @@ static void put_calibration(struct fuzz_out *out)
 	put(out, 17, 0, &g.base);
 }
 
+static void put_manage(struct fuzz_out *out)
+{
+	Skvq__Wire__PageGet get = SKVQ__WIRE__PAGE_GET__INIT;
+	Skvq__Wire__Sweep sweep = SKVQ__WIRE__SWEEP__INIT;
+	Skvq__Wire__PageRef ref = SKVQ__WIRE__PAGE_REF__INIT;
+	uint8_t digest[1] = {0};
+
+	ref.slot = 1;
+	ref.generation = 1;
+	get.ns = sweep.ns = 1;
+	get.page = &ref;
+	get.tokens = true;
+	put(out, 32, 0, &get.base);
+	get.page = NULL;
+	get.digest = (ProtobufCBinaryData){1, digest};
+	get.half = true;
+	put(out, 32, 0, &get.base);
+	sweep.wait_ms = 1;
+	put(out, 34, 0, &sweep.base); /* verify: answered when the workers have been there */
+	put(out, 34, 0, &sweep.base);
+	put(out, 35, 0, &sweep.base);
+	sweep.count = true;
+	put(out, 33, 0, &sweep.base);
+	sweep.count = false;
+	sweep.page = &ref;
+	put(out, 33, 0, &sweep.base);
+	sweep.page = NULL;
+	sweep.drop = true;
+	put(out, 33, 0, &sweep.base);
+}
+
 size_t fuzz_seed(uint32_t i, uint8_t *at)
 {
 	struct fuzz_out out = {.at = at};
@@ -245,6 +277,16 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 		fuzz_put_u8(&out, REFUSE_JOBS);
 		put_publish(&out, 0, 2);
 		put_lists(&out);
+		break;
+	case 5:
+		put_publish(&out, 0, RIG_PAGES);
+		fuzz_put_u8(&out, WORK);
+		put_manage(&out);
+		fuzz_put_u8(&out, SECOND); /* with a round and a page that is looked at under way */
+		fuzz_put_u8(&out, WORK);
+		put_manage(&out);
+		fuzz_put_u8(&out, WORK);
+		fuzz_put_u8(&out, DRAIN);
 		break;
 	default:
 		return 0;

@@ -357,6 +357,8 @@ static void nothing_of_another_is_seen(void **state)
 	Skvq__Wire__Unpin up = SKVQ__WIRE__UNPIN__INIT;
 	Skvq__Wire__Unrefine ur = SKVQ__WIRE__UNREFINE__INIT;
 	Skvq__Wire__StagingDrop sd = SKVQ__WIRE__STAGING_DROP__INIT;
+	Skvq__Wire__PageGet pg = SKVQ__WIRE__PAGE_GET__INIT;
+	Skvq__Wire__Sweep sw = SKVQ__WIRE__SWEEP__INIT;
 	Skvq__Wire__PageRef *ref = &a.refs[1];
 	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
 	uint8_t weights[32];
@@ -380,14 +382,34 @@ static void nothing_of_another_is_seen(void **state)
 	/* The other's namespace by its number: as one that never was. */
 	refused(raw_match(b.sock, a.ns, tokens, SKVQ_PAGE_TOKENS), SKVQ_EINVAL, "not open");
 	pf.ns = a.ns;
-	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PREFETCH, &pf), SKVQ_EINVAL, "not open");
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PREFETCH, &pf), SKVQ_EINVAL,
+		"there is no namespace");
 	for (uint32_t ns = a.ns; ns < a.ns + 1000; ns += 999) {
 		pl.ns = el.ns = ns;
 		refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PAGE_LIST, &pl), SKVQ_EINVAL,
 			"there is no namespace");
 		refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, &el), SKVQ_EINVAL,
 			"there is no namespace");
+		pg.ns = sw.ns = ns;
+		refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_PAGE_GET, &pg), SKVQ_EINVAL,
+			"there is no namespace");
+		for (int body = SKVQ__WIRE__REQUEST__BODY_EVICT;
+		     body <= SKVQ__WIRE__REQUEST__BODY_DRAIN; body++)
+			refused(ask(b.sock, body, &sw), SKVQ_EINVAL, "there is no namespace");
 	}
+	/* By its tenant's name, which is as good as any other. */
+	sw.ns = 0;
+	sw.tenant = "a";
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_EVICT, &sw), SKVQ_EINVAL, "no such tenant");
+	sw.tenant = "nobody";
+	refused(ask(b.sock, SKVQ__WIRE__REQUEST__BODY_EVICT, &sw), SKVQ_EINVAL, "no such tenant");
+	sw.tenant = "b"; /* its own: which has nothing to give */
+	sw.wait_ms = 100;
+	reply = ask(b.sock, SKVQ__WIRE__REQUEST__BODY_EVICT, &sw);
+	assert_int_equal(reply->error, 0);
+	assert_true(reply->evict->done);
+	assert_int_equal(reply->evict->pages + reply->evict->held, 0);
+	raw_free(reply);
 	/* Its pages by name, in its arena and in one's own. */
 	up.n_pages = ur.n_pages = 1;
 	up.pages = ur.pages = &ref;

@@ -212,6 +212,7 @@ struct skvq_client_page_info {
 	uint32_t pins, children;
 	uint64_t bytes, hits, age_ms, idle_ms;
 	bool shed; /* its refinement is not in memory */
+	uint8_t digest[32]; /* zeros: the daemon is older than this */
 };
 struct skvq_client_pin_info {
 	uint64_t connection;
@@ -258,6 +259,84 @@ int skvq_client_pins(struct skvq_client *c, struct skvq_client_pin_info **ret, s
 /* K, then V of each layer of a namespace. -SKVQ_ENOTSUP: the daemon is older than this. */
 int skvq_client_errors(struct skvq_client *c, uint32_t ns, struct skvq_client_error_info **ret,
                        size_t *ret_n);
+
+/* Looking at pages and doing something about them (manage.c). -SKVQ_ENOTSUP: an older daemon, or no
+ * disk where one is needed. -SKVQ_EPERM: another tenant's, of a user who only looks. */
+struct skvq_client_disk_page {
+	uint8_t digest[32];
+	uint32_t position;
+	uint64_t bytes; /* of disk */
+};
+/* One batch of what is on disk, in memory too or not, from *place on (0: the start), which is moved;
+ * 0 there when there are no more. */
+int skvq_client_disk_pages(struct skvq_client *c, uint32_t ns, uint64_t *place,
+                           struct skvq_client_disk_page **ret, size_t *ret_n);
+
+struct skvq_client_holder {
+	uint64_t connection;
+	int32_t pid;
+	uint32_t uid;
+	char name[64];
+	uint32_t pins; /* of the page */
+};
+struct skvq_client_page_layer {
+	uint32_t k_bits, v_bits, k_refine_bits, v_refine_bits; /* SKVQ_BITS_*; 0: none */
+	double k_error, v_error; /* relative squared; 0: not measured */
+};
+#define SKVQ_CLIENT_PAGE_CHILDREN 256
+#define SKVQ_CLIENT_PAGE_HOLDERS  256
+#define SKVQ_CLIENT_PAGE_LAYERS   256
+#define SKVQ_CLIENT_PAGE_TOKENS   80
+struct skvq_client_page { /* about 45 KiB */
+	struct skvq_client_page_info info;
+	uint32_t ns;
+	char tenant[64];
+	uint8_t parent_digest[32];
+	bool unlisted; /* proved bad */
+	bool safe, on_disk, spilling;
+	char crc[16]; /* good, unknown */
+	uint32_t version; /* of its header; 0, and the rest too, of a page that cannot be read yet */
+	uint32_t n_kv_heads, head_dim_k, head_dim_v, n_sinks;
+	uint32_t base_bytes, refine_bytes, sidecar_bytes;
+	size_t n_children; /* that are listed; info.children has their number */
+	struct skvq_page_ref children[SKVQ_CLIENT_PAGE_CHILDREN];
+	size_t n_holders;
+	struct skvq_client_holder holders[SKVQ_CLIENT_PAGE_HOLDERS];
+	size_t n_layers;
+	struct skvq_client_page_layer layers[SKVQ_CLIENT_PAGE_LAYERS];
+	size_t n_tokens; /* 0: not asked for */
+	int32_t tokens[SKVQ_CLIENT_PAGE_TOKENS];
+};
+/* -SKVQ_ESTALE: there is no such page. -SKVQ_ECORRUPT: it was damaged, and is not in the cache any
+ * more. */
+int skvq_client_page_get(struct skvq_client *c, uint32_t ns, struct skvq_page_ref page, bool tokens,
+                         struct skvq_client_page *ret);
+/* The first page from *slot on whose digest begins with so many hex digits' worth of bits (1 to 64); *slot
+ * moves behind it. 1: found, 0: there is none. */
+int skvq_client_page_find(struct skvq_client *c, uint32_t ns, const uint8_t *digest, uint32_t digits,
+                          bool tokens, uint32_t *slot, struct skvq_client_page *ret);
+
+/* A round over a tenant's pages: Sweep and SweepReply of skvq_control.proto. A call does a part of it, of
+ * wait_ms at most, moves the place and adds to the counts; call again until `done`. */
+struct skvq_client_sweep {
+	const char *tenant; /* NULL: the caller's own, or that of ns */
+	uint32_t ns;        /* 0: all of the tenant's */
+	struct skvq_page_ref page; /* evict: it and what is behind it; generation 0: all */
+	uint64_t idle_ms;          /* evict: not used for so long */
+	bool drop, count, to_disk; /* evict */
+	bool disk; /* verify, evict with drop: over the records on disk */
+	uint32_t wait_ms; /* 1 to 2,000 */
+
+	bool done;
+	uint32_t at_ns, at_slot;
+	uint64_t at_record;
+	uint64_t pages, bytes, held, unwritten, unwritten_bytes, written, written_bytes;
+	uint64_t refused, over_budget, damaged, unread;
+	bool has_store;
+};
+int skvq_client_evict(struct skvq_client *c, struct skvq_client_sweep *sweep);
+int skvq_client_verify(struct skvq_client *c, struct skvq_client_sweep *sweep);
+int skvq_client_drain(struct skvq_client *c, struct skvq_client_sweep *sweep);
 
 /* "SKVQ_EPINS" for 81 or -81; "unknown" for what is not in skvq/error.h. Static. */
 const char *skvq_err_name(int err);
