@@ -21,9 +21,11 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "bench", "doctor"]
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "bench", "doctor",
+         "show", "prefetch", "evict", "drain", "verify"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
-ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS]}
+ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS],
+             "show": ["1:0.1"], "prefetch": ["-n", "1", TOKENS], "evict": ["-n", "1"]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -35,7 +37,7 @@ NAMESPACE_KEYS = {"ns", "tenant", "identity", "model_name", "profile", "engine_n
                   "page_tokens", "pages", "bytes", "pins", "tokens_asked", "tokens_matched",
                   "page_hits", "evictions"}
 PAGE_KEYS = {"slot", "generation", "parent_slot", "parent_generation", "position", "state",
-             "pins", "children", "bytes", "hits", "age_ms", "idle_ms", "shed"}
+             "pins", "children", "bytes", "hits", "age_ms", "idle_ms", "shed", "digest"}
 PIN_KEYS = {"connection", "pid", "uid", "gid", "name", "pins", "pages", "bytes", "age_ms"}
 ERROR_KEYS = {"ns", "model_name", "profile", "layers", "pages_safe"}
 SIDE_KEYS = {"bits", "pages", "mean", "max", "histogram"}
@@ -245,6 +247,11 @@ class WithoutDaemon(unittest.TestCase):
         keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
                 "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
+                "show": {"ns", "digest", "holders", "layers", "tokens", "crc"},
+                "prefetch": {"pages_memory", "pages_coming", "waited_ms"},
+                "evict": {"dry_run", "written", "held", "over_budget", "records", "complete"},
+                "drain": {"written", "on_disk", "refused", "complete"},
+                "verify": {"damaged", "records_damaged", "records_unread", "complete"},
                 "doctor": {"bad", "checks", "check", "state", "found", "mend"}}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "skvqctl.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,72 +8,7 @@
 
 #include <skvq/format.h>
 
-#define TOKENS_MAX (1u << 20)
-
-
-struct tokens {
-	int32_t *at;
-	uint32_t n;
-};
-
-static int wrong_token(const char *path, uint32_t line, const char *what)
-{
-	fprintf(stderr, "skvqctl why-miss: %s, line %" PRIu32 ": %s\n", path, line, what);
-	return CTL_USAGE;
-}
-
-/* Numbers and what may stand between them. */
-static int read_tokens(FILE *f, const char *path, struct tokens *t)
-{
-	uint32_t line = 1;
-	int64_t value = -1;
-	int c;
-
-	t->at = malloc(TOKENS_MAX * sizeof(*t->at));
-	if (!t->at)
-		abort();
-	do {
-		c = fgetc(f);
-		if (c != EOF && isdigit(c)) {
-			value = (value < 0 ? 0 : value) * 10 + (c - '0');
-			if (value > INT32_MAX)
-				return wrong_token(path, line, "a token id is less than 2^31");
-			continue;
-		}
-		if (value >= 0 && t->n == TOKENS_MAX)
-			return wrong_token(path, line, "more than 1048576 tokens");
-		if (value >= 0)
-			t->at[t->n++] = (int32_t)value;
-		value = -1;
-		line += c == '\n';
-		if (c != EOF && !isspace(c) && !strchr(",[]", c))
-			return wrong_token(path, line,
-					   "token ids in decimal, blanks, commas and brackets only");
-	} while (c != EOF);
-	if (ferror(f)) {
-		fprintf(stderr, "skvqctl why-miss: cannot read '%s': %s\n", path, strerror(errno));
-		return CTL_FAILED;
-	}
-	if (!t->n)
-		return wrong_token(path, line, "no tokens");
-	return CTL_OK;
-}
-
-static int load_tokens(const char *path, struct tokens *t)
-{
-	FILE *f = path ? fopen(path, "r") : stdin;
-	int result;
-
-	if (!f) {
-		fprintf(stderr, "skvqctl why-miss: cannot open '%s': %s\n", path, strerror(errno));
-		return CTL_FAILED;
-	}
-	result = read_tokens(f, path ? path : "stdin", t);
-	if (path)
-		fclose(f);
-	return result;
-}
-
+#include "tokens.h"
 /* Of the first token that a match does not find; `differs` knows it to the token. */
 static uint32_t position_of(const struct skvq_client_explanation *e)
 {
@@ -83,7 +16,7 @@ static uint32_t position_of(const struct skvq_client_explanation *e)
 	       (strcmp(e->end, "differs") ? 0 : e->same_tokens);
 }
 
-static int print_json(uint32_t ns, const struct tokens *t, const struct skvq_client_explanation *e)
+static int print_json(uint32_t ns, const struct ctl_tokens *t, const struct skvq_client_explanation *e)
 {
 	bool all = !strcmp(e->end, "all");
 
@@ -100,7 +33,7 @@ static int print_json(uint32_t ns, const struct tokens *t, const struct skvq_cli
 	    (json_int_t)e->other_pages, "other_differs", ctl_json_text(e->other_differs)));
 }
 
-static void print_end(const struct tokens *t, const struct skvq_client_explanation *e)
+static void print_end(const struct ctl_tokens *t, const struct skvq_client_explanation *e)
 {
 	uint32_t at = position_of(e), rest = t->n % SKVQ_PAGE_TOKENS;
 	char buf[CTL_HUMAN_BYTES];
@@ -128,7 +61,7 @@ static void print_end(const struct tokens *t, const struct skvq_client_explanati
 		       at);
 }
 
-static void print_text(const struct tokens *t, const struct skvq_client_explanation *e)
+static void print_text(const struct ctl_tokens *t, const struct skvq_client_explanation *e)
 {
 	printf("asked for   %" PRIu32 " tokens, %u whole pages\n", t->n, t->n / SKVQ_PAGE_TOKENS);
 	printf("in memory   %" PRIu32 " pages\n", e->n_memory);
@@ -152,13 +85,16 @@ static void print_text(const struct tokens *t, const struct skvq_client_explanat
 static int run(struct ctl *ctl, int argc, char **argv)
 {
 	struct skvq_client_explanation e;
-	struct tokens t = {0};
+	struct ctl_tokens_from from = {0};
+	struct ctl_tokens t = {0};
 	struct skvq_client *c;
 	bool has_ns = false;
 	uint64_t ns = 0;
 	int opt, result, err;
 
 	while ((opt = ctl_getopt(ctl, &verb_why_miss, argc, argv)) > 0) {
+		if (ctl_tokens_opt(&from, opt))
+			continue;
 		if (!ctl_number("--namespace", optarg, 0, UINT32_MAX, &ns))
 			return CTL_USAGE;
 		has_ns = true;
@@ -170,7 +106,8 @@ static int run(struct ctl *ctl, int argc, char **argv)
 		      stderr);
 		return CTL_USAGE;
 	}
-	result = load_tokens(optind < argc ? argv[optind] : NULL, &t);
+	from.path = optind < argc ? argv[optind] : NULL;
+	result = ctl_tokens_load("why-miss", &from, &t);
 	if (result != CTL_OK) {
 		free(t.at);
 		return result;
@@ -197,6 +134,7 @@ static int run(struct ctl *ctl, int argc, char **argv)
 
 static const struct ctl_opt opts[] = {
     {'n', "namespace", "NS", "where the engine looks; 'skvqctl ls' lists them"},
+    CTL_TOKENS_OPTS,
 };
 
 const struct ctl_verb verb_why_miss = {
@@ -207,7 +145,8 @@ const struct ctl_verb verb_why_miss = {
     .about = "Why a match of some tokens ends where it ends: what is in memory, what is on disk, and "
 	     "the first thing that differs behind that. Changes nothing.\n\n"
 	     "FILE has token ids in decimal, between them blanks, commas or brackets, as "
-	     "'llama-tokenize --ids' or a JSON array has them; without FILE they come from stdin.",
+	     "'llama-tokenize --ids' or a JSON array has them; without FILE they come from stdin. "
+	     CTL_TOKENS_ABOUT,
     CTL_OPTS(opts),
     .json = "ns, tokens, pages (whole ones), pages_memory, pages_disk, disk_ms (until these would be "
 	    "here), end (all, filling, coming, held, dropped, differs, unknown), position (of the first "

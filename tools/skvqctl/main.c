@@ -14,9 +14,14 @@ const struct ctl_verb *const ctl_verbs[] = {
     &verb_status,
     &verb_top,
     &verb_ls,
+    &verb_show,
     &verb_pins,
     &verb_errors,
     &verb_why_miss,
+    &verb_prefetch,
+    &verb_evict,
+    &verb_drain,
+    &verb_verify,
     &verb_calibration,
     &verb_ping,
     &verb_bench,
@@ -26,6 +31,8 @@ const struct ctl_verb *const ctl_verbs[] = {
 
 static const struct ctl_verb *verb_of(const char *name)
 {
+	if (!strcmp(name, "scrub"))
+		name = "verify"; /* as the daemon's own rounds are called */
 	for (unsigned i = 0; ctl_verbs[i]; i++)
 		if (!strcmp(name, ctl_verbs[i]->name))
 			return ctl_verbs[i];
@@ -71,7 +78,7 @@ int main(int argc, char **argv)
 	}
 	argc -= optind;
 	argv += optind;
-	optind = 1;
+	optind = 0; /* anew: options may stand behind arguments from here on */
 	if (!strcmp(argv[0], "help"))
 		return help(argc, argv);
 	verb = verb_of(argv[0]);
