@@ -140,6 +140,56 @@ static const struct key tenant_keys[CONFIG_TENANT_KEYS] = {
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
 
+/* Those that can change while the daemon runs, and what happens then. The others are in what was made at
+ * the start: doors, threads, the sandbox, buffers, segments. */
+static const struct live {
+	const char *section, *name, *then;
+} live_keys[CONFIG_LIVE_KEYS] = {
+    {"socket", "admin", "at once; who is none any more loses the sight of others"},
+    {"memory", "ram_max",
+     "more: at once; a model's arena that is there keeps its size. Less: pages go in the background, "
+     "and pinned ones stay until they are let go of; less than what is pinned now is refused"},
+    {"memory", "calibration_max", "for the next that comes; those that are there stay"},
+    {"memory", "shed", "at once"},
+    {"memory", "scrub_rate", "at once"},
+    {"limits", "connections_max",
+     "for the next that come; more than the descriptors reserved at the start is refused"},
+    {"limits", "pins_max", "at once; pins that are there stay"},
+    {"limits", "requests_max", "at once; those that are under way stay"},
+    {"limits", "staging_max", "for the next that come; within the descriptors reserved at the start"},
+    {"limits", "namespaces_max",
+     "for the next that come; within the descriptors reserved at the start"},
+    {"workers", "queue_max", "at once; what waits stays"},
+    {"log", "level", "at once"},
+    {"store", "spill_percent", "at once"},
+    {"store", "restore_wait_ms", "for the next matches"},
+    {"store", "restores_max", "for the next matches"},
+    {"store", "shutdown_ms", "at the end"},
+    {"store", "scrub_rate", "at once"},
+    {"store", "capacity_bytes",
+     "less: the oldest segments go in the background. More than at the start is refused"},
+    {"store", "write_bytes_per_day", "at once"},
+    {"tenant", "uid", "for the next connections; those that are there stay"},
+    {"tenant", "gid", "for the next connections; those that are there stay"},
+    {"tenant", "ram_min", "at once; pinned pages of others are not taken for it"},
+    {"tenant", "ram_max", "as memory.ram_max"},
+    {"tenant", "disk_max", "as store.capacity_bytes"},
+    {"tenant", "calibration_max", "for the next that comes; those that are there stay"},
+    {"tenant", "connections_max", "for the next that come; those that are there stay"},
+    {"tenant", "pins_max", "at once; pins that are there stay"},
+    {"tenant", "namespaces_max", "for the next that come"},
+};
+
+static const char *live(const struct key *key)
+{
+	for (size_t i = 0; i < sizeof(live_keys) / sizeof(live_keys[0]); i++) {
+		if (!strcmp(live_keys[i].section, key->section) &&
+		    !strcmp(live_keys[i].name, key->name))
+			return live_keys[i].then;
+	}
+	return NULL;
+}
+
 /* base: the struct that the key's table is of. */
 static char *text_at(void *base, const struct key *key)
 {
@@ -353,7 +403,7 @@ void config_defaults(struct config *config)
 
 struct file_ctx {
 	struct config *config;
-	FILE *file;
+	const char *at, *end;
 	uint32_t line; /* being read */
 	bool inside;   /* the last piece did not end it */
 	struct why first; /* of the first line that is wrong, the one ini_parse returns */
@@ -363,13 +413,21 @@ struct file_ctx {
 static char *read_line(char *buf, int bytes, void *stream)
 {
 	struct file_ctx *ctx = stream;
-	char *got = fgets(buf, bytes, ctx->file);
+	size_t n = (size_t)(ctx->end - ctx->at), room = (size_t)bytes - 1;
+	const char *newline;
 
-	if (!got)
+	if (!n)
 		return NULL;
+	n = n < room ? n : room;
+	newline = memchr(ctx->at, '\n', n);
+	if (newline)
+		n = (size_t)(newline - ctx->at) + 1;
+	memcpy(buf, ctx->at, n);
+	buf[n] = '\0';
+	ctx->at += n;
 	ctx->line += !ctx->inside;
-	ctx->inside = !strchr(got, '\n');
-	return got;
+	ctx->inside = !newline;
+	return buf;
 }
 
 static int on_key(void *user, const char *section, const char *name, const char *value)
@@ -390,30 +448,58 @@ static int on_key(void *user, const char *section, const char *name, const char 
 	return 0;
 }
 
+static uint32_t line_of(const char *text, const char *at)
+{
+	uint32_t line = 1;
+
+	while (text < at)
+		line += *text++ == '\n';
+	return line;
+}
+
+int config_text(struct config *config, const char *name, const char *text, size_t bytes,
+		struct why *why)
+{
+	struct file_ctx ctx = {.config = config, .at = text, .end = text + bytes};
+	const char *nul = bytes ? memchr(text, '\0', bytes) : NULL;
+	int line;
+
+	if (bytes > CONFIG_TEXT_MAX)
+		return why_fail(why, SKVQ_EINVAL, "%.100s has more than %u bytes", name,
+				CONFIG_TEXT_MAX);
+	if (nul)
+		return why_fail(why, SKVQ_EINVAL, "%.100s:%u: a zero byte is not text", name,
+				line_of(text, nul));
+	line = ini_parse_stream(read_line, &ctx, on_key, &ctx);
+	if (line < 0)
+		return why_fail(why, SKVQ_ENOMEM, "no memory for config file \"%.100s\"", name);
+	if (line > 0)
+		return why_fail(why, SKVQ_EINVAL, "%.100s:%d: %s", name, line,
+				ctx.first.text[0] ? ctx.first.text : "not a line of an INI file");
+	return 0;
+}
+
 int config_file(struct config *config, const char *path, struct why *why)
 {
-	struct file_ctx ctx = {.config = config};
 	FILE *f = fopen(path, "re");
-	bool failed;
-	int line;
+	char *text;
+	size_t n;
+	int err = 0;
 
 	if (!f)
 		return why_fail_errno(why, SKVQ_EIO, "config file \"%.100s\"", path);
+	text = malloc(CONFIG_TEXT_MAX + 1);
 	errno = 0;
-	ctx.file = f;
-	line = ini_parse_stream(read_line, &ctx, on_key, &ctx);
-	failed = ferror(f); /* ini takes it for the end: half a file, or a folder */
-	if (failed)
-		(void)why_fail_errno(why, SKVQ_EIO, "reading config file \"%.100s\"", path);
+	n = text ? fread(text, 1, CONFIG_TEXT_MAX + 1, f) : 0;
+	if (!text)
+		err = why_fail(why, SKVQ_ENOMEM, "no memory for config file \"%.100s\"", path);
+	else if (ferror(f)) /* half a file, or a folder */
+		err = why_fail_errno(why, SKVQ_EIO, "reading config file \"%.100s\"", path);
+	else
+		err = config_text(config, path, text, n, why);
 	(void)fclose(f);
-	if (failed)
-		return -SKVQ_EIO;
-	if (line < 0)
-		return why_fail(why, SKVQ_ENOMEM, "no memory for config file \"%.100s\"", path);
-	if (line > 0)
-		return why_fail(why, SKVQ_EINVAL, "%.100s:%d: %s", path, line,
-				ctx.first.text[0] ? ctx.first.text : "not a line of an INI file");
-	return 0;
+	free(text);
+	return err;
 }
 
 /* ---- command line ---- */
@@ -447,15 +533,20 @@ static enum config_action action_of(int opt)
 	}
 }
 
-int config_args(struct config *config, int argc, char **argv, enum config_action *ret_action,
-		struct why *why)
+/* What the command line says, borrowed from it. */
+struct flags {
+	const char *file;
+	const char *values[N_KEYS];
+	enum config_action action;
+};
+
+static int read_flags(int argc, char **argv, struct flags *ret, struct why *why)
 {
 	struct option options[N_FIXED + N_KEYS + 1] = {0};
 	char flags[N_KEYS][FLAG_BYTES];
-	const char *values[N_KEYS] = {0}, *file = NULL;
-	enum config_action action = CONFIG_RUN;
-	int opt, err;
+	int opt;
 
+	*ret = (struct flags){.action = CONFIG_RUN};
 	memcpy(options, fixed, sizeof(fixed));
 	for (size_t i = 0; i < N_KEYS; i++) {
 		flag_of(&keys[i], flags[i]);
@@ -463,32 +554,65 @@ int config_args(struct config *config, int argc, char **argv, enum config_action
 		    (struct option){flags[i], required_argument, NULL, OPT_KEY + (int)i};
 	}
 	opterr = 0;
-	optind = 0; /* GNU: start anew, for this may run more than once in a test */
+	optind = 0; /* GNU: start anew, for this may run more than once */
 	while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (opt == '?' || opt == ':')
 			return why_fail(why, SKVQ_EINVAL, "\"%.60s\" %s; --help lists the flags",
 					argv[optind - 1],
 					opt == ':' ? "needs a value" : "is unknown");
 		if (opt == OPT_CONFIG)
-			file = optarg;
+			ret->file = optarg;
 		else if (opt >= OPT_KEY)
-			values[opt - OPT_KEY] = optarg;
+			ret->values[opt - OPT_KEY] = optarg;
 		else
-			action = action_of(opt);
+			ret->action = action_of(opt);
 	}
 	if (optind < argc)
 		return why_fail(why, SKVQ_EINVAL, "\"%.60s\" is not a flag; --help lists them",
 				argv[optind]);
-	config_defaults(config);
-	err = file ? config_file(config, file, why) : 0;
+	return 0;
+}
+
+static int set_flags(struct config *config, const struct flags *flags, struct why *why)
+{
+	int err = 0;
+
 	for (size_t i = 0; i < N_KEYS && !err; i++) {
-		if (values[i])
-			err = set_value(config, &keys[i], values[i], why);
+		if (flags->values[i])
+			err = set_value(config, &keys[i], flags->values[i], why);
 	}
+	return err;
+}
+
+int config_args(struct config *config, int argc, char **argv, enum config_action *ret_action,
+		struct why *why)
+{
+	struct flags flags;
+	int err = read_flags(argc, argv, &flags, why);
+
 	if (err < 0)
 		return err;
-	*ret_action = action;
+	config_defaults(config);
+	err = flags.file ? config_file(config, flags.file, why) : 0;
+	if (!err)
+		err = set_flags(config, &flags, why);
+	if (err < 0)
+		return err;
+	*ret_action = flags.action;
 	return 0;
+}
+
+int config_args_text(struct config *config, int argc, char **argv, const char *name,
+		     const char *text, size_t bytes, struct why *why)
+{
+	struct flags flags;
+	int err = read_flags(argc, argv, &flags, why);
+
+	if (err < 0)
+		return err;
+	config_defaults(config);
+	err = config_text(config, name, text, bytes, why);
+	return err ? err : set_flags(config, &flags, why);
 }
 
 /* ---- tenants ---- */
@@ -813,6 +937,162 @@ void config_print(const struct config *config, FILE *to)
 		print_key(config, &keys[i], false, to);
 	}
 	print_tenants(config, to);
+}
+
+/* ---- changes ---- */
+
+static struct config_tenant *find_tenant(const struct config *config, const char *name)
+{
+	for (uint32_t i = 0; i < config->n_tenants; i++) {
+		if (!strcmp(config->tenants[i].name, name))
+			return (struct config_tenant *)(uintptr_t)&config->tenants[i];
+	}
+	return NULL;
+}
+
+static const struct key *find_key(const struct key *table, size_t n, const char *section,
+				  const char *name)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!strcmp(table[i].section, section) && !strcmp(table[i].name, name))
+			return &table[i];
+	}
+	return NULL;
+}
+
+int config_change(struct config *config, const char *section, const char *name, const char *value,
+		  struct why *why)
+{
+	bool tenant = !strncmp(section, TENANT_PREFIX, strlen(TENANT_PREFIX));
+	const struct key *key = tenant ? find_key(tenant_keys, CONFIG_TENANT_KEYS, "tenant", name)
+				       : find_key(keys, N_KEYS, section, name);
+	void *base = config;
+
+	if (tenant) {
+		base = find_tenant(config, section + strlen(TENANT_PREFIX));
+		if (!config->n_tenants)
+			return why_fail(why, SKVQ_EINVAL,
+					"this daemon has no sections [tenant NAME]: the limits of its only "
+					"tenant are its own, in [memory] and [limits]");
+		if (!base)
+			return why_fail(why, SKVQ_EINVAL, "there is no tenant \"%.40s\"",
+					section + strlen(TENANT_PREFIX));
+	}
+	if (!key)
+		return why_fail(why, SKVQ_EINVAL, "there is no key \"%.40s\" in section \"%.40s\"",
+				name, section);
+	if (!live(key))
+		return why_fail(why, SKVQ_EINVAL, "%s.%s cannot change while the daemon runs",
+				key->section, key->name);
+	if (key->kind == IDS)
+		((struct config_ids *)(void *)text_at(base, key))->n = 0;
+	return set_value(base, key, value, why);
+}
+
+static void merge_keys(void *to, const void *wanted, const struct key *table, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (live(&table[i]))
+			memcpy((char *)to + table[i].offset,
+			       (const char *)wanted + table[i].offset, table[i].size);
+	}
+}
+
+void config_merge(const struct config *running, const struct config *wanted, struct config *ret)
+{
+	*ret = *running;
+	merge_keys(ret, wanted, keys, N_KEYS);
+	for (uint32_t i = 0; i < ret->n_tenants; i++) {
+		struct config_tenant *t = &ret->tenants[i];
+		const struct config_tenant *w = find_tenant(wanted, t->name);
+
+		memset(t->line, 0, sizeof(t->line));
+		if (!w)
+			continue;
+		memcpy(t->line, w->line, sizeof(t->line));
+		merge_keys(t, w, tenant_keys, CONFIG_TENANT_KEYS);
+	}
+}
+
+/* Malloc'ed; NULL: no memory. */
+static char *value_text(const void *base, const struct key *key)
+{
+	char *text = NULL;
+	size_t bytes;
+	FILE *f = open_memstream(&text, &bytes);
+	bool ok;
+
+	if (!f)
+		return NULL;
+	print_value(base, key, f);
+	ok = !ferror(f);
+	if (fclose(f) == 0 && ok)
+		return text;
+	free(text);
+	return NULL;
+}
+
+static int diff_key(const void *a, const void *b, const struct key *key, const char *name,
+		    config_diff_fn fn, void *ctx)
+{
+	char *from = value_text(a, key), *to = value_text(b, key);
+	int err = -SKVQ_ENOMEM;
+
+	if (from && to)
+		err = strcmp(from, to) ? fn(ctx, name, from, to) : 0;
+	free(from);
+	free(to);
+	return err;
+}
+
+static int diff_tenant(const struct config_tenant *a, const struct config_tenant *b,
+		       config_diff_fn fn, void *ctx)
+{
+	char name[sizeof(TENANT_PREFIX) + CONFIG_TENANT_MAX + CONFIG_KEY_MAX];
+	int err = 0;
+
+	for (size_t i = 0; i < CONFIG_TENANT_KEYS && !err; i++) {
+		(void)snprintf(name, sizeof(name), TENANT_PREFIX "%s.%s", a->name,
+			       tenant_keys[i].name);
+		err = diff_key(a, b, &tenant_keys[i], name, fn, ctx);
+	}
+	return err;
+}
+
+int config_diff(const struct config *from, const struct config *to, config_diff_fn fn, void *ctx)
+{
+	char name[sizeof(TENANT_PREFIX) + CONFIG_TENANT_MAX + CONFIG_KEY_MAX];
+	int err = 0;
+
+	for (size_t i = 0; i < N_KEYS && !err; i++) {
+		(void)snprintf(name, sizeof(name), "%s.%s", keys[i].section, keys[i].name);
+		err = diff_key(from, to, &keys[i], name, fn, ctx);
+	}
+	for (uint32_t i = 0; i < from->n_tenants && !err; i++) {
+		const struct config_tenant *t = &from->tenants[i], *other = find_tenant(to, t->name);
+
+		(void)snprintf(name, sizeof(name), TENANT_PREFIX "%s", t->name);
+		err = other ? diff_tenant(t, other, fn, ctx) : fn(ctx, name, "there", NULL);
+	}
+	for (uint32_t i = 0; i < to->n_tenants && !err; i++) {
+		(void)snprintf(name, sizeof(name), TENANT_PREFIX "%s", to->tenants[i].name);
+		if (!find_tenant(from, to->tenants[i].name))
+			err = fn(ctx, name, NULL, "there");
+	}
+	return err;
+}
+
+const char *config_key_at(uint32_t i, char ret[CONFIG_KEY_MAX], const char **ret_live)
+{
+	const struct key *key = i < N_KEYS			  ? &keys[i]
+				: i < N_KEYS + CONFIG_TENANT_KEYS ? &tenant_keys[i - N_KEYS]
+								  : NULL;
+
+	if (!key)
+		return NULL;
+	(void)snprintf(ret, CONFIG_KEY_MAX, "%s.%s", key->section, key->name);
+	*ret_live = live(key);
+	return ret;
 }
 
 void config_help(FILE *to)

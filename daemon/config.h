@@ -9,6 +9,7 @@
 #ifndef SKVQD_CONFIG_H
 #define SKVQD_CONFIG_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -22,6 +23,9 @@
 /* TasksMax of skvqd.service. */
 #define CONFIG_TASKS_MAX 256u
 #define CONFIG_IDS_MAX     32
+#define CONFIG_KEY_MAX     48 /* section.key */
+#define CONFIG_LIVE_KEYS   28 /* that can change while the daemon runs */
+#define CONFIG_TEXT_MAX    (1u << 20) /* bytes of a file */
 
 /* Users or groups. */
 struct config_ids {
@@ -92,14 +96,37 @@ enum config_action {
 void config_defaults(struct config *config);
 /* 0, or -SKVQ_EINVAL with "file:line: ..." in why, -SKVQ_EIO if it cannot be read. */
 int config_file(struct config *config, const char *path, struct why *why);
+/* The same of the bytes of a file; name stands for it in sentences. -SKVQ_EINVAL, -SKVQ_ENOMEM. */
+int config_text(struct config *config, const char *name, const char *text, size_t bytes,
+		struct why *why);
 /* One "section.key" to a value in text. -SKVQ_EINVAL naming what would be allowed. */
 int config_set(struct config *config, const char *section, const char *key, const char *value,
 	       struct why *why);
 /* Defaults, file, flags. -SKVQ_EINVAL, -SKVQ_EIO. */
 int config_args(struct config *config, int argc, char **argv, enum config_action *ret_action,
 		struct why *why);
+/* As config_args, with a file's bytes in place of the file that the flags name. */
+int config_args_text(struct config *config, int argc, char **argv, const char *name,
+		     const char *text, size_t bytes, struct why *why);
 /* What only the whole can tell. -SKVQ_EINVAL. */
 int config_check(const struct config *config, struct why *why);
+
+/* ---- a daemon that runs ---- */
+
+/* One key of a tenant that is there, whatever it was before; section "tenant NAME" or as config_set's.
+ * -SKVQ_EINVAL, for a key that takes a start as well. */
+int config_change(struct config *config, const char *section, const char *key, const char *value,
+		  struct why *why);
+/* What runs when a daemon that runs one is given another: the values of keys that can change while it
+ * runs, and the running ones of all others. Tenants are those that run, in their order. */
+void config_merge(const struct config *running, const struct config *wanted, struct config *ret);
+/* Calls fn for each key that differs, and (from or to NULL) for each tenant that one of them lacks.
+ * Strings last as long as the call. -SKVQ_ENOMEM. */
+typedef int (*config_diff_fn)(void *ctx, const char *name, const char *from, const char *to);
+int config_diff(const struct config *from, const struct config *to, config_diff_fn fn, void *ctx);
+/* The i-th key: "memory.ram_max", of a tenant "tenant.ram_max". *ret_live: what happens when it changes
+ * while the daemon runs; NULL: that takes a start. NULL behind the last. */
+const char *config_key_at(uint32_t i, char ret[CONFIG_KEY_MAX], const char **ret_live);
 
 void config_print(const struct config *config, FILE *to);
 void config_help(FILE *to);

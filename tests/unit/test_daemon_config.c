@@ -304,6 +304,148 @@ static void printed_tenants_can_be_read(void **state)
 	assert_memory_equal(&first, &config, sizeof(config));
 }
 
+/* ---- a daemon that runs ---- */
+
+static int text(const char *bytes, size_t n)
+{
+	memset(&why, 0, sizeof(why));
+	config_defaults(&config);
+	return config_text(&config, "f", bytes, n, &why);
+}
+
+static void hostile_texts(void **state)
+{
+	static const char nul[] = "[memory]\nram_max = 1G\n\0[limits]\n";
+	char *huge = malloc(CONFIG_TEXT_MAX + 1);
+
+	(void)state;
+	assert_non_null(huge);
+	assert_int_equal(text("", 0), 0);
+	assert_int_equal(text("[memory]\nram_max = 1G", 21), 0); /* no end of line */
+	assert_int_equal(config.ram_max, 1u << 30);
+	assert_int_equal(text(nul, sizeof(nul) - 1), -SKVQ_EINVAL);
+	assert_string_equal(why.text, "f:3: a zero byte is not text");
+	memset(huge, '\n', CONFIG_TEXT_MAX + 1);
+	assert_int_equal(text(huge, CONFIG_TEXT_MAX), 0);
+	assert_int_equal(text(huge, CONFIG_TEXT_MAX + 1), -SKVQ_EINVAL);
+	assert_non_null(strstr(why.text, "more than 1048576 bytes"));
+	memset(huge, 'x', CONFIG_TEXT_MAX); /* one line */
+	assert_int_equal(text(huge, CONFIG_TEXT_MAX), -SKVQ_EINVAL);
+	assert_true(!strncmp(why.text, "f:1: ", 5));
+	assert_int_equal(text("\n\n[limits]\npins = 1\n", 20), -SKVQ_EINVAL);
+	assert_true(!strncmp(why.text, "f:4: ", 5) && strstr(why.text, "pins"));
+	free(huge);
+}
+
+static void flags_win_over_a_text(void **state)
+{
+	static const char file[] = "[memory]\nram_max = 2G\n[limits]\npins_max = 7\n";
+	const char *argv[] = {"skvqd", "--config", "/does/not/matter", "--ram-max", "1G", NULL};
+
+	(void)state;
+	memset(&why, 0, sizeof(why));
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(config_args_text(&config, 5, (char **)(uintptr_t)argv, "f", file,
+						  sizeof(file) - 1, &why),
+				 0);
+		assert_int_equal(config.ram_max, 1u << 30);
+		assert_int_equal(config.pins_max, 7);
+	}
+}
+
+struct diffs {
+	char text[512];
+};
+
+static int note(void *ctx, const char *name, const char *from, const char *to)
+{
+	struct diffs *d = ctx;
+	size_t at = strlen(d->text);
+
+	(void)snprintf(d->text + at, sizeof(d->text) - at, "%s:%s>%s;", name, from ? from : "-",
+		       to ? to : "-");
+	return 0;
+}
+
+static void assert_diff(const struct config *a, const struct config *b, const char *want)
+{
+	struct diffs d = {""};
+
+	assert_int_equal(config_diff(a, b, note, &d), 0);
+	assert_string_equal(d.text, want);
+}
+
+#define HEAD "[socket]\npath = /s\n"
+
+static void what_can_change_is_merged(void **state)
+{
+	static struct config running, wanted, merged;
+
+	(void)state;
+	assert_int_equal(load(HEAD "[tenant a]\nuid = 1\nram_min = 1M\n[tenant b]\nuid = 2\n"), 0);
+	running = config;
+	/* Another order, one gone, one new; keys that can change and one that cannot. */
+	assert_int_equal(load("[memory]\nram_max = 1G\n[workers]\nthreads = 9\n[tenant c]\nuid = 3\n"
+			      "[tenant b]\nuid = 2, 5\nsalt_file = /x\n[socket]\npath = /s\n"),
+			 0);
+	wanted = config;
+	config_merge(&running, &wanted, &merged);
+	assert_diff(&running, &merged, "memory.ram_max:4G>1G;tenant b.uid:2>2, 5;");
+	assert_diff(&merged, &wanted,
+		    "workers.threads:2>9;tenant a:there>-;tenant b.salt_file:>/x;tenant c:->there;");
+	assert_string_equal(merged.tenants[0].name, "a");
+	assert_int_equal(merged.tenants[0].ram_min, 1 << 20);
+	assert_diff(&running, &running, "");
+}
+
+static void bad_change(const char *section, const char *key, const char *value, const char *says)
+{
+	memset(&why, 0, sizeof(why));
+	assert_int_equal(config_change(&config, section, key, value, &why), -SKVQ_EINVAL);
+	if (!strstr(why.text, says))
+		fail_msg("\"%s\" does not say \"%s\"", why.text, says);
+}
+
+static void single_changes(void **state)
+{
+	(void)state;
+	assert_int_equal(load(HEAD "[tenant a]\nuid = 1\n"), 0);
+	assert_int_equal(config_change(&config, "tenant a", "ram_max", "64M", &why), 0);
+	assert_int_equal(config.tenants[0].ram_max, 64 << 20);
+	assert_int_equal(config_change(&config, "tenant a", "uid", "7, 8", &why), 0);
+	assert_int_equal(config.tenants[0].uids.n, 2); /* in place of those before */
+	assert_int_equal(config.tenants[0].uids.id[0], 7);
+	assert_int_equal(config_change(&config, "log", "level", "debug", &why), 0);
+	bad_change("tenant a", "socket", "/b", "cannot change");
+	bad_change("workers", "threads", "3", "cannot change");
+	bad_change("tenant x", "ram_max", "1M", "no tenant \"x\"");
+	bad_change("tenant a", "nonsense", "1", "no key");
+	bad_change("tenant a", "ram_max", "1Q", "expected");
+	bad_change("", "", "", "no key");
+	assert_int_equal(config.n_tenants, 1);
+	assert_int_equal(load(HEAD), 0);
+	bad_change("tenant default", "ram_max", "1M", "no sections");
+}
+
+/* Each name in the list of what can change is a key's. */
+static void keys_that_can_change(void **state)
+{
+	char name[CONFIG_KEY_MAX];
+	const char *live;
+	uint32_t n = 0, all = 0;
+
+	(void)state;
+	for (; config_key_at(all, name, &live); all++) {
+		n += live != NULL;
+		if (!strcmp(name, "socket.path") || !strcmp(name, "tenant.salt_file"))
+			assert_null(live);
+		if (!strcmp(name, "memory.ram_max") || !strcmp(name, "tenant.ram_min"))
+			assert_non_null(live);
+	}
+	assert_int_equal(n, CONFIG_LIVE_KEYS);
+	assert_true(all > 40);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -316,6 +458,11 @@ int main(void)
 	    cmocka_unit_test(stores_of_many_tenants_are_bounded),
 	    cmocka_unit_test(bad_tenants),
 	    cmocka_unit_test(printed_tenants_can_be_read),
+	    cmocka_unit_test(hostile_texts),
+	    cmocka_unit_test(flags_win_over_a_text),
+	    cmocka_unit_test(what_can_change_is_merged),
+	    cmocka_unit_test(single_changes),
+	    cmocka_unit_test(keys_that_can_change),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
