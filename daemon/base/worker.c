@@ -186,6 +186,13 @@ void lane_init(struct lane *lane, uint32_t max)
 	*lane = (struct lane){.max = max};
 }
 
+void lane_limit(struct worker *w, struct lane *lane, uint32_t max)
+{
+	(void)pthread_mutex_lock(&w->lock);
+	(lane ? lane : &w->own)->max = max;
+	(void)pthread_mutex_unlock(&w->lock);
+}
+
 int worker_submit_to(struct worker *w, struct lane *lane, struct job *job)
 {
 	int err = 0;

@@ -61,6 +61,8 @@ int worker_init(struct worker *w, struct loop *loop, uint32_t n_threads, uint32_
 void worker_fini(struct worker *w);
 /* max: jobs that may wait in it. */
 void lane_init(struct lane *lane, uint32_t max);
+/* A new bound for a lane that may have jobs in it, which stay. NULL: the worker's own. Loop thread. */
+void lane_limit(struct worker *w, struct lane *lane, uint32_t max);
 /* 0, or -SKVQ_EBUSY and the job stays the caller's. Loop thread. The lane outlives the job's wait. */
 int worker_submit_to(struct worker *w, struct lane *lane, struct job *job);
 /* The same in the worker's own lane, which is for work that nobody waits for. */

@@ -45,6 +45,48 @@ struct tenant *cache_add_tenant(struct cache *cache, const struct tenant_params 
 	return tenant;
 }
 
+void cache_limit(struct cache *cache, const struct cache_limits *limits)
+{
+	uint64_t used = cache_bytes_used(cache), max = limits->ram_max;
+
+	/* Never more than was allowed and is used. */
+	cache->ram_goal = used > max && cache->config.ram_max > max ? max : 0;
+	if (!cache->ram_goal)
+		cache->config.ram_max = max;
+	else if (used < cache->config.ram_max)
+		cache->config.ram_max = used;
+	cache->config.namespaces_max = limits->namespaces_max;
+	cache->config.spill_percent = limits->spill_percent;
+	cache->config.restores_max = limits->restores_max;
+	cache->config.fills_max = limits->fills_max;
+	cache->config.no_shed = limits->no_shed;
+	for (uint32_t i = 0; limits->fills_max && i < cache->n_tenants; i++)
+		lane_limit(cache->worker, &cache->tenants[i]->fill_lane, limits->fills_max);
+}
+
+void cache_limit_tenant(struct cache *cache, struct tenant *tenant,
+			const struct tenant_params *params)
+{
+	struct tenant_params *now = &tenant->limits;
+	uint64_t was = now->ram_max ? now->ram_max : cache->config.ram_max;
+
+	(void)cache_bytes_used(cache);
+	tenant->ram_goal =
+	    params->ram_max && tenant->used > params->ram_max && was > params->ram_max
+		? params->ram_max
+		: 0;
+	if (!tenant->ram_goal)
+		now->ram_max = params->ram_max;
+	else
+		now->ram_max = tenant->used < was ? tenant->used : was;
+	now->ram_min = params->ram_min;
+	now->pins_max = params->pins_max;
+	tenant->pins_group.max = params->pins_max ? params->pins_max : UINT64_MAX;
+	now->namespaces_max = params->namespaces_max;
+	now->fills_max = params->fills_max;
+	now->restores_max = params->restores_max;
+}
+
 struct tenant *cache_tenant(const struct cache *cache, const char *name)
 {
 	for (uint32_t i = 0; i < cache->n_tenants; i++) {
@@ -156,7 +198,8 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 	struct ns *ns;
 	int err;
 
-	if (!has_ns_left(cache, tenant)) {
+	/* More than one, if the bound has been lowered. */
+	while (!has_ns_left(cache, tenant)) {
 		struct ns *victim = ns_victim(cache, tenant);
 
 		if (!victim)

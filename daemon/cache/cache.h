@@ -38,6 +38,13 @@ struct cache_config {
 	index_hash_fn hash;     /* NULL: index_hash */
 };
 
+/* What may change while pages live. Of the tenant's params: not name and salt. */
+struct cache_limits {
+	uint64_t ram_max;
+	uint32_t namespaces_max, spill_percent, restores_max, fills_max;
+	bool no_shed;
+};
+
 struct match;
 
 struct cache {
@@ -57,6 +64,7 @@ struct cache {
 	uint64_t bytes_stored;   /* of these, of pages that are below too */
 	uint64_t pages;
 	uint64_t pins;
+	uint64_t ram_goal; /* what config.ram_max is on its way down to; 0: it is there */
 	/* The daemon ends. Engines go on reading their mappings of the arenas, pinned or not any
 	 * more: from now on nothing is punched. */
 	bool closing;
@@ -89,6 +97,12 @@ static inline void cache_add_stored(struct cache *cache, struct tenant *tenant, 
 	tenant->bytes_stored += bytes;
 	cache->bytes_stored += bytes;
 }
+/* New bounds for all, and then for each tenant. A cap below what is used is not there at once: it comes
+ * down with cache_shrink, and is never below what is used meanwhile, so that no publish has to wait until
+ * many pages have gone. */
+void cache_limit(struct cache *cache, const struct cache_limits *limits);
+void cache_limit_tenant(struct cache *cache, struct tenant *tenant,
+			const struct tenant_params *params);
 /* To be called before the first client is turned away by a daemon that ends. */
 void cache_close(struct cache *cache);
 /* Frees all namespaces. Nobody has one open and nothing is in flight. */
@@ -247,6 +261,9 @@ uint64_t cache_bytes_spilling(const struct cache *cache);
 uint64_t cache_bytes_used(struct cache *cache);
 /* Sum of st_blocks. */
 uint64_t cache_kernel_bytes(struct cache *cache);
+/* Brings caps nearer to where they were lowered to, by a bounded number of pages. True: they are not
+ * there yet. Pages that cannot go are waited for. */
+bool cache_shrink(struct cache *cache);
 /* Takes back holes that readers faulted in, a bounded number each call. */
 void cache_trim(struct cache *cache);
 

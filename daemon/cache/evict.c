@@ -15,6 +15,9 @@
 /* Slots it looks at, of all namespaces. */
 #define TRIM_SLOTS 8192u
 
+/* Pages, or refinements, that one cache_shrink gives up: a few milliseconds of the loop. */
+#define SHRINK_PAGES 64u
+
 /* Proved bad, and nobody has it any more. */
 static bool is_dead(const struct page *page)
 {
@@ -352,6 +355,26 @@ int cache_make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes, 
 	return make_room(cache, tenant, bytes, NULL, NULL, why);
 }
 
+/* The page of the namespace that was used longest ago of those that may go. False: there is none. */
+static bool evict_of(struct cache *cache, struct ns *ns)
+{
+	struct page *best = policy_victim(&ns->tenant->policy);
+
+	if (best && ns_of(best) != ns) {
+		best = NULL;
+		for (uint32_t i = 0; i < ns->table.touched; i++) {
+			struct page *page = &ns->table.pages[i];
+
+			if (page->state != PAGE_FREE && page->in_lru &&
+			    (!best || page->stamp < best->stamp))
+				best = page;
+		}
+	}
+	if (best)
+		evict(cache, best, false);
+	return best != NULL;
+}
+
 struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
 			     struct why *why)
 {
@@ -363,6 +386,9 @@ struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes,
 		return NULL;
 	/* The slot that was freed last is taken first, unless more was dropped with its page. */
 	page = page_table_take(&ns->table, PAGE_FILLING);
+	/* Made under a smaller cap, it has no more slots than pages fitted then. */
+	if (!page && evict_of(cache, ns))
+		page = page_table_take(&ns->table, PAGE_FILLING);
 	if (kept.generation && (!page || page->slot != kept.slot) &&
 	    arena_punch(&ns->arena, kept.slot * ns->layout.slot_bytes, bytes) < 0)
 		cache_count(cache, ns->tenant, STAT_punch_failures, 1);
@@ -370,6 +396,81 @@ struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes,
 		*ret_err = why_fail(why, SKVQ_ENOSPC, "all %u slots of namespace %u are taken",
 				    ns->table.slots, ns->id);
 	return page;
+}
+
+/* ---- caps that come down ---- */
+
+/* The tenant with most above its guarantee that has something to give. Once at the guarantees' sum, a
+ * page of one may reach a part of itself into what is guaranteed to it; it can take that back. */
+static struct tenant *richest(const struct cache *cache)
+{
+	struct tenant *best = NULL;
+	uint64_t most = 0;
+
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		struct tenant *t = cache->tenants[i];
+
+		if (gives(cache, t) && t->used > t->limits.ram_min &&
+		    t->used - t->limits.ram_min > most) {
+			best = t;
+			most = t->used - t->limits.ram_min;
+		}
+	}
+	return best;
+}
+
+/* The cap follows what is used, down to the goal. */
+static void follow(uint64_t *cap, uint64_t *goal, uint64_t used)
+{
+	if (used < *cap)
+		*cap = used;
+	if (*cap <= *goal) {
+		*cap = *goal;
+		*goal = 0;
+	}
+}
+
+static bool gave_up(struct cache *cache, struct tenant *tenant)
+{
+	if (!tenant || !gives(cache, tenant))
+		return false;
+	give_up(cache, tenant, 0, NULL, NULL);
+	return true;
+}
+
+static bool is_shrinking(const struct cache *cache)
+{
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		if (cache->tenants[i]->ram_goal)
+			return true;
+	}
+	return cache->ram_goal != 0;
+}
+
+bool cache_shrink(struct cache *cache)
+{
+	uint32_t n = SHRINK_PAGES;
+	uint64_t used;
+
+	if (cache->closing || !is_shrinking(cache))
+		return false;
+	if (cache_bytes_used(cache) > cache->bytes)
+		cache_trim(cache);
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		struct tenant *t = cache->tenants[i];
+
+		(void)cache_bytes_used(cache);
+		for (; t->ram_goal && n && t->used > t->ram_goal && gave_up(cache, t); n--)
+			(void)cache_bytes_used(cache);
+		if (t->ram_goal)
+			follow(&t->limits.ram_max, &t->ram_goal, t->used);
+	}
+	used = cache_bytes_used(cache);
+	for (; cache->ram_goal && n && used > cache->ram_goal && gave_up(cache, richest(cache)); n--)
+		used = cache_bytes_used(cache);
+	if (cache->ram_goal)
+		follow(&cache->config.ram_max, &cache->ram_goal, used);
+	return is_shrinking(cache);
 }
 
 /* ---- holes that readers faulted in ---- */

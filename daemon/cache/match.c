@@ -104,6 +104,12 @@ static void plan_worth(struct cache *cache, const struct match *m, struct plan *
 	plan->n_cold = n;
 }
 
+/* A bound may have been lowered since. */
+static uint32_t left(uint32_t max, uint32_t n)
+{
+	return max > n ? max - n : 0;
+}
+
 static int make_plan(struct cache *cache, struct match *m, uint32_t pins_left, struct plan *plan,
 		     struct why *why)
 {
@@ -123,10 +129,10 @@ static int make_plan(struct cache *cache, struct match *m, uint32_t pins_left, s
 	most = plan->want - plan->n;
 	if (most > pins_left - plan->n)
 		most = pins_left - plan->n;
-	if (most > out_max - cache->n_restores)
-		most = out_max - cache->n_restores;
-	if (tenant_max && most > tenant_max - m->ns->tenant->restores.n)
-		most = tenant_max - m->ns->tenant->restores.n;
+	if (most > left(out_max, cache->n_restores))
+		most = left(out_max, cache->n_restores);
+	if (tenant_max && most > left(tenant_max, m->ns->tenant->restores.n))
+		most = left(tenant_max, m->ns->tenant->restores.n);
 	err = plan_tier(m, most, plan, why);
 	if (!err)
 		plan_worth(cache, m, plan);

@@ -44,9 +44,17 @@ void pins_fini(struct pins *pins)
 	pins->places = 0;
 }
 
+/* By its own bound, which may have been lowered. */
+static uint32_t own_left(const struct pins *pins)
+{
+	uint32_t has = pins->total + pins->reserved;
+
+	return pins->max > has ? pins->max - has : 0;
+}
+
 uint32_t pins_left(const struct pins *pins)
 {
-	uint32_t own = pins->max - pins->total - pins->reserved;
+	uint32_t own = own_left(pins);
 	uint64_t all = UINT64_MAX;
 
 	if (pins->group)
@@ -81,7 +89,7 @@ static int grow(struct pins *pins, uint64_t pages)
 
 int pins_reserve(struct pins *pins, uint32_t n, struct why *why)
 {
-	if (n > pins->max - pins->total - pins->reserved)
+	if (n > own_left(pins))
 		return why_fail(why, SKVQ_EPINS,
 				"this connection holds %u pins and %u promised ones of %u",
 				pins->total, pins->reserved, pins->max);

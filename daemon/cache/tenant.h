@@ -59,6 +59,7 @@ struct tenant {
 	uint64_t bytes_spilling; /* on their way down */
 	uint64_t held;           /* of pages that cannot go: see struct page, held */
 	uint64_t used;           /* of its arenas as the cap counts them, when last asked */
+	uint64_t ram_goal;       /* what limits.ram_max is on its way down to; 0: it is there */
 	uint64_t pages;
 	uint64_t pins;
 };

@@ -49,6 +49,16 @@ void budget_init(struct budget *b, uint64_t per_day, uint64_t least, uint64_t no
 		b->burst = least;
 }
 
+void budget_set(struct budget *b, uint64_t per_day, uint64_t least, uint64_t now_ms)
+{
+	uint64_t level;
+
+	(void)budget_has(b, 0, now_ms); /* what has come by now came by the old one */
+	level = b->level;
+	budget_init(b, per_day, least, now_ms);
+	b->level = level < b->burst ? level : b->burst;
+}
+
 bool budget_has(struct budget *b, uint64_t bytes, uint64_t now_ms)
 {
 	uint64_t passed = now_ms > b->since_ms ? now_ms - b->since_ms : 0;

@@ -36,6 +36,8 @@ struct budget {
 
 /* least: the bucket holds this much at least, or nothing could ever be written. */
 void budget_init(struct budget *b, uint64_t per_day, uint64_t least, uint64_t now_ms);
+/* Another budget from now on. What could be written still can, as far as the new bucket holds it. */
+void budget_set(struct budget *b, uint64_t per_day, uint64_t least, uint64_t now_ms);
 bool budget_has(struct budget *b, uint64_t bytes, uint64_t now_ms);
 /* After budget_has said so. */
 void budget_take(struct budget *b, uint64_t bytes);

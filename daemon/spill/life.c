@@ -244,6 +244,12 @@ void store_life_pump(struct store *s)
 		if (g->state == SEG_DYING)
 			remove_if_quiet(s, i);
 	}
+	/* The bound was lowered. */
+	if (s->evict.seg == SEG_NO && s->charged > s->opt.capacity_bytes &&
+	    s->charged - going(s) > s->opt.capacity_bytes) {
+		store_evict_start(s);
+		s->tier.touched = s->tier.touched || s->evict.seg != SEG_NO; /* pump again */
+	}
 	if (wants_spare(s))
 		create(s);
 }

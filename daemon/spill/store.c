@@ -191,6 +191,36 @@ void store_pump(struct store *s)
 	s->io->ops->kick(s->io);
 }
 
+int store_limit_check(const struct store *s, uint64_t capacity_bytes, struct why *why)
+{
+	struct store_options wanted = s->opt;
+	int err;
+
+	wanted.capacity_bytes = capacity_bytes;
+	err = store_options_check(&wanted, why);
+	if (err < 0)
+		return err;
+	if (store_files_max(&wanted) > s->segs.max)
+		return why_fail(why, SKVQ_EINVAL,
+				"capacity_bytes = %llu is more than at the start of the daemon",
+				(unsigned long long)capacity_bytes);
+	return 0;
+}
+
+int store_limit(struct store *s, uint64_t capacity_bytes, uint64_t write_bytes_per_day,
+		struct why *why)
+{
+	int err = store_limit_check(s, capacity_bytes, why);
+
+	if (err < 0)
+		return err;
+	s->opt.capacity_bytes = capacity_bytes;
+	s->opt.write_bytes_per_day = write_bytes_per_day;
+	budget_set(&s->budget, write_bytes_per_day, 2 * s->opt.record_bytes, store_now(s));
+	store_pump(s);
+	return 0;
+}
+
 uint32_t store_wait_ms(struct store *s)
 {
 	uint64_t now = store_now(s), first = xfers_deadline(&s->xfers);

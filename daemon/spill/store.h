@@ -104,6 +104,12 @@ struct store;
 void store_options_default(struct store_options *ret_options);
 /* Bounds of each, and of one to another. -SKVQ_EINVAL. */
 int store_options_check(const struct store_options *options, struct why *why);
+/* capacity_bytes and write_bytes_per_day of a store that is open. Less capacity than it takes: the oldest
+ * segments go, one after the other. -SKVQ_EINVAL, and nothing changed: more than it was opened with. */
+int store_limit(struct store *store, uint64_t capacity_bytes, uint64_t write_bytes_per_day,
+		struct why *why);
+/* Whether that would be taken. */
+int store_limit_check(const struct store *store, uint64_t capacity_bytes, struct why *why);
 /* What the io for such a store must be able to hold. */
 uint32_t store_files_max(const struct store_options *options);
 uint32_t store_io_depth(const struct store_options *options);

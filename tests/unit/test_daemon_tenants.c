@@ -398,6 +398,180 @@ static void copies_at_once_are_bounded(void **state)
 	rig_fini(&rig);
 }
 
+/* ---- bounds that change ---- */
+
+static void limit_all(uint64_t pages)
+{
+	const struct cache_config *now = &rig.cache.config;
+	const struct cache_limits limits = {.ram_max = pages * page_bytes,
+					    .namespaces_max = now->namespaces_max,
+					    .spill_percent = now->spill_percent,
+					    .restores_max = now->restores_max,
+					    .fills_max = now->fills_max};
+
+	cache_limit(&rig.cache, &limits);
+}
+
+static void limit_one(struct side *s, uint64_t min_pages, uint64_t max_pages)
+{
+	struct tenant_params params = s->tenant->limits;
+
+	params.ram_min = min_pages * page_bytes;
+	params.ram_max = max_pages * page_bytes;
+	cache_limit_tenant(&rig.cache, s->tenant, &params);
+}
+
+/* Down to what is pinned, and to the goal when that is let go of; nobody's guarantee is touched. */
+static void a_lowered_cap_comes_down(void **state)
+{
+	struct tenant_params others[] = {{.name = "quiet"}, {.name = "loud"}};
+	struct side quiet, loud;
+	int err;
+
+	(void)state;
+	begin(NULL, 0);
+	others[0].ram_min = 4 * page_bytes;
+	rig_fini(&rig);
+	begin(others, 2);
+	side_open(&quiet, "quiet");
+	side_open(&loud, "loud");
+	scan(&quiet, 100, 4);
+	scan(&loud, 1000, 20);
+	for (uint32_t i = 0; i < 6; i++)
+		assert_non_null(put_in(&loud, 2000 + i, &err));
+	limit_all(8);
+	/* Nothing has gone yet, and nothing that comes makes it more. */
+	assert_int_equal(rig.cache.pages, 30);
+	assert_int_equal(rig.cache.config.ram_max, 30 * page_bytes);
+	assert_non_null(put_in(&loud, 3000, &err));
+	assert_int_equal(rig.cache.pages, 30);
+	assert_true(cache_shrink(&rig.cache)); /* 7 are pinned, 4 guaranteed */
+	assert_int_equal(rig.cache.pages, 11);
+	assert_int_equal(quiet.tenant->pages, 4);
+	assert_int_equal(rig.cache.config.ram_max, 11 * page_bytes);
+	assert_true(cache_shrink(&rig.cache));
+	let_go(&loud);
+	assert_false(cache_shrink(&rig.cache));
+	assert_int_equal(rig.cache.pages, 8);
+	assert_int_equal(found(&quiet, 100, 4), 4);
+	assert_int_equal(rig.cache.config.ram_max, 8 * page_bytes);
+	assert_false(cache_shrink(&rig.cache));
+	scan(&loud, 4000, 10);
+	assert_int_equal(rig.cache.pages, 8);
+	/* And up again, at once; in the midst of a shrink too. */
+	limit_all(2 + 4);
+	limit_all(20);
+	assert_int_equal(rig.cache.ram_goal, 0);
+	scan(&loud, 5000, 30);
+	assert_int_equal(rig.cache.pages, 20);
+	assert_books();
+	side_close(&quiet);
+	side_close(&loud);
+	rig_fini(&rig);
+}
+
+static void a_tenants_cap_comes_down(void **state)
+{
+	const struct tenant_params other = {.name = "other"};
+	struct side s;
+
+	(void)state;
+	begin(&other, 1);
+	side_open(&s, "other");
+	scan(&s, 0, 20);
+	limit_one(&s, 0, 5);
+	assert_int_equal(s.tenant->limits.ram_max, 20 * page_bytes);
+	assert_false(cache_shrink(&rig.cache));
+	assert_int_equal(s.tenant->pages, 5);
+	assert_int_equal(s.tenant->limits.ram_max, 5 * page_bytes);
+	scan(&s, 100, 10);
+	assert_int_equal(s.tenant->pages, 5);
+	limit_one(&s, 2, 0); /* none any more, and a guarantee */
+	scan(&s, 200, 40);
+	assert_int_equal(s.tenant->pages, CAP);
+	assert_int_equal(s.tenant->limits.ram_min, 2 * page_bytes);
+	assert_books();
+	side_close(&s);
+	rig_fini(&rig);
+}
+
+/* A namespace that was made under a small cap has slots for that. Its own pages make room then. */
+static void a_raised_cap_and_an_old_namespace(void **state)
+{
+	struct side small, other;
+	struct identity id;
+	struct why why;
+	struct ns *ns;
+
+	(void)state;
+	begin(NULL, 0);
+	limit_all(4);
+	small = (struct side){.tenant = rig.tenant};
+	rig_identity(7, &id);
+	assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &small.ns, &why), 0);
+	pins_init(&small.pins, 4096);
+	ns = small.ns;
+	limit_all(CAP);
+	other = (struct side){.tenant = rig.tenant, .ns = rig.ns};
+	rig.ns->openers++;
+	pins_init(&other.pins, 4096);
+	scan(&other, 500, 3);
+	scan(&small, 0, 3 * CAP);
+	assert_true(ns->table.slots < CAP);
+	assert_int_equal(ns->table.live, ns->table.slots); /* all of them in use, none refused */
+	assert_int_equal(found(&other, 500, 3), 3);
+	assert_int_equal(found(&small, 3 * CAP - 2, 2), 2);
+	/* Older pages of another namespace do not go for it. */
+	scan(&small, 1000, 5);
+	assert_int_equal(found(&other, 500, 3), 3);
+	assert_books();
+	side_close(&small);
+	side_close(&other);
+	rig_fini(&rig);
+}
+
+static void lowered_bounds_of_pins_and_namespaces(void **state)
+{
+	struct side s;
+	struct ns *ns[3];
+	struct identity id;
+	struct why why;
+	struct tenant_params params;
+	int err;
+
+	(void)state;
+	begin(NULL, 0);
+	s = (struct side){.tenant = rig.tenant, .ns = rig.ns};
+	rig.ns->openers++;
+	pins_init(&s.pins, 8);
+	s.pins.group = &s.tenant->pins_group;
+	for (uint32_t i = 0; i < 5; i++)
+		assert_non_null(put_in(&s, i, &err));
+	s.pins.max = 3; /* those that are there stay */
+	assert_int_equal(pins_left(&s.pins), 0);
+	assert_null(put_in(&s, 10, &err));
+	assert_int_equal(err, -SKVQ_EPINS);
+	s.pins.max = 8;
+	params = s.tenant->limits;
+	params.pins_max = 4;
+	params.namespaces_max = 2;
+	for (uint32_t i = 0; i < 3; i++) {
+		rig_identity(i + 1, &id);
+		assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &ns[i], &why), 0);
+		cache_ns_close(&rig.cache, ns[i]);
+	}
+	cache_limit_tenant(&rig.cache, s.tenant, &params);
+	assert_null(put_in(&s, 10, &err));
+	assert_int_equal(err, -SKVQ_ETPINS);
+	assert_int_equal(rig.tenant->n_namespaces, 4);
+	rig_identity(9, &id);
+	assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &ns[0], &why), 0);
+	assert_int_equal(rig.tenant->n_namespaces, 2); /* all three that nobody has open went */
+	cache_ns_close(&rig.cache, ns[0]);
+	side_close(&s);
+	rig_fini(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -410,6 +584,10 @@ int main(void)
 	    cmocka_unit_test(a_scan_beside_costs_no_hits),
 	    cmocka_unit_test(caps_of_its_own),
 	    cmocka_unit_test(copies_at_once_are_bounded),
+	    cmocka_unit_test(a_lowered_cap_comes_down),
+	    cmocka_unit_test(a_tenants_cap_comes_down),
+	    cmocka_unit_test(a_raised_cap_and_an_old_namespace),
+	    cmocka_unit_test(lowered_bounds_of_pins_and_namespaces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

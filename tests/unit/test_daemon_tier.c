@@ -514,6 +514,34 @@ static void restores_are_bounded(void **state)
 	bed_fini(&b);
 }
 
+/* Fewer at once than are out: those come, and no more are asked for. */
+static void a_lowered_bound_of_restores(void **state)
+{
+	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
+	uint32_t here, coming;
+	struct rig_match rm;
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	make_cold(&b);
+	rig_tokens(1, PAGES, tokens);
+	ask(&b, &rm, tokens, PAGES);
+	rm.m.pins = NULL;
+	b.rig.cache.config.restores_max = 3;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(cache_prefetch(&b.rig.cache, &rm.m, &here, &coming, &why), 0);
+		assert_int_equal(b.rig.cache.n_restores, 3);
+		b.rig.cache.config.restores_max = i ? 64 : 1;
+		b.rig.tenant->limits.restores_max = i ? 2 : 0;
+	}
+	for (int i = 0; b.rig.cache.n_restores && i < 10000; i++)
+		rig_step(&b.rig);
+	assert_int_equal(stat(&b, STAT_restores), 3);
+	bed_fini(&b);
+}
+
 static void prefetch_reads_and_pins_nothing(void **state)
 {
 	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
@@ -894,6 +922,7 @@ int main(void)
 	    cmocka_unit_test(a_slow_disk_is_a_miss_in_time),
 	    cmocka_unit_test(cheaper_to_compute_is_a_miss),
 	    cmocka_unit_test(restores_are_bounded),
+	    cmocka_unit_test(a_lowered_bound_of_restores),
 	    cmocka_unit_test(prefetch_reads_and_pins_nothing),
 	    cmocka_unit_test(restoring_never_takes_a_pinned_page),
 	    cmocka_unit_test(safe_pages_come_back),

@@ -174,6 +174,57 @@ static void the_cap_holds_and_the_oldest_go(void **state)
 	store_close(store);
 }
 
+/* An open store gives room back until it is under a lower cap, and takes it again under the old one. */
+static void the_cap_comes_down_and_goes_up(void **state)
+{
+	const uint64_t was = 2 << 20, less = 1 << 20;
+	struct store *store;
+	struct why why;
+
+	(void)state;
+	options.capacity_bytes = was;
+	store = open_ready(spill_disk_io(disk));
+	put_all(store, 0, 60);
+	assert_true(store_stat(store, STORE_STAT_charged_bytes) > less);
+	assert_int_equal(store_limit(store, was * 2, 0, &why), -SKVQ_EINVAL);
+	assert_non_null(strstr(why.text, "at the start"));
+	assert_int_equal(store_limit(store, 1, 0, &why), -SKVQ_EINVAL);
+	assert_int_equal(store_limit(store, less, 0, &why), 0);
+	for (int i = 0; i < 50 && store_stat(store, STORE_STAT_charged_bytes) > less; i++)
+		rig_settle(store, 20);
+	assert_true(store_stat(store, STORE_STAT_charged_bytes) <= less);
+	assert_int_equal(present(store, 58, 60), 2); /* the youngest stay */
+	assert_int_equal(rig_get(store, 0), 0);
+	put_all(store, 100, 160);
+	assert_true(store_stat(store, STORE_STAT_charged_bytes) <= less);
+	assert_int_equal(store_limit(store, was, 0, &why), 0);
+	put_all(store, 200, 260);
+	assert_true(store_stat(store, STORE_STAT_charged_bytes) > less);
+	assert_true(spill_disk_bytes_max(disk) <= was);
+	store_close(store);
+}
+
+/* Less to write from now on: what the bucket held beyond its new size is gone; and none is no bound. */
+static void the_write_budget_changes(void **state)
+{
+	struct store *store = open_ready(spill_disk_io(disk));
+	struct why why;
+	uint64_t n = 0;
+
+	(void)state;
+	put_all(store, 0, 5);
+	assert_int_equal(store_limit(store, options.capacity_bytes, 1, &why), 0);
+	for (uint64_t id = 100; id < 130; id++) {
+		n += rig_put(store, id, 0) == 0;
+		rig_settle(store, 20);
+	}
+	assert_true(store_stat(store, STORE_STAT_refused_budget) > 0);
+	assert_true(n < 10);
+	assert_int_equal(store_limit(store, options.capacity_bytes, 0, &why), 0);
+	put_all(store, 200, 210);
+	store_close(store);
+}
+
 static void what_was_asked_for_is_rescued(void **state)
 {
 	struct store *store = open_ready(spill_disk_io(disk));
@@ -580,6 +631,8 @@ int main(void)
 	    TEST(the_second_touch_is_stored),
 	    TEST(the_write_budget_holds),
 	    TEST(the_cap_holds_and_the_oldest_go),
+	    TEST(the_cap_comes_down_and_goes_up),
+	    TEST(the_write_budget_changes),
 	    TEST(what_was_asked_for_is_rescued),
 	    TEST(a_restart_finds_everything),
 	    TEST(a_restart_of_a_full_store_evicts_nothing),
