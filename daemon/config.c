@@ -460,7 +460,7 @@ static uint32_t line_of(const char *text, const char *at)
 int config_text(struct config *config, const char *name, const char *text, size_t bytes,
 		struct why *why)
 {
-	struct file_ctx ctx = {.config = config, .at = text, .end = text + bytes};
+	struct file_ctx ctx = {.config = config, .at = text, .end = bytes ? text + bytes : text};
 	const char *nul = bytes ? memchr(text, '\0', bytes) : NULL;
 	int line;
 

@@ -96,7 +96,7 @@ enum config_action {
 void config_defaults(struct config *config);
 /* 0, or -SKVQ_EINVAL with "file:line: ..." in why, -SKVQ_EIO if it cannot be read. */
 int config_file(struct config *config, const char *path, struct why *why);
-/* The same of the bytes of a file; name stands for it in sentences. -SKVQ_EINVAL, -SKVQ_ENOMEM. */
+/* The same of the bytes of a file (0: text may be NULL); name stands for it in sentences. -SKVQ_EINVAL, -SKVQ_ENOMEM. */
 int config_text(struct config *config, const char *name, const char *text, size_t bytes,
 		struct why *why);
 /* One "section.key" to a value in text. -SKVQ_EINVAL naming what would be allowed. */

@@ -27,16 +27,16 @@ static void print_capabilities(void)
 {
 	(void)printf("{\"version\": \"%s\", \"protocol_major\": 1, \"protocol_minor\": 0, "
 		     "\"features\": [\"calibrations\", \"error_list\", \"prefetch\", \"unrefine\", "
-		     "\"calibration_replace\"%s], \"page_version\": %u}\n",
+		     "\"calibration_replace\", \"config\"%s], \"page_version\": %u}\n",
 		     SKVQ_VERSION, notify_is_built() ? ", \"handover\"" : "", SKVQ_PAGE_VERSION);
 }
 
-static int serve(const struct config *config)
+static int serve(struct config *config, int argc, char **argv)
 {
 	struct why why = {{0}};
 
 	log_set_level((enum log_level)config->log_level);
-	if (server_run(config, SKVQ_VERSION, &why) == 0)
+	if (server_run(config, argc, argv, SKVQ_VERSION, &why) == 0)
 		return 0;
 	log_event(LOG_ERROR, "failed", LOG_STR("detail", why.text));
 	return 1;
@@ -69,7 +69,7 @@ static int run(int argc, char **argv)
 	}
 	if (config_check(&config, &why) < 0)
 		return usage_error(&why);
-	return action == CONFIG_CHECK ? 0 : serve(&config);
+	return action == CONFIG_CHECK ? 0 : serve(&config, argc, argv);
 }
 
 int main(int argc, char **argv)

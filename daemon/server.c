@@ -28,10 +28,13 @@
 #include "handover.h"
 #include "notify.h"
 #include "sandbox.h"
+#include "steer.h"
 #include "tenants.h"
 
 /* How often holes are looked for and, after a shortage of descriptors, clients are let in again. */
 #define TICK_SECONDS 1
+/* How often pages go while ram_max comes down. */
+#define SHRINK_MS 20
 /* Clients taken from the backlog at one wakeup. */
 #define WAKE_ACCEPTS 16
 
@@ -48,7 +51,8 @@ struct server {
 	struct loop loop;
 	struct door doors[1 + TENANTS_MAX];
 	uint32_t n_doors;
-	struct loop_watch signal_watch, tick_watch;
+	struct loop_watch signal_watch, tick_watch, shrink_watch;
+	struct steer steer;
 	struct worker worker;
 	struct closer *closer;
 	struct stats stats;
@@ -75,6 +79,19 @@ static void on_signal(void *ctx, uint32_t events)
 	loop_stop(&server->loop);
 }
 
+/* The timer is made at the start, for later none can be. */
+static void on_shrink(void *ctx, uint32_t events)
+{
+	struct server *server = ctx;
+	uint64_t n;
+
+	(void)events;
+	if (read(server->shrink_watch.fd, &n, sizeof(n)) < 0)
+		return;
+	if (!cache_shrink(&server->cache))
+		(void)timerfd_settime(server->shrink_watch.fd, 0, &(struct itimerspec){0}, NULL);
+}
+
 static void on_tick(void *ctx, uint32_t events)
 {
 	struct server *server = ctx;
@@ -85,6 +102,12 @@ static void on_tick(void *ctx, uint32_t events)
 		return;
 	(void)heap_tick();
 	cache_trim(&server->cache);
+	if (cache_shrink(&server->cache)) {
+		struct itimerspec spec = {.it_interval.tv_nsec = SHRINK_MS * 1000000,
+					  .it_value.tv_nsec = SHRINK_MS * 1000000};
+
+		(void)timerfd_settime(server->shrink_watch.fd, 0, &spec, NULL);
+	}
 	spill_pump(&server->cache);
 	cache_scrub(&server->cache, server->config->scrub * TICK_SECONDS);
 	for (uint32_t i = 0; i < server->n_tenants; i++) {
@@ -118,18 +141,24 @@ static void on_listen(void *ctx, uint32_t events)
 	}
 }
 
-/* As many descriptors as the config can need, if we may have them. */
-static void raise_nofile(const struct config *config)
+/* As many descriptors as the config can need, if we may have them, and as many again for one that lets
+ * in more: later the sandbox lets nobody ask. Returns how many there may be. */
+static uint64_t raise_nofile(const struct config *config)
 {
-	uint64_t need = config_fds(config);
+	uint64_t need = config_fds(config), want = 2 * need;
 	struct rlimit lim;
 
-	if (getrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur >= need)
-		return;
-	lim.rlim_cur = lim.rlim_max < need ? lim.rlim_max : need;
-	if (setrlimit(RLIMIT_NOFILE, &lim) < 0 || lim.rlim_cur < need)
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
+		return 0;
+	if (lim.rlim_cur >= want)
+		return lim.rlim_cur;
+	lim.rlim_cur = lim.rlim_max < want ? lim.rlim_max : want;
+	if (setrlimit(RLIMIT_NOFILE, &lim) < 0)
+		(void)getrlimit(RLIMIT_NOFILE, &lim);
+	if (lim.rlim_cur < need)
 		log_event(LOG_WARNING, "few_descriptors", LOG_U64("limit", lim.rlim_cur),
 			  LOG_U64("needed", need));
+	return lim.rlim_cur;
 }
 
 /* Shared memory in huge pages takes what its neighbours in two MiB take, and is filled slowly: what
@@ -191,19 +220,26 @@ static int add_signals(struct server *server)
 	return loop_add(&server->loop, &server->signal_watch);
 }
 
-static int add_tick(struct server *server)
+static int add_timer(struct server *server, struct loop_watch *watch,
+		     void (*fn)(void *ctx, uint32_t events))
+{
+	*watch =
+	    (struct loop_watch){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+				.events = EPOLLIN,
+				.fn = fn,
+				.ctx = server};
+	return watch->fd < 0 ? -SKVQ_ESYS : loop_add(&server->loop, watch);
+}
+
+static int add_timers(struct server *server)
 {
 	struct itimerspec spec = {.it_interval.tv_sec = TICK_SECONDS,
 				  .it_value.tv_sec = TICK_SECONDS};
+	int err = add_timer(server, &server->tick_watch, on_tick);
 
-	server->tick_watch =
-	    (struct loop_watch){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
-				.events = EPOLLIN,
-				.fn = on_tick,
-				.ctx = server};
-	if (server->tick_watch.fd < 0 || timerfd_settime(server->tick_watch.fd, 0, &spec, NULL) < 0)
-		return -SKVQ_ESYS;
-	return loop_add(&server->loop, &server->tick_watch);
+	if (!err && timerfd_settime(server->tick_watch.fd, 0, &spec, NULL) < 0)
+		err = -SKVQ_ESYS;
+	return err ? err : add_timer(server, &server->shrink_watch, on_shrink);
 }
 
 /* A listening socket of that path among what the service manager gave us; -1: none. */
@@ -341,8 +377,9 @@ static void close_watch(struct server *server, struct loop_watch *watch)
 		(void)close(fd);
 }
 
-static struct control_config control_config(const struct config *config, const char *version)
+static struct control_config control_config(const struct server *server, const char *version)
 {
+	const struct config *config = server->config;
 	struct control_config cc = {
 	    .conn = {.frame_max = (uint32_t)config->frame_max,
 		     .backlog_max = (uint32_t)config->backlog_max},
@@ -351,6 +388,7 @@ static struct control_config control_config(const struct config *config, const c
 	    .requests_max = (uint32_t)config->requests_max,
 	    .staging_max = (uint32_t)config->staging_max,
 	    .restore_wait_ms = (uint32_t)config->restore_wait_ms,
+	    .steer = &server->steer.ops,
 	    .handover = notify_can_store(1),
 	    .socket = config->socket_path,
 	    .version = version,
@@ -370,7 +408,7 @@ static int serve(struct server *server, const struct config *config, const char 
 					    .restores_max = (uint32_t)config->restores_max,
 					    .fills_max = (uint32_t)config->queue_max,
 					    .no_shed = !config->shed};
-	struct control_config cc = control_config(config, version);
+	struct control_config cc = control_config(server, version);
 	int err;
 
 	if (worker_init(&server->worker, &server->loop, (uint32_t)config->threads,
@@ -390,6 +428,8 @@ static int serve(struct server *server, const struct config *config, const char 
 		err = why_fail_errno(why, SKVQ_ESYS, "setting up \"%s\"", config->socket_path);
 	if (!err)
 		err = open_disks(server, why);
+	steer_bind(&server->steer, &server->control, &server->worker,
+		   &server->disks[0].shutdown_ms);
 	if (!err) {
 		handover_take(&server->handover, &server->control);
 		err = open_doors(server, why);
@@ -422,7 +462,8 @@ static int serve(struct server *server, const struct config *config, const char 
 	return err;
 }
 
-int server_run(const struct config *config, const char *version, struct why *why)
+int server_run(struct config *config, int argc, char **argv, const char *version,
+	       struct why *why)
 {
 	struct server *server = calloc(1, sizeof(*server));
 	int err;
@@ -430,17 +471,17 @@ int server_run(const struct config *config, const char *version, struct why *why
 	if (!server)
 		return why_fail(why, SKVQ_ENOMEM, "no memory to start");
 	server->config = config;
-	server->signal_watch.fd = server->tick_watch.fd = -1;
+	server->signal_watch.fd = server->tick_watch.fd = server->shrink_watch.fd = -1;
 	handover_begin(&server->handover);
 	err = loop_init(&server->loop);
 	if (!err)
 		err = add_signals(server);
 	if (!err)
-		err = add_tick(server);
+		err = add_timers(server);
 	if (err < 0) {
 		(void)why_fail_errno(why, -err, "setting up the event loop");
 	} else {
-		raise_nofile(config);
+		steer_init(&server->steer, config, argc, argv, raise_nofile(config));
 		tell_huge_pages();
 		err = tenants_read_salts(config, &server->salts, why);
 		if (!err)
@@ -452,6 +493,7 @@ int server_run(const struct config *config, const char *version, struct why *why
 	}
 	close_watch(server, &server->signal_watch);
 	close_watch(server, &server->tick_watch);
+	close_watch(server, &server->shrink_watch);
 	loop_fini(&server->loop);
 	free(server);
 	return err;

@@ -9,7 +9,9 @@
 #include "config.h"
 
 /* Serves until SIGTERM or SIGINT; logs event=ready once it listens. 0 after an orderly end, else a
- * negative code and a sentence. Blocks those signals and ignores SIGPIPE, process-wide. */
-int server_run(const struct config *config, const char *version, struct why *why);
+ * negative code and a sentence. Blocks those signals and ignores SIGPIPE, process-wide. config is the
+ * server's until then, and changes as it is steered; argc and argv are what it was made of. */
+int server_run(struct config *config, int argc, char **argv, const char *version,
+	       struct why *why);
 
 #endif /* SKVQD_SERVER_H */

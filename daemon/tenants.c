@@ -58,30 +58,44 @@ int tenants_read_salts(const struct config *config, struct tenant_salts *ret, st
 	return err;
 }
 
-static int add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,
-	       uint32_t i, struct why *why)
+/* Of the config's i-th, without name and salt. */
+static struct tenant_params limits_of(const struct config *config, uint32_t i)
 {
-	CLEANUP_FREE struct config_tenant *t = malloc(sizeof(*t));
+	struct config_tenant t = config_tenant(config, i);
 	uint32_t n = config->n_tenants;
-	struct tenant_params params;
+	struct tenant_params params = {.ram_min = t.ram_min,
+				       .ram_max = t.ram_max,
+				       .pins_max = t.pins_max,
+				       .namespaces_max = (uint32_t)t.namespaces_max};
 
-	if (!t)
-		return why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
-	*t = config_tenant(config, i);
-	params = (struct tenant_params){.name = t->name,
-					.salt = salts->of[i].data,
-					.salt_bytes = n ? salts->of[i].bytes : 0,
-					.ram_min = t->ram_min,
-					.ram_max = t->ram_max,
-					.pins_max = t->pins_max,
-					.namespaces_max = (uint32_t)t->namespaces_max};
 	if (n > 1) {
 		params.fills_max = (uint32_t)(config->queue_max / n);
 		params.restores_max = (uint32_t)((config->restores_max + n - 1) / n);
 	}
+	return params;
+}
+
+static int add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,
+	       uint32_t i, struct why *why)
+{
+	uint32_t n = config->n_tenants;
+	struct tenant_params params = limits_of(config, i);
+
+	params.name = n ? config->tenants[i].name : config->tenant;
+	params.salt = salts->of[i].data;
+	params.salt_bytes = n ? salts->of[i].bytes : 0;
 	return cache_add_tenant(cache, &params)
 		   ? 0
 		   : why_fail(why, SKVQ_ENOMEM, "no memory for a tenant");
+}
+
+void tenants_limit(struct cache *cache, const struct config *config)
+{
+	for (uint32_t i = 0; i < cache->n_tenants; i++) {
+		struct tenant_params params = limits_of(config, i);
+
+		cache_limit_tenant(cache, cache->tenants[i], &params);
+	}
 }
 
 int tenants_add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,

@@ -23,6 +23,8 @@ int tenants_read_salts(const struct config *config, struct tenant_salts *ret, st
 /* Gives the cache its tenants, in the order of the config. -SKVQ_ENOMEM. */
 int tenants_add(struct cache *cache, const struct config *config, const struct tenant_salts *salts,
 		struct why *why);
+/* Gives those that are there the bounds that the config has now. */
+void tenants_limit(struct cache *cache, const struct config *config);
 /* Fills in what control wants to know of them; borrows from the config. */
 void tenants_describe(const struct config *config, struct control_config *control);
 

@@ -241,6 +241,24 @@ static bool is_admin(const struct control *control, const struct session *s)
 	       has_id(control->config.admins, control->config.n_admins, s->peer.uid);
 }
 
+/* Who came to a tenant's own socket never was one. */
+void control_limits_changed(struct control *control)
+{
+	struct session *next;
+
+	for (struct session *s = control->sessions; s; s = next) {
+		next = s->next;
+		s->pins.max = control->config.pins_max;
+		if (!control->config.sections || !s->admin || is_admin(control, s))
+			continue;
+		s->admin = false;
+		log_event(LOG_INFO, "admin_no_more", LOG_U64("connection", s->id),
+			  LOG_U64("uid", s->peer.uid));
+		if (!s->tenant)
+			conn_end(&s->conn, "no admin any more");
+	}
+}
+
 /* On a socket of its own, who can open that is of the tenant, unless it names users or groups. */
 static bool may_join(const struct control_tenant *tenant, const struct session *s)
 {

@@ -9,6 +9,7 @@
 #define SKVQD_CONTROL_CONTROL_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/loop.h"
@@ -27,6 +28,35 @@ struct manage;
 /* Rounds over a tenant's pages, of each kind one at a time; op_manage.c. */
 enum manage_kind { MANAGE_EVICT, MANAGE_VERIFY, MANAGE_DRAIN, MANAGE_KINDS };
 
+/* One key that a new configuration changes; "" is none. */
+struct control_change {
+	char *name, *from, *to;
+	bool restart; /* it would take a start, and stays as it is */
+};
+struct control_setting {
+	const char *section, *key, *value;
+};
+/* What a change would do, worked out and found possible. */
+struct control_plan {
+	struct control_change *changes; /* [n] */
+	uint32_t n;
+};
+/* How the daemon is steered; control/ knows no keys. Borrowed, as ctx. */
+struct control_steer {
+	void *ctx;
+	/* The configuration as text, malloc'ed. -SKVQ_ENOMEM. */
+	int (*show)(void *ctx, char **ret_text, size_t *ret_bytes, struct why *why);
+	/* The i-th key and what happens when it changes (NULL: that takes a start), until the next call. NULL
+	 * behind the last. */
+	const char *(*key_at)(void *ctx, uint32_t i, const char **ret_live);
+	/* Of a file's bytes (name: in sentences), or (n_settings not 0) of some keys. -SKVQ_EINVAL, -SKVQ_ENOMEM, -SKVQ_EBUSY. */
+	int (*plan)(void *ctx, const char *name, const void *text, size_t bytes,
+		    const struct control_setting *settings, size_t n_settings,
+		    struct control_plan **ret, struct why *why);
+	void (*apply)(void *ctx, struct control_plan *plan); /* at once after plan, at most once */
+	void (*forget)(void *ctx, struct control_plan *plan);
+};
+
 /* Of the tenant with the same index in the cache. Borrowed arrays live as long as control. */
 struct control_tenant_config {
 	const uint32_t *uids, *gids; /* who is of it, by the credentials of the peer */
@@ -44,6 +74,7 @@ struct control_config {
 	uint32_t requests_max; /* of one connection, not yet answered */
 	uint32_t staging_max;  /* memfds of one connection */
 	uint32_t restore_wait_ms;  /* a match waits for disk no longer */
+	const struct control_steer *steer; /* NULL: it cannot be steered */
 	bool handover; /* the arenas may outlive this process: see control/bequest.h */
 	/* [n_tenants of the cache]. Without sections there is one, and everybody is of it and may
 	 * look at all. */
@@ -96,6 +127,9 @@ int control_init(struct control *control, const struct control_config *config, s
 /* Closes every connection. Publishes in flight, and the check of a calibration, go on without their
  * clients: the struct must live until the workers have ended. */
 void control_fini(struct control *control);
+
+/* After control->config was changed in place: what sessions keep of it is as that says. */
+void control_limits_changed(struct control *control);
 
 /* Takes a socket, non-blocking, that was accepted on the shared one (tenant NULL) or on the tenant's
  * own: serves it, or tells it SKVQ_EPERM, SKVQ_ECONNS or SKVQ_ETCONNS and closes it. */

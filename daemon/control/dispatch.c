@@ -38,6 +38,8 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_EVICT, 0, "evict", op_evict, true},
     {SKVQ__WIRE__REQUEST__BODY_VERIFY, 0, "verify", op_verify, true},
     {SKVQ__WIRE__REQUEST__BODY_DRAIN, 0, "drain", op_drain, true},
+    {SKVQ__WIRE__REQUEST__BODY_CONFIG_GET, 0, "config_get", op_config_get, true},
+    {SKVQ__WIRE__REQUEST__BODY_CONFIG_SET, 0, "config_set", op_config_set, true},
 };
 
 static const struct op *op_of(int body)

@@ -92,6 +92,7 @@ static void do_step(struct fuzz_in *in, uint64_t id)
 		break;
 	case TRIM:
 		cache_trim(&rig.cache);
+		(void)cache_shrink(&rig.cache);
 		break;
 	default: /* the first one goes, whatever it has in flight */
 		fz_connect();
@@ -242,6 +243,24 @@ static void put_manage(struct fuzz_out *out)
 	put(out, 33, 0, &sweep.base);
 }
 
+static void put_config(struct fuzz_out *out)
+{
+	Skvq__Wire__ConfigSet m = SKVQ__WIRE__CONFIG_SET__INIT;
+	Skvq__Wire__ConfigSetting s = SKVQ__WIRE__CONFIG_SETTING__INIT, *at = &s;
+	static const char text[] = "[memory]\nram_max = 128K\n[limits]\npins_max = 3\n";
+
+	m.text = (ProtobufCBinaryData){sizeof(text) - 1, (uint8_t *)(uintptr_t)text};
+	put(out, 30, 0, NULL);
+	put(out, 31, 0, &m.base);
+	m.text.len = 0;
+	m.settings = &at;
+	m.n_settings = 1;
+	s.section = (char *)(uintptr_t) "workers";
+	s.key = (char *)(uintptr_t) "queue_max";
+	s.value = (char *)(uintptr_t) "1";
+	put(out, 31, 0, &m.base);
+}
+
 size_t fuzz_seed(uint32_t i, uint8_t *at)
 {
 	struct fuzz_out out = {.at = at};
@@ -287,6 +306,11 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 		put_manage(&out);
 		fuzz_put_u8(&out, WORK);
 		fuzz_put_u8(&out, DRAIN);
+		put_config(&out);
+		fuzz_put_u8(&out, TRIM);
+		put_publish(&out, 0, RIG_PAGES);
+		fuzz_put_u8(&out, SECOND);
+		put_config(&out);
 		break;
 	default:
 		return 0;

@@ -11,6 +11,7 @@
 #include <skvq/error.h>
 
 #include "base/log.h"
+#include "steer.h"
 #include "support/page_maker.h"
 
 #define SEALS (F_SEAL_GROW | F_SEAL_SHRINK)
@@ -162,6 +163,44 @@ static int lowest_fd(void)
 	return fd;
 }
 
+/* ---- steering ---- */
+
+static struct config configured, running; /* as each input finds it; as it is */
+static struct steer steer;
+static struct control_steer steer_ops;
+static bool steered;
+
+static void apply(void *ctx, struct control_plan *plan)
+{
+	steer.ops.apply(ctx, plan);
+	steered = true;
+	log_set_level(LOG_ERROR);
+}
+
+static void init_steer(void)
+{
+	static const char *const argv[] = {"skvqd", "--socket", "none", "--ram-max", "256K", NULL};
+	struct why why;
+
+	FUZZ_CHECK(config_args_text(&configured, 5, (char **)(uintptr_t)argv, "none", NULL, 0,
+				    &why) == 0);
+	configured.ram_max = 256 << 10;
+	configured.connections_max = 2;
+	configured.namespaces_max = 3;
+	configured.pins_max = 64;
+	configured.requests_max = 4;
+	configured.staging_max = 3;
+	configured.queue_max = 16;
+	configured.restores_max = 8;
+	configured.calibration_max = 65536;
+	configured.frame_max = RIG_FRAME_MAX;
+	FUZZ_CHECK(config_check(&configured, &why) == 0);
+	running = configured;
+	steer_init(&steer, &running, 5, (char **)(uintptr_t)argv, 1024);
+	steer_ops = steer.ops;
+	steer_ops.apply = apply;
+}
+
 /* ---- one input ---- */
 
 static void init(void)
@@ -177,6 +216,7 @@ static void init(void)
 		fds[i] = make_fd((enum fz_fd)i);
 		FUZZ_CHECK(fds[i] >= 0);
 	}
+	init_steer();
 	FUZZ_CHECK(loop_init(&rig.loop) == 0 && worker_init(&rig.worker, &rig.loop, 1, 64) == 0);
 }
 
@@ -191,6 +231,7 @@ void fz_begin(void)
 	    .requests_max = 4,
 	    .staging_max = 3,
 	    .tenants = {{.connections_max = 2, .calibration_max = 65536, .socket = "none"}},
+	    .steer = &steer_ops,
 	    .socket = "none",
 	    .version = "fuzz",
 	    .handover = true};
@@ -201,6 +242,9 @@ void fz_begin(void)
 					     .restores_max = 8};
 
 	init();
+	if (steered)
+		running = configured;
+	steered = false;
 	rig.fd_floor = lowest_fd(); /* a fuzzer opens files too, in between */
 	memset(&rig.stats, 0, sizeof(rig.stats));
 	rig.refuse_jobs = false;
@@ -210,6 +254,7 @@ void fz_begin(void)
 	FUZZ_CHECK(cache_add_tenant(&rig.cache, &tenant) != NULL);
 	FUZZ_CHECK(control_init(&rig.control, &config, &rig.loop, NULL, &rig.cache, &rig.stats) ==
 		   0);
+	steer_bind(&steer, &rig.control, &rig.worker, NULL);
 }
 
 void fz_end(void)

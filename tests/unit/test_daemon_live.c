@@ -464,7 +464,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 1247); /* masked: what both know */
+	assert_int_equal(reply->hello->features, 1759); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);
