@@ -78,7 +78,7 @@ class Unit(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory()
         self.path = os.path.join(self.folder.name, "skvqd.service")
         # The program may not be installed, nor its user be there.
-        text = unit_text().replace("/usr/bin/skvqd", os.path.join(BIN, "skvqd"))
+        text = unit_text().replace("/usr/bin/", os.path.join(BIN, ""))
         with open(self.path, "w", encoding="utf-8") as f:
             f.write(text)
         self.socket = os.path.join(self.folder.name, "skvqd.socket")

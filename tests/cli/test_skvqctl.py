@@ -22,10 +22,11 @@ import unittest
 
 BIN = sys.argv.pop(1)
 VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "bench", "doctor",
-         "show", "prefetch", "evict", "drain", "verify"]
+         "show", "prefetch", "evict", "drain", "verify", "tenants", "quota", "config"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
 ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS],
-             "show": ["1:0.1"], "prefetch": ["-n", "1", TOKENS], "evict": ["-n", "1"]}
+             "show": ["1:0.1"], "prefetch": ["-n", "1", TOKENS], "evict": ["-n", "1"],
+             "quota": ["set", "x", "ram_max=1M"], "config": ["show"]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -95,7 +96,10 @@ class WithoutDaemon(unittest.TestCase):
     def test_wrong_usage_is_status_2(self):
         for args in ([], ["frobnicate"], ["ls", "--pages"], ["ls", "--pages", "-1"],
                      ["ls", "--pages", "4294967296"], ["ping", "-c", "0"], ["ping", "-c", "1x"],
-                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["bench", "-p", "0"], ["doctor", "x"], ["help", "nothing"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
+                     ["ping", "--size", "65537"], ["status", "extra"], ["top"], ["top", "-b", "-o", "nonsense"], ["top", "-b", "-v", "x"], ["top", "-i", "99"], ["bench", "-p", "0"], ["doctor", "x"], ["help", "nothing"], ["config"], ["config", "check"], ["config", "nonsense"], ["config", "show", "x"],
+                     ["config", "reload", "a", "b"], ["quota"], ["quota", "set", "a"], ["quota", "get", "a", "ram_max=1"],
+                     ["quota", "set", "a", "ram_max"], ["quota", "set", "a", "ram_max="], ["quota", "set", "a", "uid=1"],
+                     ["tenants", "x"], ["help", "man", "x"], ["pins", "--nonsense"], ["errors", "-n", "x"],
                      ["errors", "1"], ["calibration"], ["calibration", "--replace"],
                      ["calibration", "a", "b"],
                      ["why-miss"], ["why-miss", TOKENS], ["why-miss", "-n", "1", TOKENS, "b"]):
@@ -252,6 +256,9 @@ class WithoutDaemon(unittest.TestCase):
                 "evict": {"dry_run", "written", "held", "over_budget", "records", "complete"},
                 "drain": {"written", "on_disk", "refused", "complete"},
                 "verify": {"damaged", "records_damaged", "records_unread", "complete"},
+                "tenants": {"tenants", "tokens_asked", "tokens_matched", "refusals"},
+                "quota": {"done", "changes", "key", "from", "to", "restart"},
+                "config": {"text", "keys", "key", "live", "done", "changes", "from", "to", "restart", "error"},
                 "doctor": {"bad", "checks", "check", "state", "found", "mend"}}
         self.assertEqual(ctl("--help").returncode, 0)
         for verb in VERBS:

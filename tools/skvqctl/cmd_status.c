@@ -7,7 +7,7 @@
 #include <string.h>
 
 
-static json_t *tenant_json(struct skvq_client_tenant *t)
+json_t *ctl_tenant_json(struct skvq_client_tenant *t)
 {
 	json_t *refusals = json_object();
 	for (size_t i = 0; i < t->n_refusals; i++)
@@ -65,7 +65,7 @@ static int print_json(struct skvq_client_status *s, const char *boot_id)
 				    json_integer((json_int_t)s->counters[i].value));
 	json_t *tenants = json_array();
 	for (size_t i = 0; i < s->n_tenants; i++)
-		json_array_append_new(tenants, tenant_json(&s->tenants[i]));
+		json_array_append_new(tenants, ctl_tenant_json(&s->tenants[i]));
 	json_t *disk = s->has_store
 			   ? json_pack("{s:I, s:I, s:I, s:I}", "pages", (json_int_t)s->disk_pages,
 				       "bytes", (json_int_t)s->disk_bytes, "bytes_max",

@@ -23,6 +23,9 @@ const struct ctl_verb *const ctl_verbs[] = {
     &verb_drain,
     &verb_verify,
     &verb_calibration,
+    &verb_tenants,
+    &verb_quota,
+    &verb_config,
     &verb_ping,
     &verb_bench,
     &verb_doctor,
@@ -78,7 +81,7 @@ int main(int argc, char **argv)
 	}
 	argc -= optind;
 	argv += optind;
-	optind = 0; /* anew: options may stand behind arguments from here on */
+	optind = 0; /* GNU: anew, for words and options of a verb may come in any order */
 	if (!strcmp(argv[0], "help"))
 		return help(argc, argv);
 	verb = verb_of(argv[0]);

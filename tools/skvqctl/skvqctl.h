@@ -80,8 +80,15 @@ void ctl_table_print_free(struct ctl_table *t);
 int ctl_confirm(const char *verb, bool yes, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* What another configuration changes, as text or JSON; frees the list. done: it was changed. */
+int ctl_print_changes(const struct ctl *ctl, struct skvq_client_config_change *list, size_t n,
+		      bool done);
+/* A tenant's part of the status. */
+json_t *ctl_tenant_json(struct skvq_client_tenant *t);
+
 extern const struct ctl_verb verb_bench;
 extern const struct ctl_verb verb_calibration;
+extern const struct ctl_verb verb_config;
 extern const struct ctl_verb verb_doctor;
 extern const struct ctl_verb verb_errors;
 extern const struct ctl_verb verb_drain;
@@ -92,7 +99,9 @@ extern const struct ctl_verb verb_verify;
 extern const struct ctl_verb verb_ls;
 extern const struct ctl_verb verb_pins;
 extern const struct ctl_verb verb_ping;
+extern const struct ctl_verb verb_quota;
 extern const struct ctl_verb verb_status;
+extern const struct ctl_verb verb_tenants;
 extern const struct ctl_verb verb_top;
 extern const struct ctl_verb verb_why_miss;
 

@@ -338,6 +338,36 @@ int skvq_client_evict(struct skvq_client *c, struct skvq_client_sweep *sweep);
 int skvq_client_verify(struct skvq_client *c, struct skvq_client_sweep *sweep);
 int skvq_client_drain(struct skvq_client *c, struct skvq_client_sweep *sweep);
 
+/* The daemon's configuration: for root and the user it runs as, -SKVQ_EPERM for others. -SKVQ_ENOTSUP: an
+ * older daemon. */
+struct skvq_client_config_key {
+	char name[64];  /* "memory.ram_max", of a tenant "tenant.ram_max" */
+	char live[256]; /* what happens when it changes while the daemon runs; empty: that takes a start */
+};
+struct skvq_client_config {
+	char *text; /* a file, as skvqd --print-config writes it */
+	struct skvq_client_config_key *keys;
+	size_t n_keys;
+};
+struct skvq_client_config_change {
+	char name[160];            /* "memory.ram_max", "tenant NAME.ram_max", "tenant NAME" */
+	char from[256], to[256];   /* cut if longer; empty: it is new, or gone */
+	bool restart;              /* it stays as it is until the daemon is started with it */
+};
+struct skvq_client_config_setting {
+	const char *section, *key, *value; /* "tenant NAME", "ram_max", "2G" */
+};
+int skvq_client_config_get(struct skvq_client *c, struct skvq_client_config *ret);
+void skvq_client_config_free(struct skvq_client_config *config);
+/* The text of a file, called name in sentences. Unless check, what can change is changed, all or (an error)
+ * nothing. *ret: what differs, the caller's to free. -SKVQ_EINVAL, -SKVQ_EBUSY, -SKVQ_ERANGE. */
+int skvq_client_config_set(struct skvq_client *c, const char *name, const char *text, size_t bytes,
+                           bool check, struct skvq_client_config_change **ret, size_t *ret_n);
+/* The same of 1 to 64 keys of what runs, until the next text or start. */
+int skvq_client_config_change(struct skvq_client *c,
+                              const struct skvq_client_config_setting *settings, size_t n,
+                              bool check, struct skvq_client_config_change **ret, size_t *ret_n);
+
 /* "SKVQ_EPINS" for 81 or -81; "unknown" for what is not in skvq/error.h. Static. */
 const char *skvq_err_name(int err);
 
