@@ -13,12 +13,13 @@
 
 #include <skvq/error.h>
 
+#include "base/journal.h"
 #include "base/log.h"
 #include "base/worker.h"
 #include "control/control.h"
 #include "sandbox.h"
 
-enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, SANDBOX, IDS };
+enum kind { TEXT, COUNT, BYTES, MODE, LEVEL, FORM, SANDBOX, IDS };
 
 #define KIB UINT64_C(1024)
 #define MIB (1024 * KIB)
@@ -82,6 +83,9 @@ static const struct key keys[] = {
      "pages waiting to be copied; past it publishing is SKVQ_EQUEUE"},
     {"log", "level", "log-level", LEVEL, FIELD(log_level), NULL, LOG_INFO, 0, 0,
      "debug, info, warning or error"},
+    {"log", "format", "log-format", FORM, FIELD(log_form), NULL, LOG_FORM_AUTO, 0, 0,
+     "auto, logfmt, json or journal: one line an event, to stderr; journal: fields for systemd's, and "
+     "auto is that where stderr goes there, else logfmt"},
     {"security", "sandbox", "sandbox", SANDBOX, FIELD(sandbox), NULL, SANDBOX_ON, 0, 0,
      "on, off or log: what the daemon may still ask of the kernel when it serves"},
     {"store", "folder", NULL, TEXT, FIELD(store_folder), "", 0, 0, 0,
@@ -315,8 +319,10 @@ static int set_value(void *base, const struct key *key, const char *text, struct
 		memcpy(text_at(base, key), text, strlen(text) + 1);
 		return 0;
 	}
-	if (key->kind == LEVEL || key->kind == SANDBOX) {
-		int level = key->kind == LEVEL ? log_level_parse(text) : sandbox_mode_parse(text);
+	if (key->kind == LEVEL || key->kind == FORM || key->kind == SANDBOX) {
+		int level = key->kind == LEVEL  ? log_level_parse(text)
+			    : key->kind == FORM ? log_form_parse(text)
+						: sandbox_mode_parse(text);
 
 		if (level < 0)
 			return why_fail(why, SKVQ_EINVAL, "%s.%s = \"%.40s\": expected %s",
@@ -817,6 +823,10 @@ int config_check(const struct config *config, struct why *why)
 	if (!config->socket_path[0])
 		return why_fail(why, SKVQ_EINVAL,
 				"no socket: give --socket PATH, or path in section [socket]");
+	if (config->log_form == LOG_FORM_JOURNAL && !journal_is_built())
+		return why_fail(why, SKVQ_EINVAL,
+				"log.format = journal: this skvqd was built without libsystemd; "
+				"logfmt and json go to stderr");
 	err = check_tenants(config, why);
 	if (err < 0 || !config->store_folder[0])
 		return err;
@@ -878,6 +888,9 @@ static void print_value(const void *base, const struct key *key, FILE *to)
 		break;
 	case LEVEL:
 		(void)fputs(log_level_name((enum log_level)v), to);
+		break;
+	case FORM:
+		(void)fputs(log_form_name((enum log_form)v), to);
 		break;
 	case SANDBOX:
 		(void)fputs(sandbox_mode_name((enum sandbox_mode)v), to);

@@ -69,6 +69,7 @@ struct config {
 	uint64_t threads;
 	uint64_t queue_max;
 	uint64_t log_level; /* enum log_level */
+	uint64_t log_form;  /* enum log_form */
 	uint64_t sandbox;   /* enum sandbox_mode */
 	char store_folder[CONFIG_PATH_MAX + 1]; /* empty: memory only */
 	uint64_t spill_percent;

@@ -36,6 +36,10 @@ static int serve(struct config *config, int argc, char **argv)
 	struct why why = {{0}};
 
 	log_set_level((enum log_level)config->log_level);
+	if (log_set_form((enum log_form)config->log_form) != LOG_FORM_JOURNAL &&
+	    config->log_form == LOG_FORM_JOURNAL)
+		log_event(LOG_WARNING, "no_journal",
+			  LOG_STR("detail", "there is no journal here: lines go to stderr"));
 	if (server_run(config, argc, argv, SKVQ_VERSION, &why) == 0)
 		return 0;
 	log_event(LOG_ERROR, "failed", LOG_STR("detail", why.text));

@@ -45,6 +45,82 @@ static void log_lines(void **state)
 	assert_int_equal(log_level_parse("loud"), -1);
 }
 
+static void log_json(void **state)
+{
+	const struct log_kv evil[] = {
+	    LOG_STR("name", "a\n\"\\\x1b\x7f" "\xc2\x9b" "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"),
+	    LOG_STR("bad", "\xff" "x\xc3" "y\xed\xa0\x80" "z\xc0\xaf\xf5\x80\xe2\x82"),
+	    LOG_U64("n", UINT64_MAX), {0}};
+	char buf[512], longer[2000], cut[1024];
+
+	(void)state;
+	(void)log_format_json(buf, sizeof(buf), "T", LOG_INFO, "x", evil, 3);
+	assert_string_equal(
+	    buf, "{\"time\":\"T\",\"level\":\"info\",\"event\":\"x\",\"name\":\"a\\u000a\\\"\\\\"
+		 "\\u001b\\u007f\\u009b\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\","
+		 "\"bad\":\"\xef\xbf\xbdx\xef\xbf\xbdy\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbdz"
+		 "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\","
+		 "\"n\":18446744073709551615,\"dropped\":3}");
+	/* Wherever it is cut: a whole object, with no half of a character, that says so. */
+	memset(longer, '"', sizeof(longer));
+	longer[sizeof(longer) - 1] = 0;
+	for (size_t first = 0; first < 400; first++) {
+		const struct log_kv kv[] = {LOG_STR("a", longer + sizeof(longer) - 1 - first),
+					    LOG_STR("b", "\xe2\x82\xac\xe2\x82\xac"),
+					    LOG_U64("n", UINT64_MAX), LOG_STR("c", longer), {0}};
+		int n;
+
+		memset(cut, 'X', sizeof(cut));
+		n = log_format_json(cut, LOG_JSON_MIN * 2, NULL, LOG_ERROR, "x", kv, UINT64_MAX);
+		assert_true(n < LOG_JSON_MIN * 2);
+		assert_int_equal(strlen(cut), n);
+		assert_int_equal(cut[LOG_JSON_MIN * 2], 'X');
+		assert_non_null(strstr(cut, ",\"cut\":true,\"dropped\":18446744073709551615}"));
+		assert_int_equal(cut[n - 1], '}');
+	}
+	assert_int_equal(log_form_parse("json"), LOG_FORM_JSON);
+	assert_int_equal(log_form_parse("xml"), -1);
+}
+
+static void has_field(const struct iovec *fields, int n, const char *text)
+{
+	for (int i = 0; i < n; i++) {
+		if (fields[i].iov_len == strlen(text) &&
+		    !memcmp(fields[i].iov_base, text, strlen(text)))
+			return;
+	}
+	fail_msg("no field %s", text);
+}
+
+static void log_fields(void **state)
+{
+	const struct log_kv kv[] = {LOG_STR("name", "a\nb"), LOG_U64("n", 7), {0}};
+	struct log_kv many[40] = {{0}};
+	struct iovec fields[LOG_FIELDS_MAX];
+	char buf[600];
+	int n;
+
+	(void)state;
+	n = log_format_fields(fields, buf, sizeof(buf), LOG_WARNING, "two-words", kv, 2);
+	assert_int_equal(n, 7);
+	has_field(fields, n, "MESSAGE=level=warning event=two-words name=\"a\\x0ab\" n=7");
+	has_field(fields, n, "PRIORITY=4");
+	has_field(fields, n, "SYSLOG_IDENTIFIER=skvqd");
+	has_field(fields, n, "SKVQD_EVENT=two-words");
+	has_field(fields, n, "SKVQD_NAME=a\nb");
+	has_field(fields, n, "SKVQD_N=7");
+	has_field(fields, n, "SKVQD_DROPPED=2");
+	/* More than there is room for, by number and by bytes. */
+	for (int i = 0; i < 39; i++)
+		many[i] = LOG_U64("k", 1);
+	n = log_format_fields(fields, buf, sizeof(buf), LOG_INFO, "x", many, 0);
+	assert_int_equal(n, LOG_FIELDS_MAX);
+	n = log_format_fields(fields, buf, 80, LOG_INFO, "x", kv, 0);
+	assert_true(n >= 1 && n < 6);
+	for (int i = 0; i < n; i++)
+		assert_true((char *)fields[i].iov_base + fields[i].iov_len <= buf + 80);
+}
+
 static void arithmetic(void **state)
 {
 	uint64_t v = 42;
@@ -404,6 +480,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(log_lines),
+	    cmocka_unit_test(log_json),
+	    cmocka_unit_test(log_fields),
 	    cmocka_unit_test(arithmetic),
 	    cmocka_unit_test(crc),
 	    cmocka_unit_test(sentences),
