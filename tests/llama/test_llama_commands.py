@@ -138,6 +138,22 @@ class Generation(unittest.TestCase):
         self.assertEqual(got["kld_positions"], got["tokens_generated"] + got["ended"])
         self.assertTrue(got["plain_text"])
 
+    def test_ids_of_a_prompt(self):
+        got = json.loads(llama("--prompt", TEXT, "-n", "1", "--json", "-").stdout)
+        ids = json.loads(llama("--prompt", TEXT, "--ids").stdout)
+        self.assertEqual(len(ids), got["prompt_tokens"])
+        with tempfile.NamedTemporaryFile("w") as prompt:
+            prompt.write(TEXT)
+            prompt.flush()
+            self.assertEqual(json.loads(llama("--prompt-file", prompt.name, "--ids").stdout), ids)
+            nobody = prompt.name + ".sock"
+            tokenizer = f"{LLAMA} --model {MODEL} --ids --prompt-file"
+            # Read before a daemon is looked for, so this far it goes without one.
+            done = run(os.path.join(BIN, "skvqctl"), "-s", nobody, "why-miss", "-n", "1", "--prompt",
+                       prompt.name, "--tokenizer", tokenizer, code=3)
+            self.assertIn(nobody, done.stderr)
+        self.assertNotEqual(json.loads(llama("--prompt", TEXT, "--chat", "--ids").stdout), ids)
+
     def test_text_is_the_same_however_reported(self):
         args = ["--prompt", "Once upon a time", "-n", "5"]
         printed = llama(*args).stdout

@@ -28,6 +28,7 @@ const char args_usage[] =
     "what to compute\n"
     "  --prompt TEXT, --prompt-file FILE\n"
     "  --chat             the prompt is one message of a user, in the model's chat template\n"
+    "  --ids              nothing: print the prompt's token ids, e.g. for skvqctl why-miss\n"
     "  -n, --predict N    most tokens to generate; default 64\n"
     "  --temp T           0 = greedy (default)\n"
     "  --seed N           of the sampler with --temp; default 0\n"
@@ -62,6 +63,7 @@ enum Option {
 	opt_prompt,
 	opt_prompt_file,
 	opt_chat,
+	opt_ids,
 	opt_temp,
 	opt_seed,
 	opt_threads,
@@ -92,6 +94,7 @@ const option options[] = {
     {"prompt", required_argument, nullptr, opt_prompt},
     {"prompt-file", required_argument, nullptr, opt_prompt_file},
     {"chat", no_argument, nullptr, opt_chat},
+    {"ids", no_argument, nullptr, opt_ids},
     {"predict", required_argument, nullptr, 'n'},
     {"temp", required_argument, nullptr, opt_temp},
     {"seed", required_argument, nullptr, opt_seed},
@@ -199,6 +202,9 @@ Args args_parse(int argc, char **argv)
 			break;
 		case opt_chat:
 			args.chat = true;
+			break;
+		case opt_ids:
+			args.ids = true;
 			break;
 		case 'n':
 			args.n_predict = skvq::whole("-n", optarg, 1, 1 << 24);

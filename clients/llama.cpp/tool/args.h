@@ -28,6 +28,7 @@ struct Args {
 	double temperature = 0;
 	bool chat = false, compare_plain = false, fallback = false, verbose = false;
 	bool no_match = false, no_publish = false, no_calibration = false, no_layer_groups = false;
+	bool ids = false;
 	bool help = false, version = false;
 };
 

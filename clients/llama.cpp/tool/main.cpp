@@ -28,6 +28,10 @@ int main(int argc, char **argv)
 			std::printf("skvq-llama, llama.cpp %s\n", llama_version());
 			return 0;
 		}
+		if (args.ids) {
+			print_ids(args);
+			return 0;
+		}
 		const bool quiet = args.json == "-";
 		const Result result = run(args, quiet);
 		if (!quiet) {

@@ -50,7 +50,7 @@ std::string read_file(const std::string &path, const char *what)
 	return text;
 }
 
-Model::Model(const std::string &path, bool for_client) : path_(path)
+Model::Model(const std::string &path, bool for_client, bool vocab_only) : path_(path)
 {
 	if (for_client) {
 		char error[512];
@@ -64,6 +64,7 @@ Model::Model(const std::string &path, bool for_client) : path_(path)
 	}
 	llama_model_params params = llama_model_default_params();
 	params.n_gpu_layers = 0;
+	params.vocab_only = vocab_only;
 	model_.reset(llama_model_load_from_file(path.c_str(), params));
 	if (!model_)
 		throw std::runtime_error(

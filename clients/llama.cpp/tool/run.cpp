@@ -219,7 +219,7 @@ void report_plain(const Model &model, uint32_t n_tokens, uint32_t n_cells, Resul
 	result.bytes_per_token = static_cast<double>(model.kv_bytes_per_token_fp16());
 }
 
-std::vector<int32_t> make_prompt(const Args &args, const Model &model)
+std::vector<int32_t> tokenize_prompt(const Args &args, const Model &model)
 {
 	const std::string text =
 	    args.prompt_file.empty() ? args.prompt : read_file(args.prompt_file, "prompt file");
@@ -227,10 +227,16 @@ std::vector<int32_t> make_prompt(const Args &args, const Model &model)
 		throw std::runtime_error(args.prompt_file.empty()
 					     ? "the prompt is empty"
 					     : "prompt file '" + args.prompt_file + "' is empty");
-	const std::vector<int32_t> tokens =
+	std::vector<int32_t> tokens =
 	    model.tokenize(args.chat ? model.chat(text) : text, args.chat);
 	if (tokens.empty())
 		throw std::runtime_error("the prompt is empty: it has no tokens");
+	return tokens;
+}
+
+std::vector<int32_t> make_prompt(const Args &args, const Model &model)
+{
+	std::vector<int32_t> tokens = tokenize_prompt(args, model);
 	if (tokens.size() >= model.n_ctx_train())
 		throw std::runtime_error(
 		    "the prompt's " + std::to_string(tokens.size()) +
@@ -240,6 +246,21 @@ std::vector<int32_t> make_prompt(const Args &args, const Model &model)
 }
 
 } // namespace
+
+void print_ids(const Args &args)
+{
+	llama_setup(args.verbose);
+	const Model model(args.model, false, true);
+	const char *between = "[";
+	for (const int32_t token : tokenize_prompt(args, model)) {
+		std::printf("%s%d", between, token);
+		between = ", ";
+	}
+	std::puts("]");
+	if (std::fflush(stdout) != 0)
+		throw std::runtime_error(std::string("cannot write the token ids: ") +
+					 std::strerror(errno));
+}
 
 Result run(const Args &args, bool quiet)
 {

@@ -37,6 +37,8 @@ struct Result {
 	skvq::Divergence divergence;
 };
 
+// Prints the prompt's token ids to stdout; computes nothing. Throws std::runtime_error.
+void print_ids(const Args &args);
 // Prints the text to stdout as it comes unless quiet. Throws std::runtime_error.
 Result run(const Args &args, bool quiet);
 

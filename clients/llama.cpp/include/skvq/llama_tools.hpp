@@ -39,8 +39,9 @@ std::string read_file(const std::string &path, const char *what);
 class Model
 {
       public:
-	// for_client: refuse what skvq_llama cannot run.
-	Model(const std::string &path, bool for_client);
+	// for_client: refuse what skvq_llama cannot run. vocab_only: no weights; n_ctx_train and
+	// kv_bytes_per_token_fp16 say nothing then.
+	Model(const std::string &path, bool for_client, bool vocab_only = false);
 
 	llama_model *get() const
 	{
