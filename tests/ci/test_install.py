@@ -151,7 +151,10 @@ class Installed(unittest.TestCase):
         with open(self.find("skvqd.service"), encoding="utf-8") as f:
             unit = f.read()
         self.assertRegex(unit, r"ExecStart=/\S+/bin/skvqd --config /\S*etc/skvqd\.conf\n")
-        for name, folder in (("skvqd.socket", "systemd/system"), ("skvqd.service", "systemd/system")):
+        for name, folder in (("skvqd.socket", "systemd/system"), ("skvqd.service", "systemd/system"),
+                             ("skvq-exporter.service", "systemd/system")):
+            if name.startswith("skvq-exp") and not os.path.exists(os.path.join(self.usr, "bin", "skvq-exporter")):
+                continue
             self.assertTrue(os.path.dirname(self.find(name)).endswith(folder))
         self.assertIn("usr/lib/tmpfiles.d/skvqd.conf", files_below(self.root))
         self.assertIn("usr/lib/sysusers.d/skvqd.conf", files_below(self.root))

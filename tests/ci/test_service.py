@@ -73,6 +73,22 @@ def unit_text():
 
 
 @unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd-analyze here")
+class Exporter(unittest.TestCase):
+    def test_its_unit_is_understood_and_tight(self):
+        if not os.path.exists(os.path.join(BIN, "skvq-exporter")):
+            self.skipTest("skvq-exporter was not built")
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "skvq-exporter.service")
+            source = os.path.join(os.path.dirname(UNIT), "..", "tools", "skvq-exporter", "skvq-exporter.service")
+            with open(source, encoding="utf-8") as f, open(path, "w", encoding="utf-8") as to:
+                to.write(f.read().replace("/usr/bin/", BIN + "/"))
+            for args in (("verify", "--man=no", "--recursive-errors=no"),
+                         ("security", "--offline=yes", "--threshold=20", "--no-pager")):
+                r = subprocess.run(["systemd-analyze", *args, path], capture_output=True, text=True, timeout=60)
+                self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
+
+
+@unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd-analyze here")
 class Unit(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()

@@ -39,6 +39,12 @@ string(REPLACE "/etc/skvqd.conf" "${CMAKE_INSTALL_FULL_SYSCONFDIR}/skvqd.conf" u
 file(CONFIGURE OUTPUT ${into}/skvqd.service CONTENT "${unit}" @ONLY)
 install(FILES ${into}/skvqd.service ${PROJECT_SOURCE_DIR}/daemon/skvqd.socket DESTINATION lib/systemd/system)
 install(FILES ${from}/tmpfiles.conf DESTINATION lib/tmpfiles.d RENAME skvqd.conf)
+if(TARGET skvq-exporter)
+  file(READ ${PROJECT_SOURCE_DIR}/tools/skvq-exporter/skvq-exporter.service unit)
+  string(REPLACE "/usr/bin/" "${CMAKE_INSTALL_FULL_BINDIR}/" unit "${unit}")
+  file(CONFIGURE OUTPUT ${into}/skvq-exporter.service CONTENT "${unit}" @ONLY)
+  install(FILES ${into}/skvq-exporter.service DESTINATION lib/systemd/system)
+endif()
 install(FILES ${from}/sysusers.conf DESTINATION lib/sysusers.d RENAME skvqd.conf)
 install(FILES ${PROJECT_SOURCE_DIR}/daemon/skvqd.conf DESTINATION ${CMAKE_INSTALL_FULL_SYSCONFDIR})
 
