@@ -23,7 +23,7 @@ const char *explain_end_name(enum explain_end end)
 
 static const int32_t *tokens_at(const struct explain *e, uint32_t i)
 {
-	return e->tokens + (size_t)i * SKVQ_PAGE_TOKENS;
+	return i ? e->tokens + (size_t)i * SKVQ_PAGE_TOKENS : e->tokens; /* NULL if there are none */
 }
 
 static bool is_there(const struct explain *e, uint32_t i)
