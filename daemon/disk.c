@@ -329,13 +329,17 @@ void disks_close(struct disk *disks, uint32_t n, const bool *hurry)
 	for (uint32_t i = 0; i < n; i++) {
 		struct disk *disk = &disks[i];
 		const struct end *end = &ends[i];
-		bool complete = end->flushed && end->status == 0;
+		uint64_t left;
+		bool complete;
 
 		if (!disk->store)
 			continue;
+		left = spill_left(disk->cache, disk->tenant);
+		complete = end->flushed && end->status == 0 && !left;
 		log_event(complete ? LOG_INFO : LOG_WARNING, "store_closed",
 			  LOG_STR("tenant", disk->tenant->name),
 			  LOG_U64("ms", clock_ms() - start), LOG_U64("complete", complete),
+			  LOG_U64("pages_left", left),
 			  LOG_U64("records", store_stat(disk->store, STORE_STAT_records)));
 		unwatch(disk);
 		store_close(disk->store);

@@ -271,3 +271,15 @@ bool spill_drain(struct cache *cache, struct tenant *tenant)
 	}
 	return false;
 }
+
+uint64_t spill_left(const struct cache *cache, const struct tenant *tenant)
+{
+	uint64_t n = 0;
+
+	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next) {
+		for (uint32_t i = 0; ns->tenant == tenant && i < ns->table.touched; i++)
+			n += ns->table.pages[i].state == PAGE_RESIDENT &&
+			     !ns->table.pages[i].unlisted;
+	}
+	return n;
+}

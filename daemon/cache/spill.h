@@ -51,5 +51,8 @@ void spill_pump(struct cache *cache);
  * tenant's tier takes no more for now (true): pump it, call again. Each tenant has its own list, so
  * that a tier that is slow or full keeps nobody else's pages back. */
 bool spill_drain(struct cache *cache, struct tenant *tenant);
+/* Pages of the tenant that are in memory and not below: what spill_drain did not get there, whether it was
+ * refused, failed, does not fit or was never offered. */
+uint64_t spill_left(const struct cache *cache, const struct tenant *tenant);
 
 #endif /* SKVQD_CACHE_SPILL_H */

@@ -197,6 +197,26 @@ static void a_second_touch_is_waited_for(void **state)
 	bed_fini(&b);
 }
 
+/* What the write budget refuses at the end is said to be left. */
+static void what_was_not_drained_is_counted(void **state)
+{
+	struct why why;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, false);
+	assert_int_equal(spill_left(&b.rig.cache, b.rig.tenant),
+			 PAGES - stat(&b, STAT_spills));
+	assert_int_equal(store_limit(b.rig.store, b.options.capacity_bytes, 1, &why), 0);
+	cache_close(&b.rig.cache);
+	while (spill_drain(&b.rig.cache, b.rig.tenant) || cache_bytes_spilling(&b.rig.cache))
+		settle(&b);
+	assert_true(store_stat(b.rig.store, STORE_STAT_refused_budget) > 0);
+	assert_true(spill_left(&b.rig.cache, b.rig.tenant) > 0);
+	bed_fini(&b);
+}
+
 static void a_restart_serves_what_was_drained(void **state)
 {
 	struct bed b;
@@ -209,6 +229,7 @@ static void a_restart_serves_what_was_drained(void **state)
 	while (spill_drain(&b.rig.cache, b.rig.tenant) || cache_bytes_spilling(&b.rig.cache))
 		rig_step(&b.rig);
 	assert_int_equal(stat(&b, STAT_spills), PAGES);
+	assert_int_equal(spill_left(&b.rig.cache, b.rig.tenant), 0);
 	assert_int_equal(rig_flush(b.rig.store), 0);
 	bed_stop(&b);
 	spill_disk_killed(b.disk);
@@ -913,6 +934,7 @@ int main(void)
 	    cmocka_unit_test(pinned_pages_are_written_too),
 	    cmocka_unit_test(a_second_touch_is_waited_for),
 	    cmocka_unit_test(a_restart_serves_what_was_drained),
+	    cmocka_unit_test(what_was_not_drained_is_counted),
 	    cmocka_unit_test(another_tenant_finds_nothing),
 	    cmocka_unit_test(a_flipped_page_ends_the_chain),
 	    cmocka_unit_test(a_page_that_was_bad_when_written_is_a_miss),
