@@ -243,6 +243,9 @@ class WithDaemon(unittest.TestCase):
         path = os.path.join(self.folder, "exporter.sock")
         exporter = Exporter(self, "--socket", self.socket, "--listen", path)
         self.assertEqual(exporter.where, "unix:" + path)
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        for mode in ("", "8", "-1", "1000", "0600x", "99999999999999999999999"):
+            self.assertEqual(run("--listen", path, "--socket-mode", mode).returncode, 2)
         self.assertEqual(exporter.metrics()["skvqd_up"], {(): 1})
         self.assertEqual(run("--listen", path).returncode, 1)  # somebody listens there
         exporter.stop()
@@ -250,7 +253,8 @@ class WithDaemon(unittest.TestCase):
         stale = socket.socket(socket.AF_UNIX)
         stale.bind(path)
         stale.close()
-        again = Exporter(self, "--socket", self.socket, "--listen", path)
+        again = Exporter(self, "--socket", self.socket, "--listen", path, "--socket-mode", "0666")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o666)
         self.assertEqual(again.metrics()["skvqd_up"], {(): 1})
 
     def test_what_is_asked_wrongly(self):

@@ -176,6 +176,8 @@ static int listen_at(int fd, const struct sockaddr *at, socklen_t bytes)
 static int open_unix(struct http *h)
 {
 	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	mode_t old;
+	int fd, err;
 
 	if (strlen(h->options.address) >= sizeof(at.sun_path)) {
 		errno = ENAMETOOLONG;
@@ -185,8 +187,14 @@ static int open_unix(struct http *h)
 	if (clear_path(&at) < 0)
 		return -1;
 	snprintf(h->where, sizeof(h->where), "unix:%s", at.sun_path);
-	return listen_at(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
-			 (const struct sockaddr *)&at, sizeof(at));
+	/* From its first moment on. No thread has been started yet. */
+	old = umask(0777 & ~(mode_t)h->options.mode);
+	fd = listen_at(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+		       (const struct sockaddr *)&at, sizeof(at));
+	err = errno;
+	(void)umask(old);
+	errno = err;
+	return fd;
 }
 
 static int open_loopback(struct http *h)

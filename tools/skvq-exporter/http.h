@@ -22,6 +22,7 @@ struct http_options {
 	const char *daemon_socket;
 	const char *address; /* "127.0.0.1", "::1", or the path of a socket with a '/' in it */
 	uint16_t port;       /* 0: any that is free; not used with a path */
+	uint32_t mode;       /* of that path: who may connect */
 	bool dashboard;
 };
 

@@ -26,6 +26,8 @@ static const char help[] =
     "                      " DEFAULT_SOCKET "\n"
     "  -l, --listen WHERE  127.0.0.1:PORT, [::1]:PORT (0: any free port) or the path of a socket;\n"
     "                      default " DEFAULT_LISTEN "\n"
+    "  -m, --socket-mode MODE\n"
+    "                      who may connect to that path, octal; default 0600\n"
     "  -d, --dashboard     a page at /\n"
     "  -h, --help          this text\n\n"
     "Prints where it listens. Ends at SIGTERM or SIGINT. Exit status: 0 ended by a signal, 1 could\n"
@@ -64,25 +66,42 @@ static bool parse_listen(char *text, struct http_options *o)
 	return true;
 }
 
+static bool parse_mode(const char *text, struct http_options *o)
+{
+	char *end;
+	unsigned long mode;
+
+	errno = 0;
+	mode = strtoul(text, &end, 8);
+	o->mode = (uint32_t)mode;
+	return *text >= '0' && *text <= '7' && !errno && !*end && mode <= 0777;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
 						{"listen", required_argument, NULL, 'l'},
+						{"socket-mode", required_argument, NULL, 'm'},
 						{"dashboard", no_argument, NULL, 'd'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
 	const char *env = getenv("SKVQD_SOCKET");
-	struct http_options o = {.daemon_socket = env && *env ? env : DEFAULT_SOCKET};
+	struct http_options o = {.daemon_socket = env && *env ? env : DEFAULT_SOCKET,
+				 .mode = 0600};
 	const char *listen = DEFAULT_LISTEN;
 	char where[160];
 	sigset_t ends;
 	struct http *http;
 	int opt, sig;
 
-	while ((opt = getopt_long(argc, argv, "s:l:dh", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "s:l:m:dh", options, NULL)) != -1) {
 		switch (opt) {
 		case 's': o.daemon_socket = optarg; break;
 		case 'l': listen = optarg; break;
+		case 'm':
+			if (!parse_mode(optarg, &o))
+				return wrong("--socket-mode takes 0 to 0777, octal, not", optarg);
+			break;
 		case 'd': o.dashboard = true; break;
 		default:
 			fputs(help, opt == 'h' ? stdout : stderr);
