@@ -279,6 +279,8 @@ static int handle_async(struct skvq_client *c, const Skvq__Wire__Reply *r)
 	if (r->id == 0)
 		return client_break(c, r->error && r->error < 4096 ? (int)r->error : SKVQ_EPROTO, "%s",
 		                    r->detail[0] ? r->detail : "the daemon gave up the connection");
+	if (c->events_id && r->id == c->events_id)
+		return client_events(c, r);
 	for (size_t i = 0; i < c->n_inflight; i++) {
 		if (c->inflight[i].id != r->id)
 			continue;
@@ -317,7 +319,7 @@ int skvq_client_poll(struct skvq_client *c, uint32_t wait_ms)
 			got = true;
 			continue;
 		}
-		if (got || c->n_inflight == 0 || client_now_ms() >= deadline)
+		if (got || (c->n_inflight == 0 && !c->events_id) || client_now_ms() >= deadline)
 			return (int)c->n_inflight;
 		(void)wait_for(c, (short)(POLLIN | (c->out_len ? POLLOUT : 0)), deadline);
 	}
@@ -401,7 +403,11 @@ int client_post(struct skvq_client *c, Skvq__Wire__Request *req, bool is_publish
 			return client_fail(c, SKVQ_EAGAIN, "%zu requests are in flight", c->n_inflight);
 		/* An unpin may not get lost: wait for an answer to make room. */
 		size_t before = c->n_inflight;
-		int r = skvq_client_poll(c, c->timeout_ms);
+		uint64_t deadline = client_now_ms() + c->timeout_ms, now;
+		int r = 0;
+		/* Events come in between. */
+		while (r >= 0 && c->n_inflight >= before && (now = client_now_ms()) < deadline)
+			r = skvq_client_poll(c, (uint32_t)(deadline - now));
 		if (r < 0)
 			return r;
 		if (c->n_inflight >= before)

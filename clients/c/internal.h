@@ -21,11 +21,12 @@
 #define FEATURE_HANDOVER UINT64_C(32)
 #define FEATURE_FIXED_TOKENS UINT64_C(64)
 #define FEATURE_EXPLAIN UINT64_C(128)
+#define FEATURE_EVENTS UINT64_C(256)
 #define FEATURE_CONFIG UINT64_C(512)
 #define FEATURE_MANAGE UINT64_C(1024)
 #define FEATURES (SKVQ_CLIENT_HAS_CALIBRATIONS | FEATURE_ERROR_LIST | FEATURE_PREFETCH | \
                   FEATURE_UNREFINE | FEATURE_CALIBRATION_REPLACE | FEATURE_HANDOVER | \
-                  FEATURE_FIXED_TOKENS | FEATURE_EXPLAIN | FEATURE_CONFIG | FEATURE_MANAGE)
+                  FEATURE_FIXED_TOKENS | FEATURE_EXPLAIN | FEATURE_EVENTS | FEATURE_CONFIG | FEATURE_MANAGE)
 #define MATCH_BYTES 64u              /* of a match beside its tokens, at most */
 #define INFLIGHT_MAX 32             /* asynchronous requests; the daemon's bound may be lower */
 
@@ -54,6 +55,10 @@ struct skvq_client {
 	size_t n_inflight;
 	skvq_client_published_fn published;
 	void *published_user;
+
+	uint64_t events_id; /* of the request they answer; 0: not asked for */
+	skvq_client_event_fn event;
+	void *event_user;
 };
 
 /* Sets why and returns -err. */
@@ -71,6 +76,9 @@ int client_call(struct skvq_client *c, Skvq__Wire__Request *req, int fd,
                 Skvq__Wire__Reply__BodyCase want, Skvq__Wire__Reply **ret, int *ret_fd);
 /* Sends req without waiting. */
 int client_post(struct skvq_client *c, Skvq__Wire__Request *req, bool is_publish, uint64_t *ret_id);
+
+/* A reply to the request for events: calls event for each. 0, or an error if the connection broke. */
+int client_events(struct skvq_client *c, const Skvq__Wire__Reply *r);
 
 /* Milliseconds of CLOCK_MONOTONIC. */
 uint64_t client_now_ms(void);

@@ -104,6 +104,8 @@ static void ns_drop(struct cache *cache, struct ns *ns)
 	struct page *pages = ns->table.pages;
 
 	assert(!ns->openers && !ns->fills && !ns->pins);
+	event_namespace(cache, EVENT_NAMESPACE_DROPPED, ns);
+	cache->dropping = true;
 	/* Children before parents: a page that is dropped lets its parent go next. */
 	for (uint32_t i = 0; i < ns->table.touched; i++) {
 		struct page *page = &pages[i];
@@ -114,6 +116,7 @@ static void ns_drop(struct cache *cache, struct ns *ns)
 		}
 	}
 	assert(ns->table.live == 0);
+	cache->dropping = false;
 	while (*at != ns)
 		at = &(*at)->next;
 	*at = ns->next;
@@ -231,6 +234,7 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 	cache->n_namespaces++;
 	tenant->n_namespaces++;
 	cache_count(cache, tenant, STAT_namespaces_created, 1);
+	event_namespace(cache, EVENT_NAMESPACE_OPENED, ns);
 	log_event(LOG_INFO, "namespace", LOG_U64("ns", ns->id), LOG_STR("tenant", tenant->name),
 		  LOG_STR("model", ns->model_name), LOG_STR("profile", ns->identity.profile),
 		  LOG_STR("engine", ns->identity.engine_numerics),

@@ -20,6 +20,7 @@
 #include "base/stats.h"
 #include "base/worker.h"
 #include "base/why.h"
+#include "cache/events.h"
 #include "cache/ns.h"
 #include "cache/pins.h"
 #include "cache/restore.h"
@@ -51,7 +52,8 @@ struct cache {
 	struct cache_config config;
 	struct worker *worker;
 	struct stats *stats;
-	struct ns *namespaces; /* newest first */
+	const struct cache_watch *watch; /* NULL: nobody listens */
+	struct ns *namespaces;           /* newest first */
 	uint32_t n_namespaces;
 	struct tenant *tenants[TENANTS_MAX]; /* [n_tenants], owned */
 	uint32_t n_tenants;
@@ -65,6 +67,7 @@ struct cache {
 	uint64_t pages;
 	uint64_t pins;
 	uint64_t ram_goal; /* what config.ram_max is on its way down to; 0: it is there */
+	bool dropping; /* a namespace goes: that tells of its pages */
 	/* The daemon ends. Engines go on reading their mappings of the arenas, pinned or not any
 	 * more: from now on nothing is punched. */
 	bool closing;

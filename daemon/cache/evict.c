@@ -95,6 +95,8 @@ void cache_enlist(struct cache *cache, struct page *page, struct page *parent,
 void cache_unlist(struct cache *cache, struct page *page)
 {
 	if (!page->unlisted) {
+		if (page_readable(page))
+			event_page(cache, EVENT_REMOVED, page, "failed_check");
 		index_remove(&ns_of(page)->index, page);
 		spill_forget(page);
 		shed_forget(page);
@@ -123,6 +125,9 @@ static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
+	/* Of one that is not listed it has been told. */
+	if (page_readable(page) && !page->unlisted && !cache->dropping)
+		event_page(cache, EVENT_REMOVED, page, "evicted");
 	policy_gone(&ns->tenant->policy, page, clock_ms());
 	let_loose(page);
 	spill_forget(page);

@@ -108,6 +108,7 @@ static void arrived(struct fill *fill)
 	page->stamp = cache->stamp;
 	page->born_ms = page->used_ms = clock_ms();
 	page_move(page, PAGE_RESIDENT);
+	event_page(cache, EVENT_STORED, page, "published");
 	cache_count(cache, tenant, STAT_pages_returned, cache_page_born(cache, page));
 	spill_want(page);
 	cache_count(cache, tenant, STAT_bytes_copied, page->bytes);

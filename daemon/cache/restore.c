@@ -121,6 +121,7 @@ static void settle_one(struct restore *r, int err)
 		cache_add_stored(cache, tenant, page->bytes);
 		if (r->task.shed)
 			shed_mark(cache, page);
+		event_page(cache, EVENT_STORED, page, "restored");
 		(void)cache_page_born(cache, page);
 		cache_record(cache, tenant, HISTOGRAM_restore_us, clock_us() - r->began_us);
 		cache_count(cache, tenant, STAT_restores, 1);

@@ -82,6 +82,7 @@ bool shed_one(struct cache *cache, struct tenant *tenant)
 		/* still counted by the kernel; cache_trim */
 		cache_count(cache, tenant, STAT_punch_failures, 1);
 	shed_mark(cache, page);
+	event_page(cache, EVENT_SHED, page, NULL);
 	cache_count(cache, tenant, STAT_sheds, 1);
 	cache_count(cache, tenant, STAT_bytes_shed, ns->layout.refine_bytes);
 	return true;
@@ -108,6 +109,7 @@ void shed_refill_end(struct cache *cache, struct page *page, bool good)
 		return;
 	}
 	page->shed = false;
+	event_page(cache, EVENT_REFILLED, page, NULL);
 	cache_count(cache, ns_of(page)->tenant, STAT_refills, 1);
 	shed_settle(page);
 }

@@ -20,6 +20,8 @@ struct spill {
 	struct tenant *tenant;
 	struct page_ref ref;
 	uint64_t bytes;
+	uint32_t position;
+	uint8_t digest[IDENTITY_DIGEST], parent[IDENTITY_DIGEST];
 };
 
 /* ---- the queue ---- */
@@ -85,6 +87,8 @@ static void put_done(void *ctx, int status)
 	} else {
 		cache_count(cache, s->tenant, STAT_spills, 1);
 		cache_count(cache, s->tenant, STAT_bytes_spilled, s->bytes);
+		if (ns)
+			event_stored_on_disk(cache, ns, page, s->digest, s->parent, s->position);
 	}
 	if (page) {
 		page->spilling = false;
@@ -111,10 +115,17 @@ static int put(struct cache *cache, struct page *page, bool hot)
 
 	if (!s)
 		return -SKVQ_ENOMEM;
-	*s = (struct spill){cache, ns->id, ns->tenant, page_ref(page), page->bytes};
+	*s = (struct spill){.cache = cache,
+			    .ns = ns->id,
+			    .tenant = ns->tenant,
+			    .ref = page_ref(page),
+			    .bytes = page->bytes,
+			    .position = page->position};
+	memcpy(s->digest, page->digest, sizeof(s->digest));
 	restore_key(ns, page->digest, &tp.key);
 	if (parent)
 		memcpy(tp.parent, parent->digest, sizeof(tp.parent));
+	memcpy(s->parent, tp.parent, sizeof(s->parent));
 	for (int i = 0; i < TIER_SECTIONS; i++) {
 		tp.section[i].data = data;
 		tp.section[i].bytes = i == TIER_REFINEMENT && page->shed ? 0 : bytes[i];

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "control/bequest.h"
 #include "control/dispatch.h"
+#include "control/events.h"
 #include "control/manage.h"
 #include "control/session.h"
 
@@ -78,6 +79,7 @@ static void bury(void *ctx)
 {
 	struct control *control = ctx;
 
+	events_pump(control);
 	while (control->dead) {
 		struct session *s = control->dead;
 
@@ -114,6 +116,7 @@ int control_init(struct control *control, const struct control_config *config, s
 
 void control_fini(struct control *control)
 {
+	events_clear(control);
 	while (control->sessions)
 		conn_kill(&control->sessions->conn, "daemon ends");
 	bury(control);

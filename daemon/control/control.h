@@ -119,6 +119,8 @@ struct control {
 	uint32_t n_strangers; /* of these, of no tenant */
 	struct manage *manage; /* rounds under way */
 	struct loop_watch manage_watch;
+	struct subscriber *subscribers; /* op_events.c */
+	struct cache_watch watch;
 };
 
 /* The cache has its tenants. -SKVQ_ESYS if there is no randomness. */

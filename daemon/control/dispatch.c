@@ -34,6 +34,7 @@ static const struct op {
     {SKVQ__WIRE__REQUEST__BODY_PIN_LIST, 0, "pin_list", op_pin_list, true},
     {SKVQ__WIRE__REQUEST__BODY_ERROR_LIST, 0, "error_list", op_error_list, true},
     {SKVQ__WIRE__REQUEST__BODY_EXPLAIN, 0, "explain", op_explain, true},
+    {SKVQ__WIRE__REQUEST__BODY_EVENTS, 0, "events", op_events, true},
     {SKVQ__WIRE__REQUEST__BODY_PAGE_GET, 0, "page_get", op_page_get, true},
     {SKVQ__WIRE__REQUEST__BODY_EVICT, 0, "evict", op_evict, true},
     {SKVQ__WIRE__REQUEST__BODY_VERIFY, 0, "verify", op_verify, true},

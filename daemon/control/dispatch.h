@@ -16,9 +16,9 @@
 #define WIRE_VERSION_MAJOR 1u
 #define WIRE_VERSION_MINOR 0u
 /* Bit 0: calibrations, 1: error_list, 2: prefetch, 3: unrefine, 4: calibration_replace,
- * 5: handover, of a daemon that may hand over alone, 6: match.fixed_tokens, 7: explain, 9: config,
- * 10: page_get, evict, verify, drain. */
-#define WIRE_FEATURES      (UINT64_C(255) | WIRE_CONFIG | WIRE_MANAGE)
+ * 5: handover, of a daemon that may hand over alone, 6: match.fixed_tokens, 7: explain, 8: events,
+ * 9: config, 10: page_get, evict, verify, drain. */
+#define WIRE_FEATURES      (UINT64_C(511) | WIRE_CONFIG | WIRE_MANAGE)
 #define WIRE_UNREFINE      UINT64_C(8)
 #define WIRE_HANDOVER      UINT64_C(32)
 #define WIRE_CONFIG        UINT64_C(512)
@@ -80,5 +80,6 @@ int op_verify(const struct request *rq, struct why *why);
 int op_drain(const struct request *rq, struct why *why);
 int op_config_get(const struct request *rq, struct why *why);
 int op_config_set(const struct request *rq, struct why *why);
+int op_events(const struct request *rq, struct why *why);
 
 #endif /* SKVQD_CONTROL_DISPATCH_H */

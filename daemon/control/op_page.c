@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "control/dispatch.h"
+#include "control/events.h"
 
 /* A PageRef in a reply: tag and length, two tags, two varints of at most 5 bytes; and its index, if
  * its refinement is not there. */
@@ -33,6 +34,7 @@ static Skvq__Wire__PageRef wire_ref(struct page_ref ref)
 struct match_op {
 	struct inflight inflight;
 	uint64_t began_us;
+	struct asked *asked; /* NULL: nobody listens */
 	struct match m;
 	struct page_ref refs[];
 };
@@ -72,6 +74,8 @@ static void answer_match(struct session *s, uint64_t id, const struct match_op *
 	send_match(s, id, &op->m);
 	cache_record(s->control->cache, op->m.ns->tenant, HISTOGRAM_match_us,
 		     clock_us() - op->began_us);
+	if (op->asked)
+		events_match(s->control, &op->m, op->asked);
 }
 
 static void match_done(struct match *m, int error, const char *why)
@@ -84,6 +88,7 @@ static void match_done(struct match *m, int error, const char *why)
 		reply_error(s, op->inflight.id, error, why);
 	else if (s)
 		answer_match(s, op->inflight.id, op);
+	free(op->asked);
 	free(op);
 }
 
@@ -127,6 +132,7 @@ int op_match(const struct request *rq, struct why *why)
 		return why_fail(why, SKVQ_ENOMEM, "no memory for a match of %u pages", want);
 	op->inflight = (struct inflight){.id = rq->id, .orphan = match_orphan};
 	op->began_us = clock_us();
+	op->asked = events_asked(s->control, ns, tokens, (uint32_t)n_tokens);
 	op->m = (struct match){.ns = ns,
 			       .pins = &s->pins,
 			       .tokens = tokens,
@@ -144,6 +150,7 @@ int op_match(const struct request *rq, struct why *why)
 	}
 	if (r > 0)
 		answer_match(s, rq->id, op);
+	free(op->asked);
 	free(op);
 	return r < 0 ? r : 0;
 }

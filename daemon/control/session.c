@@ -8,6 +8,7 @@
 #include <skvq/error.h>
 
 #include "base/clock.h"
+#include "control/events.h"
 
 /* ---- stagings ---- */
 
@@ -239,6 +240,7 @@ void session_free(struct session *s)
 {
 	struct cache *cache = s->control->cache;
 
+	events_end(s);
 	session_orphan(s);
 	session_count(s, STAT_pins_dropped, cache_unpin_all(cache, &s->pins));
 	pins_fini(&s->pins);

@@ -36,6 +36,8 @@ struct inflight {
 	void (*orphan)(struct inflight *op);
 };
 
+struct subscriber;
+
 struct session {
 	struct conn conn;
 	struct control *control;
@@ -56,6 +58,7 @@ struct session {
 	uint32_t last_staging;
 	struct inflight *inflight;
 	uint32_t n_inflight;
+	struct subscriber *subscriber; /* op_events.c; NULL: it has not asked for events */
 };
 
 /* Takes fd in any case. NULL: no memory, or epoll refused. */

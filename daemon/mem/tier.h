@@ -57,8 +57,17 @@ struct tier_ops {
 	void (*drop)(struct tier *tier, const struct tier_key *key);
 };
 
+enum tier_gone {
+	TIER_GONE_EVICTED, /* to make room */
+	TIER_GONE_DROPPED, /* the owner had it dropped */
+	TIER_GONE_BAD,     /* its bytes were not what had been put */
+};
+
 struct tier {
 	const struct tier_ops *ops;
+	/* The owner's; NULL: not. A page is not found from here on. Must not call the tier. */
+	void (*gone)(void *ctx, const struct tier_key *key, uint64_t position, enum tier_gone why);
+	void *gone_ctx;
 	uint64_t page_bytes_max; /* all sections, each rounded up to 4 KiB */
 	bool touched;            /* something was asked of it since its last pump */
 };

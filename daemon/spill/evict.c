@@ -21,7 +21,7 @@ static void let_go(struct store *s, uint32_t entry)
 	if (s->segs.at[s->evict.seg].mark[entry] < MARK_LIVE)
 		return;
 	COUNT(s, evicted);
-	segments_hide(&s->segs, (struct segment_ref){s->evict.seg, entry});
+	store_hide(s, (struct segment_ref){s->evict.seg, entry}, TIER_GONE_EVICTED);
 }
 
 static void rescue_written(struct xfer *x, int status)

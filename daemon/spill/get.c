@@ -29,6 +29,16 @@ static void finish(struct store *s, struct get *g, int status, const struct tier
 	fn(ctx, status, page);
 }
 
+void store_hide(struct store *s, struct segment_ref ref, enum tier_gone why)
+{
+	const struct segment *seg = &s->segs.at[ref.seg];
+	const struct spill_entry *entry = &seg->entry[ref.entry];
+
+	if (s->tier.gone && seg->mark[ref.entry] >= MARK_LIVE)
+		s->tier.gone(s->tier.gone_ctx, &entry->key, entry->position, why);
+	segments_hide(&s->segs, ref);
+}
+
 void store_drop(struct tier *tier, const struct tier_key *key)
 {
 	struct store *s = (struct store *)tier;
@@ -36,7 +46,7 @@ void store_drop(struct tier *tier, const struct tier_key *key)
 
 	COUNT(s, drops);
 	if (segments_find(&s->segs, key, &ref))
-		segments_hide(&s->segs, ref);
+		store_hide(s, ref, TIER_GONE_DROPPED);
 	/* One that is just being written must not come up afterwards. */
 	for (uint32_t i = 0; i < s->xfers.n_bufs; i++) {
 		struct xfer *x = &s->xfers.all[i];
@@ -58,7 +68,7 @@ void store_quarantine(struct store *s, struct segment_ref ref)
 	/* Not written down: after a restart the checksum finds it again, at the price of one read,
 	 * unless its segment was sealed without it. */
 	COUNT(s, quarantined);
-	segments_hide(&s->segs, ref);
+	store_hide(s, ref, TIER_GONE_BAD);
 }
 
 /* Whether the index still means the record that was read. */

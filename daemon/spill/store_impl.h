@@ -122,6 +122,8 @@ uint64_t store_gets_deadline(const struct store *s);
 void store_gets_fail(struct store *s, int status); /* all that wait */
 void store_drop(struct tier *tier, const struct tier_key *key);
 void store_quarantine(struct store *s, struct segment_ref ref);
+/* Takes the entry out of the index, if that means it, and tells the tier's owner. */
+void store_hide(struct store *s, struct segment_ref ref, enum tier_gone why);
 
 /* life.c: making and removing segments, and what drives all of them */
 void store_life_pump(struct store *s);

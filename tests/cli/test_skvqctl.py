@@ -21,7 +21,7 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "ping", "bench", "doctor",
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "events", "ping", "bench", "doctor",
          "show", "prefetch", "evict", "drain", "verify", "tenants", "quota", "config"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
 ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS],
@@ -48,6 +48,9 @@ WHY_KEYS = {"ns", "tokens", "pages", "pages_memory", "pages_disk", "disk_ms", "e
             "gone_ms", "same_tokens", "shift", "other_ns", "other_pages", "other_differs"}
 BENCH_KEYS = {"pages", "page_bytes", "profile", "ping_p50_us", "ping_p99_us", "publish_gb_s",
               "match_p50_us", "read_gb_s"}
+EVENT_KEYS = {"kind", "number", "time_ms", "tenant", "ns", "tier", "why", "slot", "generation", "digest",
+              "parent", "position", "tokens", "token_ids", "model_name", "identity", "chain", "chain_cut",
+              "pages_memory", "pages_disk", "lost"}
 CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 
@@ -250,7 +253,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
+                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "events": EVENT_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
                 "show": {"ns", "digest", "holders", "layers", "tokens", "crc"},
                 "prefetch": {"pages_memory", "pages_coming", "waited_ms"},
                 "evict": {"dry_run", "written", "held", "over_budget", "records", "complete"},

@@ -261,6 +261,14 @@ static void put_config(struct fuzz_out *out)
 	put(out, 31, 0, &m.base);
 }
 
+static void put_events(struct fuzz_out *out, bool tokens)
+{
+	Skvq__Wire__EventsSubscribe m = SKVQ__WIRE__EVENTS_SUBSCRIBE__INIT;
+
+	m.tokens = m.matches = tokens;
+	put(out, 29, 0, &m.base);
+}
+
 size_t fuzz_seed(uint32_t i, uint8_t *at)
 {
 	struct fuzz_out out = {.at = at};
@@ -311,6 +319,17 @@ size_t fuzz_seed(uint32_t i, uint8_t *at)
 		put_publish(&out, 0, RIG_PAGES);
 		fuzz_put_u8(&out, SECOND);
 		put_config(&out);
+		break;
+	case 6: /* who listens sees all that, and goes */
+		put_events(&out, true);
+		put_publish(&out, 0, RIG_PAGES);
+		fuzz_put_u8(&out, WORK);
+		put_match(&out, 14);
+		put_events(&out, false);
+		fuzz_put_u8(&out, DRAIN);
+		fuzz_put_u8(&out, SECOND);
+		put_events(&out, false);
+		put_publish(&out, 0, 1);
 		break;
 	default:
 		return 0;

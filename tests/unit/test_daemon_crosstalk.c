@@ -298,6 +298,65 @@ static void strangers_are_turned_away(void **state)
 	close(admin);
 }
 
+static raw_reply *listen_to(int sock)
+{
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__EventsSubscribe m = SKVQ__WIRE__EVENTS_SUBSCRIBE__INIT;
+
+	m.tokens = m.matches = true;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_EVENTS;
+	rq.events = &m;
+	return raw_call(sock, &rq, -1, NULL);
+}
+
+/* The tenants of the first n events. */
+static void hear(int sock, uint32_t n, uint32_t *ret_a, uint32_t *ret_b)
+{
+	*ret_a = *ret_b = 0;
+	while (*ret_a + *ret_b < n) {
+		raw_reply *reply = raw_recv(sock, NULL);
+
+		assert_non_null(reply);
+		for (size_t i = 0; i < reply->events->n_events; i++) {
+			const char *tenant = reply->events->events[i]->tenant;
+
+			*ret_a += !strcmp(tenant, "a");
+			*ret_b += !strcmp(tenant, "b");
+		}
+		raw_free(reply);
+	}
+}
+
+static void events_of_a_tenant_are_its_own(void **state)
+{
+	int admin = enter(daemon_.socket, "admin"), ear_a = enter(sock_a, "ear"),
+	    ear_b = enter(sock_b, "ear");
+	struct client a, b;
+	uint32_t n_a, n_b;
+
+	(void)state;
+	ok(listen_to(admin));
+	ok(listen_to(ear_a));
+	ok(listen_to(ear_b));
+	a = client_open(sock_a, "a");
+	publish_all(&a, 1);
+	b = client_open(sock_b, "b");
+	publish_all(&b, 1);
+	/* A namespace and four pages each: who heard more than its own would say so. */
+	hear(admin, 10, &n_a, &n_b);
+	assert_int_equal(n_a, 5);
+	assert_int_equal(n_b, 5);
+	hear(ear_a, 5, &n_a, &n_b);
+	assert_int_equal(n_a, 5);
+	hear(ear_b, 5, &n_a, &n_b);
+	assert_int_equal(n_b, 5);
+	client_close(&a);
+	client_close(&b);
+	close(ear_a);
+	close(ear_b);
+	close(admin);
+}
+
 static void connections_of_a_tenant_are_bounded(void **state)
 {
 	int a[3], b, admin;
@@ -814,6 +873,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(strangers_are_turned_away),
+	    TEST(events_of_a_tenant_are_its_own),
 	    TEST(connections_of_a_tenant_are_bounded),
 	    TEST(pins_of_a_tenant_are_bounded),
 	    TEST(nothing_of_another_is_seen),

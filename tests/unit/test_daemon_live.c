@@ -464,7 +464,7 @@ static void hello_comes_first(void **state)
 	reply = raw_hello(sock, "evil\nname");
 	assert_int_equal(reply->error, 0);
 	assert_int_equal(reply->hello->version_major, 1);
-	assert_int_equal(reply->hello->features, 1759); /* masked: what both know */
+	assert_int_equal(reply->hello->features, 2015); /* masked: what both know */
 	assert_int_equal(reply->hello->frame_bytes_max, 65536);
 	assert_int_equal(reply->hello->pins_max, 32);
 	raw_free(reply);
@@ -946,6 +946,251 @@ static void closing_that_sleeps(void **state)
 
 /* ---- the process ---- */
 
+/* ---- events ---- */
+
+static raw_reply *listen_to(int sock, bool tokens, bool matches, bool no_pages)
+{
+	raw_request rq = SKVQ__WIRE__REQUEST__INIT;
+	Skvq__Wire__EventsSubscribe m = SKVQ__WIRE__EVENTS_SUBSCRIBE__INIT;
+
+	m.tokens = tokens;
+	m.matches = matches;
+	m.no_pages = no_pages;
+	rq.body_case = SKVQ__WIRE__REQUEST__BODY_EVENTS;
+	rq.events = &m;
+	return raw_call(sock, &rq, -1, NULL);
+}
+
+/* One after the other, out of the replies they come in. */
+struct ear {
+	int sock;
+	raw_reply *reply;
+	size_t next;
+	uint64_t number, lost;
+};
+
+static struct ear ear_open(bool tokens, bool matches)
+{
+	struct ear ear = {.sock = connect_hello("ear")};
+	raw_reply *reply = listen_to(ear.sock, tokens, matches, false);
+
+	assert_non_null(reply);
+	assert_int_equal(reply->error, 0);
+	assert_int_equal(reply->events->first, 1);
+	assert_int_equal(reply->events->n_events + reply->events->lost, 0);
+	raw_free(reply);
+	return ear;
+}
+
+/* Valid until the next; NULL at the end of the stream. */
+static const Skvq__Wire__Event *hear(struct ear *ear)
+{
+	while (!ear->reply || ear->next == ear->reply->events->n_events) {
+		if (ear->reply)
+			raw_free(ear->reply);
+		ear->reply = raw_recv(ear->sock, NULL);
+		if (!ear->reply)
+			return NULL;
+		assert_int_equal(ear->reply->error, 0);
+		assert_int_equal(ear->reply->body_case, SKVQ__WIRE__REPLY__BODY_EVENTS);
+		/* Gaps are what it says was lost. */
+		assert_int_equal(ear->reply->events->first, ear->number + ear->reply->events->lost + 1);
+		ear->lost += ear->reply->events->lost;
+		ear->number = ear->reply->events->first - 1;
+		ear->next = 0;
+	}
+	ear->number++;
+	return ear->reply->events->events[ear->next++];
+}
+
+static void ear_close(struct ear *ear)
+{
+	if (ear->reply)
+		raw_free(ear->reply);
+	close(ear->sock);
+}
+
+static void events_are_told(void **state)
+{
+	struct ear all = ear_open(true, true), few = ear_open(false, false);
+	struct client c = client_open(0);
+	Skvq__Wire__PageRef refs[3];
+	const Skvq__Wire__Event *e;
+	uint8_t digest[3][32];
+	int32_t tokens[SKVQ_PAGE_TOKENS];
+
+	(void)state;
+	publish_chain(&c, 1, 3, refs);
+	assert_int_equal(match(&c, 1, 5), 3);
+	e = hear(&all);
+	assert_string_equal(e->kind, "namespace_opened");
+	assert_string_equal(e->tenant, "default");
+	assert_int_equal(e->ns, c.ns);
+	assert_int_equal(e->identity_digest.len, 32);
+	for (uint32_t i = 0; i < 3; i++) {
+		e = hear(&all);
+		assert_string_equal(e->kind, "stored");
+		assert_string_equal(e->tier, "memory");
+		assert_string_equal(e->why, "published");
+		assert_true(e->time_ms > UINT64_C(1700000000000));
+		assert_int_equal(e->ns, c.ns);
+		assert_int_equal(e->position, i * SKVQ_PAGE_TOKENS);
+		assert_int_equal(e->span, SKVQ_PAGE_TOKENS);
+		assert_int_equal(e->page->slot, refs[i].slot);
+		assert_int_equal(e->page->generation, refs[i].generation);
+		assert_int_equal(e->digest.len, 32);
+		memcpy(digest[i], e->digest.data, 32);
+		assert_int_equal(e->parent.len, i ? 32 : 0);
+		if (i)
+			assert_memory_equal(e->parent.data, digest[i - 1], 32);
+		maker_tokens(1, i, tokens);
+		assert_int_equal(e->n_tokens, SKVQ_PAGE_TOKENS);
+		assert_memory_equal(e->tokens, tokens, sizeof(tokens));
+	}
+	e = hear(&all);
+	assert_string_equal(e->kind, "match");
+	assert_int_equal(e->span, 5 * SKVQ_PAGE_TOKENS);
+	assert_int_equal(e->chain.len, 5 * 32);
+	assert_memory_equal(e->chain.data, digest, 3 * 32);
+	assert_false(e->chain_cut);
+	assert_int_equal(e->n_memory, 3);
+	assert_int_equal(e->n_disk, 0);
+	/* Who did not ask for them has neither tokens nor matches. */
+	assert_string_equal(hear(&few)->kind, "namespace_opened");
+	for (uint32_t i = 0; i < 3; i++) {
+		e = hear(&few);
+		assert_string_equal(e->kind, "stored");
+		assert_int_equal(e->n_tokens, 0);
+	}
+	ok(publish(&c, NULL, 9, 0, 0));
+	assert_string_equal(hear(&few)->kind, "stored");
+	assert_int_equal(few.number, 5);
+	/* The end is told, as far as there is time. */
+	client_close(&c);
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	e = hear(&few);
+	assert_string_equal(e->kind, "cleared");
+	assert_string_equal(e->why, "daemon_ends");
+	assert_null(hear(&few));
+	few.reply = NULL;
+	ear_close(&few);
+	ear_close(&all);
+	test_daemon_start(&daemon_, SKVQD_PATH, NULL);
+}
+
+static void what_goes_is_told(void **state)
+{
+	const char *const args[] = {"--ram-max", "64K", "--namespaces-max", "1", NULL};
+	struct client c;
+	struct ear ear;
+	const Skvq__Wire__Event *e;
+	uint8_t first[32];
+
+	(void)state;
+	(void)test_daemon_stop(&daemon_, SIGTERM);
+	test_daemon_start(&daemon_, SKVQD_PATH, args);
+	ear = ear_open(false, false);
+	c = client_open(0);
+	assert_string_equal(hear(&ear)->kind, "namespace_opened");
+	for (uint32_t seed = 1; seed < 20; seed++) {
+		raw_reply *reply = publish(&c, NULL, seed, 0, 0);
+
+		assert_int_equal(reply->error, 0);
+		ok(raw_unpin(c.sock, c.ns, reply->publish->page));
+		raw_free(reply);
+	}
+	e = hear(&ear);
+	assert_string_equal(e->kind, "stored");
+	memcpy(first, e->digest.data, 32);
+	do
+		e = hear(&ear);
+	while (!strcmp(e->kind, "stored"));
+	assert_string_equal(e->kind, "removed");
+	assert_string_equal(e->tier, "memory");
+	assert_string_equal(e->why, "evicted");
+	assert_memory_equal(e->digest.data, first, 32);
+	/* One event for all of a namespace. */
+	client_close(&c);
+	for (int i = 0; i < 1000; i++) {
+		raw_reply *reply;
+		int sock = connect_hello("other");
+		uint32_t error;
+
+		reply = raw_namespace_open(sock, raw_identity(7), NULL);
+		error = reply->error;
+		raw_free(reply);
+		close(sock);
+		if (!error)
+			break;
+		assert_int_equal(error, SKVQ_ENAMESPACES); /* the other is not closed yet */
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	}
+	do
+		e = hear(&ear);
+	while (!strcmp(e->kind, "stored") || !strcmp(e->kind, "removed"));
+	assert_string_equal(e->kind, "namespace_dropped");
+	assert_string_equal(hear(&ear)->kind, "namespace_opened");
+	ear_close(&ear);
+}
+
+static void who_does_not_listen_loses_events(void **state)
+{
+	enum { ASKED = 60, MATCHES = 4000 };
+	struct client c = client_open(0);
+	struct ear ear = ear_open(false, true);
+	static int32_t tokens[ASKED * SKVQ_PAGE_TOKENS];
+	uint64_t n = 0;
+
+	(void)state;
+	for (uint32_t i = 0; i < MATCHES; i++) {
+		tokens[0] = (int32_t)i;
+		ok(raw_match(c.sock, c.ns, tokens, ASKED * SKVQ_PAGE_TOKENS));
+	}
+	/* It was never waited for, and its connection is good for other things. */
+	ok(publish(&c, NULL, 1, 0, 0));
+	while (ear.lost + n < MATCHES) {
+		const Skvq__Wire__Event *e = hear(&ear);
+
+		assert_non_null(e);
+		if (ear.lost) /* behind the gap is what found room later */
+			break;
+		assert_string_equal(e->kind, "match");
+		assert_int_equal(e->chain.len, ASKED * 32);
+		n++;
+	}
+	assert_true(n > 100);
+	assert_true(ear.lost > 100);
+	ok(raw_status(c.sock));
+	ear_close(&ear);
+	client_close(&c);
+}
+
+static void listeners_are_bounded(void **state)
+{
+	struct ear ears[4];
+	int sock = connect_hello("fifth");
+	raw_reply *reply = NULL;
+	uint32_t error = SKVQ_ELIMIT;
+
+	(void)state;
+	refused(listen_to(sock, false, false, true), SKVQ_EINVAL, "neither");
+	for (int i = 0; i < 4; i++)
+		ears[i] = ear_open(false, false);
+	refused(listen_to(ears[0].sock, false, false, false), SKVQ_ESTATE, "already");
+	refused(listen_to(sock, false, false, false), SKVQ_ELIMIT, "at most 4");
+	ear_close(&ears[0]);
+	for (int i = 0; i < 1000 && error; i++) {
+		reply = listen_to(sock, true, true, true);
+		error = reply->error;
+		raw_free(reply);
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	}
+	assert_int_equal(error, 0);
+	for (int i = 1; i < 4; i++)
+		ear_close(&ears[i]);
+	close(sock);
+}
+
 static void ends_within_a_second(void **state)
 {
 	struct timespec a, b;
@@ -1196,6 +1441,10 @@ int main(void)
 	    T(half_a_frame_disturbs_nobody),
 	    T(a_client_that_never_reads),
 	    T(closing_that_sleeps),
+	    T(events_are_told),
+	    T(what_goes_is_told),
+	    T(who_does_not_listen_loses_events),
+	    T(listeners_are_bounded),
 	    T(ends_within_a_second),
 	    T(boot_id_tells_a_new_daemon),
 	};

@@ -82,6 +82,14 @@ static void unrefine(struct rig *rig, struct page *const *pages, uint32_t n)
 	assert_int_equal(cache_unrefine(&rig->cache, rig->ns, &rig->pins, refs, n, &why), 0);
 }
 
+static uint32_t heard[EVENT_NAMESPACE_DROPPED + 1];
+
+static void hear(void *ctx, const struct cache_event *e)
+{
+	(void)ctx;
+	heard[e->kind]++;
+}
+
 static void refinements_go_before_pages(void **state)
 {
 	struct page *pages[PAGES], *other;
@@ -91,6 +99,8 @@ static void refinements_go_before_pages(void **state)
 
 	(void)state;
 	rig_init_elastic(&rig, PAGES, 100);
+	memset(heard, 0, sizeof(heard));
+	cache_watch(&rig.cache, &(struct cache_watch){.fn = hear});
 	assert_true(rig.layout.refine_bytes > 0);
 	chain(&rig, pages);
 	assert_false(shed_one(&rig.cache, rig.tenant)); /* all are held */
@@ -101,6 +111,9 @@ static void refinements_go_before_pages(void **state)
 	assert_true(pages[0]->shed); /* let go of first */
 	assert_false(pages[1]->shed);
 	assert_int_equal(rig.stats.n[STAT_sheds], 1);
+	assert_int_equal(heard[EVENT_SHED], 1);
+	assert_int_equal(heard[EVENT_STORED], PAGES);
+	assert_int_equal(heard[EVENT_REMOVED], 0);
 	/* More than the three hold: what is pinned stays, base and all. */
 	assert_int_equal(cache_make_room(&rig.cache, rig.tenant, room + 4 * rig.layout.refine_bytes, &why),
 			 -SKVQ_ENOSPC);
@@ -119,6 +132,7 @@ static void refinements_go_before_pages(void **state)
 	cache_trim(&rig.cache);
 	for (uint32_t i = 0; i < PAGES; i++)
 		assert_same(&rig, pages[i], copy[i]);
+	cache_watch(&rig.cache, NULL);
 	rig_fini(&rig);
 }
 

@@ -926,6 +926,111 @@ static void what_is_on_disk_is_told(void **state)
 	bed_fini(&b);
 }
 
+/* ---- events ---- */
+
+struct heard {
+	struct {
+		enum cache_event_kind kind;
+		bool on_disk, in_memory;
+		const char *why;
+		uint8_t digest[IDENTITY_DIGEST], parent[IDENTITY_DIGEST];
+		uint32_t position;
+	} at[512];
+	uint32_t n;
+};
+
+static void hear(void *ctx, const struct cache_event *e)
+{
+	struct heard *h = ctx;
+
+	assert_true(h->n < 512);
+	assert_non_null(e->ns);
+	h->at[h->n].kind = e->kind;
+	h->at[h->n].on_disk = e->on_disk;
+	h->at[h->n].in_memory = e->page != NULL;
+	h->at[h->n].why = e->why ? e->why : "";
+	h->at[h->n].position = e->position;
+	memcpy(h->at[h->n].digest, e->digest, IDENTITY_DIGEST);
+	if (e->parent)
+		memcpy(h->at[h->n].parent, e->parent, IDENTITY_DIGEST);
+	else
+		memset(h->at[h->n].parent, 0, IDENTITY_DIGEST);
+	h->n++;
+}
+
+/* The index of the first such event of the page from `from` on; -1: there is none. */
+static int heard_at(const struct heard *h, const uint8_t *digest, int from, enum cache_event_kind kind,
+		    bool on_disk, const char *why)
+{
+	for (uint32_t i = (uint32_t)from; i < h->n; i++) {
+		if (h->at[i].kind == kind && h->at[i].on_disk == on_disk && !strcmp(h->at[i].why, why) &&
+		    !memcmp(h->at[i].digest, digest, IDENTITY_DIGEST))
+			return (int)i;
+	}
+	return -1;
+}
+
+static void what_happens_to_pages_is_told(void **state)
+{
+	static struct heard h;
+	const struct cache_watch watch = {.fn = hear, .ctx = &h};
+	uint8_t digest[PAGES][IDENTITY_DIGEST];
+	struct tier_key key;
+	uint32_t n;
+	struct bed b;
+
+	(void)state;
+	memset(&h, 0, sizeof(h));
+	bed_init(&b, 2 * PAGES);
+	cache_watch(&b.rig.cache, &watch);
+	publish(&b, 1, PAGES, true);
+	assert_int_equal(h.n, PAGES);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		static const uint8_t none[IDENTITY_DIGEST];
+
+		memcpy(digest[i], h.at[i].digest, IDENTITY_DIGEST);
+		assert_int_equal(h.at[i].position, i * SKVQ_PAGE_TOKENS);
+		assert_memory_equal(h.at[i].parent, i ? digest[i - 1] : none, IDENTITY_DIGEST);
+		assert_int_equal(heard_at(&h, digest[i], 0, EVENT_STORED, false, "published"), i);
+	}
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		int disk = heard_at(&h, digest[i], 0, EVENT_STORED, true, "");
+		int gone = heard_at(&h, digest[i], 0, EVENT_REMOVED, false, "evicted");
+
+		assert_true(disk >= 0 && gone >= 0);
+		assert_true(h.at[gone].in_memory); /* it can still be looked at */
+		if (i)
+			assert_memory_equal(h.at[disk].parent, digest[i - 1], IDENTITY_DIGEST);
+	}
+	n = h.n;
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	for (uint32_t i = 0; i < PAGES; i++)
+		assert_true(heard_at(&h, digest[i], (int)n, EVENT_STORED, false, "restored") >= 0);
+	/* From disk, and nobody but the store knows. */
+	memset(&key, 0, sizeof(key));
+	restore_key(b.rig.ns, digest[PAGES - 1], &key);
+	b.rig.tenant->tier->ops->drop(b.rig.tenant->tier, &key);
+	assert_true(heard_at(&h, digest[PAGES - 1], 0, EVENT_REMOVED, true, "dropped") >= 0);
+	/* Told once, when it is not found any more, though it goes later. */
+	n = h.n;
+	for (uint32_t i = 0; i < b.rig.ns->table.touched; i++) {
+		struct page *page = &b.rig.ns->table.pages[i];
+
+		if (page_readable(page) && !memcmp(page->digest, digest[PAGES - 1], IDENTITY_DIGEST))
+			cache_unlist(&b.rig.cache, page);
+	}
+	assert_int_equal(h.n, n + 1);
+	assert_int_equal(heard_at(&h, digest[PAGES - 1], (int)n, EVENT_REMOVED, false, "failed_check"), n);
+	cache_watch(&b.rig.cache, NULL);
+	n = h.n;
+	flood(&b, 2);
+	assert_int_equal(h.n, n);
+	bed_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -954,6 +1059,7 @@ int main(void)
 	    cmocka_unit_test(the_end_answers_everybody),
 	    cmocka_unit_test(a_miss_is_explained),
 	    cmocka_unit_test(what_is_on_disk_is_told),
+	    cmocka_unit_test(what_happens_to_pages_is_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,6 +18,7 @@ const struct ctl_verb *const ctl_verbs[] = {
     &verb_pins,
     &verb_errors,
     &verb_why_miss,
+    &verb_events,
     &verb_prefetch,
     &verb_evict,
     &verb_drain,

@@ -91,6 +91,7 @@ extern const struct ctl_verb verb_calibration;
 extern const struct ctl_verb verb_config;
 extern const struct ctl_verb verb_doctor;
 extern const struct ctl_verb verb_errors;
+extern const struct ctl_verb verb_events;
 extern const struct ctl_verb verb_drain;
 extern const struct ctl_verb verb_evict;
 extern const struct ctl_verb verb_prefetch;

@@ -149,6 +149,35 @@ int skvq_client_staging_drop(struct skvq_client *c, uint32_t staging);
  * at all). Number of requests still in flight, or an error if the connection broke. */
 int skvq_client_poll(struct skvq_client *c, uint32_t wait_ms);
 
+/* Events: what happens to pages, as docs/events.md has it. Pointers are valid during the call; strings
+ * are never NULL. */
+struct skvq_client_event {
+	uint64_t number;  /* of this connection's, from 1; lost ones count */
+	uint64_t time_ms; /* since 1970 */
+	const char *kind, *tenant, *tier, *why, *model_name;
+	uint32_t ns;
+	struct skvq_page_ref page;       /* generation 0: not in memory */
+	const uint8_t *digest, *parent;  /* 32 bytes or NULL */
+	const uint8_t *identity_digest;  /* 32 bytes or NULL */
+	uint32_t position;
+	uint32_t span; /* tokens: of the page; match: asked for */
+	const int32_t *tokens; /* [n_tokens] */
+	size_t n_tokens;
+	const uint8_t *chain; /* match: [n_chain][32], of all whole pages asked for */
+	size_t n_chain;
+	bool chain_cut; /* there were more than that */
+	uint32_t n_memory, n_disk;
+};
+/* Called from inside a client call. lost events were before this one; e NULL: and it is all that there is
+ * to tell. Must not call back into the client. */
+typedef void (*skvq_client_event_fn)(void *user, uint64_t lost, const struct skvq_client_event *e);
+#define SKVQ_CLIENT_EVENTS_PAGES   1u
+#define SKVQ_CLIENT_EVENTS_TOKENS  2u /* with the tokens of pages that are stored */
+#define SKVQ_CLIENT_EVENTS_MATCHES 4u
+/* Has the daemon tell events from here on, once a connection; skvq_client_poll, which then waits though
+ * nothing is in flight, takes them in. -SKVQ_ENOTSUP: an older daemon. -SKVQ_ELIMIT: too many listen. */
+int skvq_client_events(struct skvq_client *c, uint32_t what, skvq_client_event_fn fn, void *user);
+
 /* Inspection (skvqctl). Lists are malloc'ed arrays that the caller frees; strings are inside. */
 struct skvq_client_counter {
 	char name[64];
