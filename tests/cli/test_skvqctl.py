@@ -21,12 +21,12 @@ import time
 import unittest
 
 BIN = sys.argv.pop(1)
-VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "events", "ping", "bench", "doctor",
+VERBS = ["status", "top", "ls", "pins", "errors", "calibration", "why-miss", "events", "trace", "ping", "bench", "doctor",
          "show", "prefetch", "evict", "drain", "verify", "tenants", "quota", "config"]
 TOKENS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokens.txt")
 ARGUMENTS = {"top": ["--batch"], "calibration": [__file__], "why-miss": ["-n", "1", TOKENS],
              "show": ["1:0.1"], "prefetch": ["-n", "1", TOKENS], "evict": ["-n", "1"],
-             "quota": ["set", "x", "ram_max=1M"], "config": ["show"]}
+             "quota": ["set", "x", "ram_max=1M"], "config": ["show"], "trace": ["record", "-"]}
 
 STATUS_KEYS = {"version", "socket", "boot_id", "pid", "uptime_ms", "connections",
                "connections_max", "namespaces", "pages", "bytes_resident", "bytes_kernel",
@@ -51,6 +51,7 @@ BENCH_KEYS = {"pages", "page_bytes", "profile", "ping_p50_us", "ping_p99_us", "p
 EVENT_KEYS = {"kind", "number", "time_ms", "tenant", "ns", "tier", "why", "slot", "generation", "digest",
               "parent", "position", "tokens", "token_ids", "model_name", "identity", "chain", "chain_cut",
               "pages_memory", "pages_disk", "lost"}
+TRACE_KEYS = {"requests", "tokens", "pages", "pages_different", "hit_share", "lost", "cut"}
 CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 
@@ -253,7 +254,7 @@ class WithoutDaemon(unittest.TestCase):
     def test_help_is_on_stdout_and_names_the_json_keys(self):
         keys = {"status": STATUS_KEYS, "top": TOP_KEYS, "ls": NAMESPACE_KEYS | PAGE_KEYS, "pins": PIN_KEYS,
                 "errors": ERROR_KEYS | SIDE_KEYS | {"bucket_from", "namespaces", "layer", "k", "v"},
-                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "events": EVENT_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
+                "calibration": CALIBRATION_KEYS, "why-miss": WHY_KEYS, "events": EVENT_KEYS, "trace": TRACE_KEYS, "ping": PING_KEYS, "bench": BENCH_KEYS,
                 "show": {"ns", "digest", "holders", "layers", "tokens", "crc"},
                 "prefetch": {"pages_memory", "pages_coming", "waited_ms"},
                 "evict": {"dry_run", "written", "held", "over_budget", "records", "complete"},

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""skvqctl events over a whole daemon with a disk: what is told of pages that come, go and come back."""
+"""skvqctl events and trace over a whole daemon with a disk: what is told of pages that come and go, and
+of what engines ask for."""
 import json
 import os
 import re
@@ -43,9 +44,9 @@ class Daemon(unittest.TestCase):
         self.daemon.wait(timeout=WAIT)
         self.folder.cleanup()
 
-    def listen(self, *args):
-        """Runs until it has said so, for which something is made to happen."""
-        process = subprocess.Popen([os.path.join(BIN, "skvqctl"), "-s", self.socket, "events", *args],
+    def listen(self, *args, verb=("events",)):
+        """Runs and is connected; it asks for events at once."""
+        process = subprocess.Popen([os.path.join(BIN, "skvqctl"), "-s", self.socket, *verb, *args],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.listeners.append(process)
         deadline = time.monotonic() + WAIT
@@ -146,6 +147,56 @@ class Events(Daemon):
         for args in (["x"], ["--count", "0"], ["--for", "x"]):
             r = ctl("-s", self.socket, "events", *args)
             self.assertEqual((r.returncode, r.stdout), (2, ""))
+
+
+class Record(Daemon):
+    def test_the_file_is_what_was_asked(self):
+        path = os.path.join(self.folder.name, "trace.jsonl")
+        process = self.listen("--count", "120", "--json", verb=("trace", "record", path))
+        for _ in range(3):  # 50 matches of 4 pages each, each time of another namespace
+            self.assertEqual(ctl("-s", self.socket, "bench", "-p", "4", "--yes").returncode, 0)
+        out, err = process.communicate(timeout=WAIT)
+        self.assertEqual((process.returncode, err), (0, ""))
+        told = json.loads(out)
+        self.assertEqual((told["requests"], told["tokens"], told["pages"], told["pages_different"]),
+                         (120, 120 * 320, 120 * 4, 12))
+        self.assertEqual((told["hit_share"], told["lost"], told["cut"]), (1.0, 0, 0))
+        with open(path, encoding="ascii") as f:
+            lines = [json.loads(line) for line in f]
+        self.assertEqual(len(lines), 120)
+        self.assertEqual(lines[0]["timestamp"], 0)
+        for i, line in enumerate(lines):
+            self.assertEqual(list(line), ["timestamp", "input_length", "output_length", "hash_ids"])
+            first = i // 50 * 4
+            self.assertEqual(line["hash_ids"], list(range(first, first + 4)))
+            self.assertEqual((line["input_length"], line["output_length"]), (320, 0))
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        # What reads traces reads it: 3 prompts of 4 pages, all but the first time found.
+        r = subprocess.run([os.path.join(BIN, "bench-evict"), "--trace", path, "--block-tokens", "80",
+                            "--sizes", "100", "--policy", "lru", "--json"], capture_output=True, text=True,
+                           timeout=WAIT, check=True)
+        trace, = json.loads(r.stdout)["traces"]
+        self.assertEqual((trace["requests"], trace["pages"], trace["footprint_pages"]), (120, 480, 12))
+        self.assertAlmostEqual(trace["hit_percent"]["lru"][0], 97.5)
+        # It writes over nothing.
+        r = ctl("-s", self.socket, "trace", "record", path)
+        self.assertEqual((r.returncode, r.stdout), (1, ""))
+        self.assertIn("exists", r.stderr)
+
+    def test_to_stdout_and_the_end_by_a_signal(self):
+        process = self.listen(verb=("trace", "record", "-"))
+        ctl("-s", self.socket, "bench", "-p", "2", "--yes")
+        line = json.loads(process.stdout.readline())
+        self.assertEqual(line["hash_ids"], [0, 1])
+        for line in self.end(process).splitlines():
+            self.assertEqual(json.loads(line)["hash_ids"], [0, 1])
+
+    def test_no_file_stays_behind_of_nothing(self):
+        path = os.path.join(self.folder.name, "trace.jsonl")
+        r = ctl("-s", self.socket, "trace", "record", path, "--for", "1")
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        self.assertFalse(os.path.exists(path))
+        self.assertEqual(ctl("-s", self.socket, "trace", "play", path).returncode, 2)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ const struct ctl_verb *const ctl_verbs[] = {
     &verb_errors,
     &verb_why_miss,
     &verb_events,
+    &verb_trace,
     &verb_prefetch,
     &verb_evict,
     &verb_drain,

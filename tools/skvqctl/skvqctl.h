@@ -104,6 +104,7 @@ extern const struct ctl_verb verb_quota;
 extern const struct ctl_verb verb_status;
 extern const struct ctl_verb verb_tenants;
 extern const struct ctl_verb verb_top;
+extern const struct ctl_verb verb_trace;
 extern const struct ctl_verb verb_why_miss;
 
 #endif /* SKVQCTL_H */
