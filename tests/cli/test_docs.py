@@ -63,6 +63,7 @@ class Docs(unittest.TestCase):
                 os.symlink(os.path.join(SOURCE, seen), os.path.join(folder, seen))
             os.symlink(os.path.dirname(BIN), os.path.join(folder, "build"))
             env = {k: v for k, v in os.environ.items() if k != "SKVQD_SOCKET"}
+            env["OMP_WAIT_POLICY"] = "passive"  # other tests have the processors, too
             # A file, not a pipe, which daemons that go on would hold open.
             with open(os.path.join(folder, "output"), "w+", encoding="utf-8") as output:
                 shell = subprocess.Popen(["bash", "-c", text], cwd=folder, stdin=subprocess.DEVNULL,
