@@ -138,61 +138,96 @@ static bool page_is_full(const struct skvq_seq *q, uint32_t i)
 	return ((uint64_t)i + 1) * SKVQ_PAGE_TOKENS <= q->n_encoded;
 }
 
-/* Local pages: their memory goes. */
-static void shed_own(struct skvq_seq *q)
+enum { SHED_BATCH = 128 };
+
+/* What became of one page. */
+enum shed {
+	SHED_DONE,
+	SHED_LATER, /* a branch reads it yet */
+	SHED_STOP,  /* it is still to be published, and all behind it */
+};
+
+struct shed_batch {
+	struct skvq_page_ref refs[SHED_BATCH];
+	uint32_t n;
+};
+
+/* A local page: its memory goes. The first look frees what a copy back may have left; not so the next. */
+static enum shed shed_own(struct skvq_seq *q, uint32_t i, bool again)
 {
 	const struct skvq_layout *l = &q->model->layout;
+	struct seq_page *p = &q->pages[i];
 
-	for (; page_is_full(q, q->n_shed) && page_is_old(q, q->n_shed, q->n_tokens); q->n_shed++)
-		if (q->pages[q->n_shed].state == PAGE_LOCAL) {
-			if (q->pages[q->n_shed].staging->users[q->n_shed] > 1)
-				break; /* a fork may read it yet */
-			if (q->pages[q->n_shed].staging->spoiled)
-				continue; /* a daemon that was lost may read it yet */
-			q->pages[q->n_shed].base_only = true;
-			(void)fallocate(q->pages[q->n_shed].staging->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			                (off_t)(q->n_shed * l->slot_bytes + l->base_bytes),
-			                (off_t)l->refine_bytes);
-		}
+	if (p->state != PAGE_LOCAL || (again && p->base_only))
+		return SHED_DONE;
+	if (p->staging->users[i] > 1)
+		return SHED_LATER;
+	if (p->staging->spoiled)
+		return SHED_DONE; /* a daemon that was lost may read it yet */
+	p->base_only = true;
+	(void)fallocate(p->staging->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+	                (off_t)(i * l->slot_bytes + l->base_bytes), (off_t)l->refine_bytes);
+	return SHED_DONE;
 }
 
-/* Shared pages: the daemon is told that it may take it. Pages that are still to be published must stay
- * whole, and wait here. */
-static void shed_shared(struct skvq_seq *q)
+/* A shared page: the daemon is told that it may take it. One that is still to be published must stay
+ * whole. */
+static enum shed shed_shared(struct skvq_seq *q, uint32_t i, struct shed_batch *batch)
 {
-	enum { BATCH = 128 };
-	struct skvq_page_ref refs[BATCH];
-	struct skvq_session *s = q->model->session;
-	uint32_t n = 0;
+	struct seq_page *p = &q->pages[i];
 
-	for (; n < BATCH && page_is_full(q, q->n_shed) && page_is_old(q, q->n_shed, q->n_tokens);
-	     q->n_shed++) {
-		struct seq_page *p = &q->pages[q->n_shed];
+	if (p->state != PAGE_SHARED || p->epoch != q->model->session->epoch)
+		return SHED_STOP;
+	if (p->arena->more && p->arena->more[p->ref.slot])
+		return SHED_LATER;
+	if (!p->base_only)
+		batch->refs[batch->n++] = p->ref;
+	p->base_only = true;
+	return SHED_DONE;
+}
 
-		if (p->state != PAGE_SHARED || p->epoch != s->epoch)
+/* Pages that have become old; then, once for each of these, those before that a branch had held. */
+static void shed_pages(struct skvq_seq *q, bool own, struct shed_batch *batch)
+{
+	uint32_t looked = q->n_shed_looked;
+
+	for (; batch->n < SHED_BATCH && page_is_full(q, q->n_shed_looked) &&
+	       page_is_old(q, q->n_shed_looked, q->n_tokens);
+	     q->n_shed_looked++) {
+		enum shed r = own ? shed_own(q, q->n_shed_looked, false)
+		                  : shed_shared(q, q->n_shed_looked, batch);
+
+		if (r == SHED_STOP)
 			break;
-		if (p->arena->more && p->arena->more[p->ref.slot])
-			break; /* a fork may read it yet */
-		if (!p->base_only)
-			refs[n++] = p->ref;
-		p->base_only = true;
+		if (r == SHED_DONE && q->n_shed == q->n_shed_looked)
+			q->n_shed++;
 	}
-	if (n && skvq_client_unrefine(s->client, q->model->ns, refs, n) < 0 &&
-	    skvq_client_broken(s->client))
-		session_lost(s);
+	if (looked == q->n_shed_looked)
+		return;
+	for (uint32_t i = q->n_shed; i < looked && batch->n < SHED_BATCH; i++) {
+		enum shed r = own ? shed_own(q, i, true) : shed_shared(q, i, batch);
+
+		if (r == SHED_STOP)
+			break;
+		if (r == SHED_DONE && q->n_shed == i)
+			q->n_shed++;
+	}
 }
 
 void shed_refinements(struct skvq_seq *q)
 {
 	const struct skvq_model *m = q->model;
+	struct shed_batch batch = {.n = 0};
+	bool own = m->session->daemon == DAEMON_NONE || !seq_publishes(q);
 
-	if (!m->layout.refine_bytes)
+	if (!m->layout.refine_bytes || (!own && !is_attached(m)))
 		return;
 	q->n_shed = q->n_shed > q->n_dropped ? q->n_shed : q->n_dropped;
-	if (m->session->daemon == DAEMON_NONE || !seq_publishes(q))
-		shed_own(q);
-	else if (is_attached(m))
-		shed_shared(q);
+	q->n_shed_looked = q->n_shed_looked > q->n_shed ? q->n_shed_looked : q->n_shed;
+	shed_pages(q, own, &batch);
+	if (batch.n && skvq_client_unrefine(m->session->client, m->ns, batch.refs, batch.n) < 0 &&
+	    skvq_client_broken(m->session->client))
+		session_lost(m->session);
 }
 
 /* The next tile into its page, which is open. */

@@ -109,6 +109,7 @@ static int fork_part(struct skvq_seq *from, struct skvq_seq *to)
 	to->n_matched = from->n_matched;
 	to->n_encoded = from->n_encoded;
 	to->n_shed = from->n_shed;
+	to->n_shed_looked = from->n_shed_looked;
 	to->n_dropped = from->n_dropped;
 	to->severed = from->severed;
 	to->publish_epoch = from->publish_epoch;

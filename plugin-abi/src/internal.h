@@ -200,6 +200,7 @@ struct skvq_seq {
 	uint32_t n_matched;
 	uint32_t n_encoded; /* (data) tokens in pages; the rest is in the window */
 	uint32_t n_shed;    /* first pages whose refinement holds no memory any more */
+	uint32_t n_shed_looked; /* at least n_shed: of those between, branches held some */
 	int32_t *tokens;    /* [max_tokens] */
 	uint32_t *appended; /* (data) [n_layer] tokens seen by each layer */
 
@@ -445,6 +446,12 @@ uint32_t crc32c(const uint8_t *data, size_t bytes);
 
 /* Gives back refinements that no later token reads. */
 void shed_refinements(struct skvq_seq *q);
+/* Page i and what is behind it are to be looked at anew. */
+static inline void shed_back(struct skvq_seq *q, uint32_t i)
+{
+	q->n_shed = q->n_shed < i ? q->n_shed : i;
+	q->n_shed_looked = q->n_shed_looked < i ? q->n_shed_looked : i;
+}
 /* Whether attention from `position` on reads page i without refinement, where there is one. */
 bool page_is_old(const struct skvq_seq *q, uint32_t i, uint32_t position);
 

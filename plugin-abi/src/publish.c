@@ -102,7 +102,7 @@ void publish_begin(struct skvq_seq *q)
 	if (q->publish_epoch != s->epoch) {
 		/* Pages that are shared in this epoch already (matched ones) stay as they are. */
 		q->publish_epoch = s->epoch;
-		q->n_published = q->n_shed = 0;
+		q->n_published = q->n_shed = q->n_shed_looked = 0;
 	}
 	if (q->n_dropped && q->n_published <= q->n_dropped) { /* the parent is not there */
 		seq_sever(q);

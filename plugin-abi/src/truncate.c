@@ -269,7 +269,7 @@ static int uncode_prepare(struct skvq_seq *q, uint32_t e, uint32_t end, struct c
 	r = page_reopen(q, i);
 	if (r == 0) { /* another part may yet fail, and then it is published again */
 		q->n_published = q->n_published < i ? q->n_published : i;
-		q->n_shed = q->n_shed < i ? q->n_shed : i;
+		shed_back(q, i);
 	}
 	/* A refinement that was let go of may have proved to be there still. */
 	if (r == 0 && ret_cut->page)
@@ -294,7 +294,7 @@ static void uncode(struct skvq_seq *q, uint32_t e)
 	pages_drop(q, i + !!tile, (q->n_encoded + SKVQ_PAGE_TOKENS - 1) / SKVQ_PAGE_TOKENS);
 	q->n_encoded = e;
 	q->n_published = q->n_published < i ? q->n_published : i;
-	q->n_shed = q->n_shed < i ? q->n_shed : i;
+	shed_back(q, i);
 }
 
 /* Where the coded part is to end for n tokens, given the rows that the ring has. */

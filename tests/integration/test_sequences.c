@@ -700,6 +700,71 @@ static void a_daemon_lends_its_pages_again(void **state)
 	free(buf);
 }
 
+/* Memory of all stagings of this process, as the system counts it. */
+static uint64_t staging_bytes(void)
+{
+	uint64_t bytes = 0;
+
+	for (int fd = 3; fd < 256; fd++) {
+		char path[32], name[64] = "";
+		struct stat st;
+
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
+		    fstat(fd, &st) == 0)
+			bytes += (uint64_t)st.st_blocks * 512;
+	}
+	return bytes;
+}
+
+/* What a branch still reads whole stays whole, and the pages beside it do not wait for that. When the branch
+ * has gone, nothing of it is left. */
+static void refinements_go_beside_a_branch(void **state)
+{
+	(void)state;
+	static struct run a, b, alone;
+
+	profile = "e2.1-n320";
+	for (int attached = 0; attached < 2; attached++) {
+		const char *socket = attached ? daemon_.socket : NULL;
+
+		run_open(&a, socket, TOKENS, 0, 0, "n1");
+		run_to(&a, 500);
+		if (attached)
+			wait_shared(&a, 5);
+		uint32_t before = info_of(&a).n_base / 80; /* whole pages of the branch: 5 but for these */
+		run_fork(&a, &b);
+		for (uint32_t at = 560; at <= 1100; at += 60) {
+			run_to(&a, at);
+			if (attached)
+				wait_shared(&a, (at - 64) / 80);
+		}
+		run_to(&a, 1110);
+		uint32_t old = info_of(&a).n_base / 80;
+		assert_true(old >= 7);
+		uint64_t held = attached ? counter_of(daemon_.socket, "unrefines") : staging_bytes();
+		if (attached)
+			assert_int_equal(held, old - 5 + before);
+		api->seq_close(b.seq);
+		for (uint32_t at = 1120; at <= 1190; at += 10)
+			run_to(&a, at); /* another page becomes old, and with it they go */
+		if (attached) {
+			wait_shared(&a, (1190 - 64) / 80);
+			run_to(&a, 1195);
+			assert_int_equal(counter_of(daemon_.socket, "unrefines"), info_of(&a).n_base / 80);
+			assert_true(info_of(&a).n_base / 80 > old);
+		} else {
+			run_open(&alone, NULL, TOKENS, 0, 0, "n1");
+			uint64_t with = staging_bytes();
+			run_to(&alone, 1190);
+			assert_int_equal(staging_bytes() - with, with); /* as one that never had a branch */
+			assert_true(held > with);
+			run_close(&alone);
+		}
+		run_close(&a);
+	}
+}
+
 /* Pages that were frozen without their refinement take the daemon's whole ones, and hold nothing of them
  * that they do not read. */
 static void a_thawed_sequence_holds_what_it_reads(void **state)
@@ -992,23 +1057,6 @@ static void same_rest(struct run *drops, struct run *keeps)
 		assert_int_equal(export_at(drops, from - 1, 2, k[0], v[0]), -SKVQ_ERANGE);
 		assert_int_equal(export_at(drops, from - 1, 0, k[0], v[0]), 0);
 	}
-}
-
-/* Memory of all stagings of this process, as the system counts it. */
-static uint64_t staging_bytes(void)
-{
-	uint64_t bytes = 0;
-
-	for (int fd = 3; fd < 256; fd++) {
-		char path[32], name[64] = "";
-		struct stat st;
-
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
-		    fstat(fd, &st) == 0)
-			bytes += (uint64_t)st.st_blocks * 512;
-	}
-	return bytes;
 }
 
 static void unseen_pages_leave_no_trace(void **state)
@@ -1416,6 +1464,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(a_branch_in_the_middle_of_a_step),
 	    cmocka_unit_test_setup_teardown(a_daemon_goes_with_pages_in_flight, setup, teardown),
 	    cmocka_unit_test_setup_teardown(branches_share_what_is_published, setup, teardown),
+	    cmocka_unit_test_setup_teardown(refinements_go_beside_a_branch, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_pin_is_counted, setup, teardown),
 	    cmocka_unit_test_setup_teardown(a_thawed_sequence_goes_on_elsewhere, NULL,
 					    teardown_profile),
