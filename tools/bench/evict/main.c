@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "sim.h"
+#include "traffic.h"
 
 #include <getopt.h>
 #include <stdbool.h>

@@ -13,7 +13,7 @@
  *  [Z] Popularity of prompts and documents is Zipf's, as web documents' (Breslau et al. 1999).
  * What none of them says is chosen and said so.
  */
-#include "trace.h"
+#include "traffic.h"
 
 #include <math.h>
 #include <stdbool.h>

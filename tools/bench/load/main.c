@@ -8,6 +8,7 @@
 
 #include "common.h"
 #include "load.h"
+#include "traffic.h"
 
 #define PUBLISHERS 4u
 

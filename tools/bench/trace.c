@@ -150,11 +150,13 @@ static int add_line(struct trace_maker *m, const json_t *line, uint32_t block_to
 {
 	const json_t *length = json_object_get(line, "input_length");
 	const json_t *ids = json_object_get(line, "hash_ids");
+	int64_t time_ms = json_integer_value(json_object_get(line, "timestamp"));
 	size_t n = json_array_size(ids);
 	int64_t tokens = json_integer_value(length);
 
 	if (!json_is_integer(length) || !json_is_array(ids) || tokens < 0 || trace_request(m) < 0)
 		return -1;
+	m->trace->requests[m->trace->n_requests - 1].time_ms = time_ms > 0 ? (uint64_t)time_ms : 0;
 	for (uint64_t end = SKVQ_PAGE_TOKENS; end <= (uint64_t)tokens; end += SKVQ_PAGE_TOKENS) {
 		size_t block = (size_t)((end - 1) / block_tokens);
 		const json_t *id = json_array_get(ids, block);

@@ -3,14 +3,15 @@
  * trace.h - who asks for which pages, in which order. A page is a number, the same wherever tokens
  * and all before them are the same; a request is the chain of full pages its prompt begins with.
  */
-#ifndef SKVQ_BENCH_EVICT_TRACE_H
-#define SKVQ_BENCH_EVICT_TRACE_H
+#ifndef SKVQ_BENCH_TRACE_H
+#define SKVQ_BENCH_TRACE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct request {
 	uint64_t first; /* of its pages, in trace->pages */
+	uint64_t time_ms; /* when it comes; 0 in traffic that is made up */
 	uint32_t n;
 	uint32_t n_all; /* with those that its answer fills, behind the others; n without answers */
 	uint32_t session;    /* whose turn it is; 0 in traces from files, which do not tell */
@@ -30,11 +31,6 @@ struct trace {
 /* A trace in Mooncake's format: one JSON object a line, with input_length and hash_ids of blocks of
  * block_tokens tokens. 0, or -1 after a message; the caller frees either way. */
 int trace_load(const char *path, uint32_t block_tokens, struct trace *ret);
-/* Traffic made up by name, one of trace_names, the same for the same seed; with answers if each is
- * to be known with its question. 0, or -1: no memory. */
-extern const char *const trace_names[];
-extern const uint32_t trace_names_n;
-int trace_make(const char *name, uint64_t seed, uint32_t requests, bool answers, struct trace *ret);
 void trace_free(struct trace *trace);
 
 /* ---- for those who make one ---- */
@@ -58,4 +54,4 @@ void trace_answer(struct trace_maker *maker);
 int trace_page(struct trace_maker *maker, uint64_t key);
 void trace_maker_free(struct trace_maker *maker);
 
-#endif /* SKVQ_BENCH_EVICT_TRACE_H */
+#endif /* SKVQ_BENCH_TRACE_H */
