@@ -5,87 +5,45 @@
  */
 #include "skvqctl.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <skvq/layout.h>
-
 #include "common.h"
-#include "made_up.h"
+#include "publisher.h"
 
-#define RUN      32u /* pages of a publish request */
 #define MATCHES  50u
 #define PINGS    1000u
-#define WAIT_MS  10000u
 
 static const struct skvq_geometry geometry = {30, 3, 64, 64, 5}; /* SmolLM2-135M's */
 static const char profile[] = "k4v2";
 
 struct bench {
 	struct ctl *ctl;
-	struct skvq_client *client;
-	struct made_up_model model;
-	struct skvq_client_ns ns;
-	uint32_t n_pages, staging;
-	uint8_t *staged, *arena; /* RUN slots; all of the arena, NULL: not mapped */
-	int32_t *tokens;         /* of all pages */
+	struct publisher p;
+	uint32_t n_pages;
+	uint8_t *arena;  /* all of it, NULL: not mapped */
+	int32_t *tokens; /* of all pages */
 	struct skvq_page_ref *pages;
 	bool *base_only;
-	uint64_t request; /* in flight; 0: none */
 	uint32_t n_published;
-	int failed;
-	char why[SKVQ_CLIENT_WHY_BYTES];
 	double ping_us[PINGS], match_us[MATCHES], publish_us, read_us;
 };
 
 static int fail(struct bench *b, const char *what, int err)
 {
-	return ctl_failed(b->ctl, b->client, what, err);
-}
-
-static void published(void *user, uint64_t id, int err, const char *detail,
-		      const struct skvq_page_ref *pages, size_t n_pages, uint32_t n_existed)
-{
-	struct bench *b = user;
-
-	(void)n_existed;
-	if (id != b->request)
-		return;
-	b->request = 0;
-	b->failed = err;
-	snprintf(b->why, sizeof(b->why), "%s", detail ? detail : "");
-	for (size_t i = 0; i < n_pages && b->n_published < b->n_pages; i++)
-		b->pages[b->n_published++] = pages[i];
+	return ctl_failed(b->ctl, b->p.client, what, err);
 }
 
 static int open_all(struct bench *b)
 {
-	uint64_t bytes = RUN * b->model.layout.slot_bytes;
-	int fd = memfd_create("skvqctl-bench", MFD_CLOEXEC | MFD_ALLOW_SEALING), arena = -1, err;
+	int arena = -1, result = publisher_open(&b->p, &arena);
 
-	if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0 ||
-	    (b->staged = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
-		if (fd >= 0)
-			close(fd);
-		b->staged = NULL;
-		fputs("skvqctl bench: no memory to make pages in; see 'skvqctl doctor'\n", stderr);
-		return CTL_FAILED;
-	}
-	err = skvq_client_staging_add(b->client, fd, &b->staging);
-	close(fd);
-	if (err >= 0)
-		err = skvq_client_namespace_open(b->client, &b->model.identity, &b->ns, &arena);
-	if (err >= 0 && b->ns.slot_bytes != b->model.layout.slot_bytes)
-		err = -SKVQ_EPROTO;
-	if (err < 0)
-		return fail(b, "open a namespace", err);
-	b->arena = mmap(NULL, b->ns.arena_bytes, PROT_READ, MAP_SHARED, arena, 0);
+	if (result != CTL_OK)
+		return result;
+	b->arena = mmap(NULL, b->p.ns.arena_bytes, PROT_READ, MAP_SHARED, arena, 0);
 	close(arena);
 	if (b->arena == MAP_FAILED) {
 		b->arena = NULL;
@@ -101,7 +59,7 @@ static int measure_pings(struct bench *b)
 
 	for (uint32_t i = 0; i < PINGS; i++) {
 		double at = bench_now_us();
-		int err = skvq_client_ping(b->client, payload, sizeof(payload));
+		int err = skvq_client_ping(b->p.client, payload, sizeof(payload));
 
 		if (err < 0)
 			return fail(b, "answer a ping", err);
@@ -111,26 +69,16 @@ static int measure_pings(struct bench *b)
 	return CTL_OK;
 }
 
-/* One request, to its answer. The codes of a staged page stay, tokens and header are new. */
 static int publish_run(struct bench *b)
 {
-	const struct skvq_layout *l = &b->model.layout;
-	uint32_t first = b->n_published, n = b->n_pages - first < RUN ? b->n_pages - first : RUN;
+	uint32_t first = b->n_published, left = b->n_pages - first;
 	struct skvq_page_ref none = {0};
+	int err = publisher_publish(&b->p, b->tokens + first * SKVQ_PAGE_TOKENS, first,
+				    left < PUBLISHER_RUN ? left : PUBLISHER_RUN,
+				    first ? b->pages[first - 1] : none, b->pages + first);
 
-	for (uint32_t i = 0; i < n; i++) {
-		uint8_t *page = b->staged + i * l->slot_bytes;
-
-		skvq_page_init(l, (first + i) * SKVQ_PAGE_TOKENS, page);
-		memcpy(page + l->tokens_offset, b->tokens + (first + i) * SKVQ_PAGE_TOKENS,
-		       SKVQ_PAGE_TOKENS * sizeof(int32_t));
-	}
-	int err = skvq_client_publish(b->client, b->ns.ns, first ? b->pages[first - 1] : none,
-				      first * SKVQ_PAGE_TOKENS, b->tokens + first * SKVQ_PAGE_TOKENS, n,
-				      NULL, b->staging, 0, &b->request);
-	while (err >= 0 && b->request)
-		err = skvq_client_poll(b->client, WAIT_MS);
-	return err < 0 ? err : 0;
+	b->n_published += b->p.n_done;
+	return err;
 }
 
 static int measure_publish(struct bench *b)
@@ -142,9 +90,9 @@ static int measure_publish(struct bench *b)
 
 		if (err < 0)
 			return fail(b, "take pages", err);
-		if (b->failed) {
+		if (b->p.failed) {
 			fprintf(stderr, "skvqctl bench: after %" PRIu32 " pages: %s (%s)\n",
-				b->n_published, ctl_clean(b->why), skvq_err_name(b->failed));
+				b->n_published, ctl_clean(b->p.why), skvq_err_name(b->p.failed));
 			return CTL_FAILED;
 		}
 	}
@@ -159,7 +107,7 @@ static int measure_match(struct bench *b)
 
 	for (uint32_t i = 0; i < MATCHES; i++) {
 		double at = bench_now_us();
-		int n = skvq_client_match(b->client, b->ns.ns, b->tokens, n_tokens, n_tokens, 0, b->pages,
+		int n = skvq_client_match(b->p.client, b->p.ns.ns, b->tokens, n_tokens, n_tokens, 0, b->pages,
 					  b->base_only, b->n_pages);
 
 		b->match_us[i] = bench_now_us() - at;
@@ -172,7 +120,7 @@ static int measure_match(struct bench *b)
 				n, b->n_pages);
 			return CTL_FAILED;
 		}
-		n = skvq_client_unpin(b->client, b->ns.ns, b->pages, b->n_pages);
+		n = skvq_client_unpin(b->p.client, b->p.ns.ns, b->pages, b->n_pages);
 		if (n < 0)
 			return fail(b, "unpin the pages", n);
 	}
@@ -183,7 +131,7 @@ static int measure_match(struct bench *b)
 /* In place, by one thread, as attention reads it; the second round, when all is mapped. */
 static void measure_read(struct bench *b)
 {
-	size_t words = b->model.layout.base_bytes / sizeof(uint64_t);
+	size_t words = b->p.model.layout.base_bytes / sizeof(uint64_t);
 	volatile uint64_t sink = 0;
 
 	for (int round = 0; round < 2; round++) {
@@ -191,7 +139,7 @@ static void measure_read(struct bench *b)
 
 		for (uint32_t p = 0; p < b->n_pages; p++) {
 			const uint64_t *from =
-			    (const void *)(b->arena + b->pages[p].slot * b->ns.slot_bytes);
+			    (const void *)(b->arena + b->pages[p].slot * b->p.ns.slot_bytes);
 			uint64_t sum = 0;
 
 			for (size_t i = 0; i < words; i++)
@@ -204,7 +152,7 @@ static void measure_read(struct bench *b)
 
 static int report(const struct bench *b)
 {
-	double bytes = (double)b->n_pages * b->model.layout.base_bytes;
+	double bytes = (double)b->n_pages * b->p.model.layout.base_bytes;
 	double publish = bytes / b->publish_us / 1e3, read = bytes / b->read_us / 1e3;
 	double ping50 = bench_quantile(b->ping_us, PINGS, .5),
 	       ping99 = bench_quantile(b->ping_us, PINGS, .99),
@@ -214,7 +162,7 @@ static int report(const struct bench *b)
 	if (b->ctl->json)
 		return ctl_print_json(json_pack(
 		    "{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f}", "pages", (json_int_t)b->n_pages,
-		    "page_bytes", (json_int_t)b->model.layout.base_bytes, "profile", profile, "ping_p50_us",
+		    "page_bytes", (json_int_t)b->p.model.layout.base_bytes, "profile", profile, "ping_p50_us",
 		    ping50, "ping_p99_us", ping99, "publish_gb_s", publish, "match_p50_us", match50,
 		    "read_gb_s", read));
 	printf("request   p50 %.1f us, p99 %.1f us\n", ping50, ping99);
@@ -226,60 +174,25 @@ static int report(const struct bench *b)
 	return ctl_flush();
 }
 
-/* Whether others' pages would have to go for ours; then somebody must say so. */
-static int ask_for_room(struct bench *b, bool yes)
-{
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
-	/* A slot has room for a page of the safe kind, too; what ours leave empty takes no memory. */
-	uint64_t need = b->n_pages * (b->model.layout.base_bytes + UINT64_C(4096)), room;
-	char a[CTL_HUMAN_BYTES], r[CTL_HUMAN_BYTES];
-	int err = s ? skvq_client_status(b->client, s) : -SKVQ_ENOMEM, result = CTL_OK;
-
-	if (err < 0) {
-		free(s);
-		return fail(b, "tell its status", err);
-	}
-	room = s->bytes_max > s->bytes_kernel ? s->bytes_max - s->bytes_kernel : 0;
-	if (need > s->bytes_max / 2) {
-		fprintf(stderr, "skvqctl bench: %" PRIu32 " pages take %s, more than half of ram_max; "
-				"fewer with --pages\n",
-			b->n_pages, ctl_human_bytes(need, a));
-		result = CTL_USAGE;
-	} else if (need > room) {
-		result = ctl_confirm("bench", yes, "takes %s, of which %s are free: pages of others go",
-				     ctl_human_bytes(need, a), ctl_human_bytes(room, r));
-	}
-	free(s);
-	return result;
-}
-
 static int make_model(struct bench *b)
 {
-	uint64_t random = (uint64_t)bench_now_us() * 2654435761u + (uint64_t)getpid() + 1;
-	uint8_t digest[32];
-
-	for (size_t i = 0; i < sizeof(digest); i++)
-		digest[i] = (uint8_t)made_up_random(&random);
 	b->tokens = calloc((size_t)b->n_pages * SKVQ_PAGE_TOKENS, sizeof(*b->tokens));
 	b->pages = calloc(b->n_pages, sizeof(*b->pages));
 	b->base_only = calloc(b->n_pages, sizeof(*b->base_only));
 	if (!b->tokens || !b->pages || !b->base_only ||
-	    made_up_model_init(&b->model, &geometry, profile, "skvqctl-bench", digest) < 0)
+	    publisher_init(&b->p, b->ctl, "bench", &geometry, profile) < 0)
 		return -1;
 	for (uint32_t i = 0; i < b->n_pages * SKVQ_PAGE_TOKENS; i++)
-		b->tokens[i] = (int32_t)(made_up_random(&random) % 49152);
+		b->tokens[i] = (int32_t)(made_up_random(&b->p.random) % 49152);
 	return 0;
 }
 
 static int measure(struct bench *b, bool yes)
 {
-	int result = ask_for_room(b, yes);
+	int result = publisher_ask_for_room(&b->p, b->n_pages, true, yes);
 
 	if (result == CTL_OK)
 		result = open_all(b);
-	for (uint32_t p = 0; result == CTL_OK && p < RUN; p++)
-		made_up_fill(&b->model.layout, SKVQ_PAGE_TOKENS, p + 1,
-			     b->staged + p * b->model.layout.slot_bytes);
 	if (result == CTL_OK)
 		result = measure_pings(b);
 	if (result == CTL_OK)
@@ -312,21 +225,15 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	b->ctl = ctl;
 	b->n_pages = (uint32_t)pages;
 	result = opt < 0 ? ctl->result : CTL_FAILED;
-	if (opt == 0 && make_model(b) < 0) {
+	if (opt == 0 && make_model(b) < 0)
 		fputs("skvqctl bench: no memory for so many pages\n", stderr);
-	} else if (opt == 0) {
-		b->client = ctl_connect(ctl);
-		result = ctl->result;
-	}
-	if (b->client) {
-		skvq_client_on_published(b->client, published, b);
+	else if (opt == 0)
+		result = publisher_connect(&b->p);
+	if (b->p.client)
 		result = measure(b, yes);
-		skvq_client_free(b->client);
-	}
-	if (b->staged)
-		munmap(b->staged, RUN * b->model.layout.slot_bytes);
 	if (b->arena)
-		munmap(b->arena, b->ns.arena_bytes);
+		munmap(b->arena, b->p.ns.arena_bytes);
+	publisher_close(&b->p);
 	free(b->tokens);
 	free(b->pages);
 	free(b->base_only);
