@@ -51,7 +51,9 @@ BENCH_KEYS = {"pages", "page_bytes", "profile", "ping_p50_us", "ping_p99_us", "p
 EVENT_KEYS = {"kind", "number", "time_ms", "tenant", "ns", "tier", "why", "slot", "generation", "digest",
               "parent", "position", "tokens", "token_ids", "model_name", "identity", "chain", "chain_cut",
               "pages_memory", "pages_disk", "lost"}
-TRACE_KEYS = {"requests", "tokens", "pages", "pages_different", "hit_share", "lost", "cut"}
+TRACE_KEYS = {"requests", "tokens", "pages", "pages_different", "hit_share", "lost", "cut",
+              "pages_published", "page_bytes", "refused", "evictions", "seconds", "match_p50_us", "match_p99_us",
+              "publish_p50_us", "publish_p99_us", "late_ms"}
 CALIBRATION_KEYS = {"bytes", "stored", "replaced"}
 
 

@@ -199,5 +199,77 @@ class Record(Daemon):
         self.assertEqual(ctl("-s", self.socket, "trace", "play", path).returncode, 2)
 
 
+class Replay(Daemon):
+    def trace(self, requests):
+        path = os.path.join(self.folder.name, "t.jsonl")
+        with open(path, "w", encoding="ascii") as f:
+            for at, length, ids in requests:
+                f.write(json.dumps({"timestamp": at, "input_length": length, "output_length": 0,
+                                    "hash_ids": ids}) + "\n")
+        return path
+
+    def replay(self, path, *args):
+        r = ctl("-s", self.socket, "trace", "replay", path, "--json", *args)
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        return json.loads(r.stdout)
+
+    def test_counted_by_hand(self):
+        # Of 3 + 4 + 4 + 2 pages, 0 + 2 + 4 + 0 are there: the last ones follow another page.
+        path = self.trace([(0, 240, [0, 1, 2]), (10, 350, [0, 1, 3, 4]), (20, 320, [0, 1, 3, 4]),
+                           (30, 160, [9, 1])])
+        found = self.replay(path)
+        self.assertEqual((found["requests"], found["tokens"], found["pages_published"],
+                          found["pages_different"]), (4, 13 * 80, 7, 7))
+        self.assertAlmostEqual(found["hit_share"], 6 / 13)
+        self.assertEqual((found["refused"], found["evictions"], found["cut"]), (0, 0, 0))
+        self.assertGreaterEqual(found["page_bytes"], 32768)
+        self.assertGreaterEqual(found["seconds"], .03)
+        for key in ("match_p50_us", "match_p99_us", "publish_p50_us", "publish_p99_us"):
+            self.assertGreater(found[key], 0)
+        # Again it is another model: nothing is found of the first time.
+        again = self.replay(path, "--speed", "max", "--count", "1", "--page-bytes", "4096")
+        self.assertEqual((again["requests"], again["hit_share"]), (1, 0))
+        self.assertLess(again["page_bytes"], 32768)
+        status = json.loads(ctl("-s", self.socket, "status", "--json").stdout)
+        self.assertEqual((status["pages"], status["pins"]), (10, 0))
+
+    def test_what_was_recorded_is_replayed(self):
+        path = os.path.join(self.folder.name, "r.jsonl")
+        process = self.listen("--count", "60", verb=("trace", "record", path))
+        for _ in range(2):
+            ctl("-s", self.socket, "bench", "-p", "4", "--yes")
+        process.communicate(timeout=WAIT)
+        found = self.replay(path, "--yes")
+        # Found but for the first time of each.
+        self.assertEqual((found["requests"], found["pages_published"]), (60, 8))
+        self.assertAlmostEqual(found["hit_share"], 58 / 60)
+
+    def test_more_than_there_is_room_for(self):
+        ids = list(range(200))
+        path = self.trace([(0, 80 * 200, ids), (0, 80 * 60, [300 + i for i in range(60)]),
+                           (0, 80 * 60, [300 + i for i in range(60)])])
+        r = ctl("-s", self.socket, "trace", "replay", path)
+        self.assertEqual((r.returncode, r.stdout), (2, ""))
+        self.assertIn("--yes", r.stderr)
+        self.assertEqual(len(r.stderr.splitlines()), 1)
+        found = self.replay(path, "--yes", "--speed", "max")
+        self.assertEqual(found["requests"], 3)
+        self.assertGreaterEqual(found["refused"], 1)  # the first one alone is more than ram_max
+        self.assertGreater(found["evictions"], 0)
+        self.assertAlmostEqual(found["hit_share"], 60 / 320)
+
+    def test_wrong_usage(self):
+        path = self.trace([(0, 80, [1])])
+        for args in (["--speed", "0"], ["--speed", "x"], ["--page-bytes", "1"], ["--block-tokens", "0"]):
+            r = ctl("-s", self.socket, "trace", "replay", path, *args)
+            self.assertEqual((r.returncode, r.stdout), (2, ""))
+        for text in ("", "{}\n", "nonsense\n"):
+            with open(path, "w", encoding="ascii") as f:
+                f.write(text)
+            r = ctl("-s", self.socket, "trace", "replay", path)
+            self.assertEqual((r.returncode, r.stdout), (1, ""))
+            self.assertEqual(len(r.stderr.splitlines()), 1)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -14,7 +14,7 @@
 #include <skvq/format.h>
 
 #include "listen.h"
-#include "trace.h"
+#include "traces.h"
 
 #define DIGEST_BYTES 32u
 
