@@ -186,14 +186,16 @@ static void put_lists(struct fuzz_out *out)
 {
 	Skvq__Wire__PageList pages = SKVQ__WIRE__PAGE_LIST__INIT;
 	Skvq__Wire__ErrorList errors = SKVQ__WIRE__ERROR_LIST__INIT;
+	Skvq__Wire__Explain explain = SKVQ__WIRE__EXPLAIN__INIT;
 
-	pages.ns = errors.ns = 1;
+	pages.ns = errors.ns = explain.ns = 1;
 	pages.max = 2;
 	put(out, 21, 0, NULL);
 	put(out, 22, 0, NULL);
 	put(out, 23, 0, &pages.base);
 	put(out, 24, 0, NULL);
 	put(out, 25, 0, &errors.base);
+	put(out, 28, 0, &explain.base);
 }
 
 static void put_calibration(struct fuzz_out *out)
