@@ -251,6 +251,9 @@ struct page *cache_drop(struct cache *cache, struct page *page);
 /* Drops a page that may go because somebody wants it gone: counted as an eviction, offered below a last
  * time, or with `drop` gone from there too. Returns what cache_drop does. */
 struct page *cache_evict(struct cache *cache, struct page *page, bool drop);
+/* A namespace that was made under a smaller cap has no more slots than pages fitted then: drops one of its
+ * pages, used long ago. False: none may go. */
+bool cache_free_slot(struct cache *cache, struct ns *ns);
 /* Nobody finds the page from here on; it goes when its last pin and child have gone. */
 void cache_unlist(struct cache *cache, struct page *page);
 /* To be called whenever pins, children or state of a page changed: puts it among the pages that

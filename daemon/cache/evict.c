@@ -15,6 +15,9 @@
 /* Slots it looks at, of all namespaces. */
 #define TRIM_SLOTS 8192u
 
+/* Slots of which one is freed. */
+#define FREE_LOOKS 512u
+
 /* Pages, or refinements, that one cache_shrink gives up: a few milliseconds of the loop. */
 #define SHRINK_PAGES 64u
 
@@ -360,24 +363,32 @@ int cache_make_room(struct cache *cache, struct tenant *tenant, uint64_t bytes, 
 	return make_room(cache, tenant, bytes, NULL, NULL, why);
 }
 
-/* The page of the namespace that was used longest ago of those that may go. False: there is none. */
-static bool evict_of(struct cache *cache, struct ns *ns)
+/* Of so many slots, from where it stopped last, the page that was used longest ago and may go; of more
+ * only if none of these may. To look at all for each page would hold up the loop. */
+static struct page *oldest_ahead(struct ns *ns)
 {
-	struct page *best = policy_victim(&ns->tenant->policy);
+	struct page *best = NULL;
 
-	if (best && ns_of(best) != ns) {
-		best = NULL;
-		for (uint32_t i = 0; i < ns->table.touched; i++) {
-			struct page *page = &ns->table.pages[i];
+	for (uint32_t i = 0; i < ns->table.touched && (i < FREE_LOOKS || !best); i++) {
+		struct page *page;
 
-			if (page->state != PAGE_FREE && page->in_lru &&
-			    (!best || page->stamp < best->stamp))
-				best = page;
-		}
+		ns->free_slot = ns->free_slot < ns->table.touched ? ns->free_slot : 0;
+		page = &ns->table.pages[ns->free_slot++];
+		if (page->state != PAGE_FREE && page->in_lru && (!best || page->stamp < best->stamp))
+			best = page;
 	}
-	if (best)
-		evict(cache, best, false);
-	return best != NULL;
+	return best;
+}
+
+bool cache_free_slot(struct cache *cache, struct ns *ns)
+{
+	struct page *page = policy_victim(&ns->tenant->policy);
+
+	if (page && ns_of(page) != ns)
+		page = oldest_ahead(ns);
+	if (page)
+		evict(cache, page, false);
+	return page != NULL;
 }
 
 struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes, int *ret_err,
@@ -392,7 +403,7 @@ struct page *cache_take_slot(struct cache *cache, struct ns *ns, uint64_t bytes,
 	/* The slot that was freed last is taken first, unless more was dropped with its page. */
 	page = page_table_take(&ns->table, PAGE_FILLING);
 	/* Made under a smaller cap, it has no more slots than pages fitted then. */
-	if (!page && evict_of(cache, ns))
+	if (!page && cache_free_slot(cache, ns))
 		page = page_table_take(&ns->table, PAGE_FILLING);
 	if (kept.generation && (!page || page->slot != kept.slot) &&
 	    arena_punch(&ns->arena, kept.slot * ns->layout.slot_bytes, bytes) < 0)

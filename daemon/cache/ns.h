@@ -46,6 +46,7 @@ struct ns {
 	uint64_t bytes;        /* committed to pages */
 	uint64_t kernel_bytes; /* st_blocks when last asked */
 	uint32_t trim_slot;    /* where cache/evict.c goes on looking for faulted-in holes */
+	uint32_t free_slot;    /* and for a page to drop */
 	uint64_t pins;
 	uint64_t tokens_asked, tokens_matched, page_hits, evictions;
 	uint64_t pages_safe;         /* copied in */

@@ -269,6 +269,8 @@ static struct page *take_page(struct cache *cache, struct ns *ns, struct page *p
 {
 	struct page *page = page_table_take(&ns->table, PAGE_RESTORING);
 
+	if (!page && cache_free_slot(cache, ns))
+		page = page_table_take(&ns->table, PAGE_RESTORING);
 	if (!page)
 		return NULL;
 	memcpy(page->digest, digest, sizeof(page->digest));

@@ -563,6 +563,30 @@ static void a_lowered_bound_of_restores(void **state)
 	bed_fini(&b);
 }
 
+/* The cap was raised while the daemon ran; the namespace has slots for the old one, and all are taken. */
+static void a_full_namespace_makes_room_to_restore(void **state)
+{
+	struct cache_limits limits;
+	struct bed b;
+
+	(void)state;
+	bed_init(&b, 2 * PAGES);
+	publish(&b, 1, PAGES, true);
+	settle(&b);
+	flood(&b, 4 * PAGES);
+	settle(&b);
+	limits = (struct cache_limits){.ram_max = 8 * b.rig.cache.config.ram_max,
+				       .namespaces_max = b.rig.cache.config.namespaces_max,
+				       .spill_percent = b.rig.cache.config.spill_percent,
+				       .restores_max = b.rig.cache.config.restores_max};
+	cache_limit(&b.rig.cache, &limits);
+	while (b.rig.ns->table.live < b.rig.ns->table.slots)
+		flood(&b, 1);
+	assert_int_equal(match(&b, 1, PAGES, WAIT_MS), PAGES);
+	assert_int_equal(stat(&b, STAT_restores_refused), 0);
+	bed_fini(&b);
+}
+
 static void prefetch_reads_and_pins_nothing(void **state)
 {
 	int32_t tokens[PAGES * SKVQ_PAGE_TOKENS];
@@ -1050,6 +1074,7 @@ int main(void)
 	    cmocka_unit_test(cheaper_to_compute_is_a_miss),
 	    cmocka_unit_test(restores_are_bounded),
 	    cmocka_unit_test(a_lowered_bound_of_restores),
+	    cmocka_unit_test(a_full_namespace_makes_room_to_restore),
 	    cmocka_unit_test(prefetch_reads_and_pins_nothing),
 	    cmocka_unit_test(restoring_never_takes_a_pinned_page),
 	    cmocka_unit_test(safe_pages_come_back),
