@@ -146,12 +146,17 @@ void cache_fini(struct cache *cache)
 
 /* The namespace of the tenant's whose loss hurts least: nobody has it open; an empty one before one with pages, the
  * longest unused before others. NULL if all are open. */
+static bool is_idle(const struct ns *ns)
+{
+	return !ns->openers && !ns->fills && !ns->pins;
+}
+
 static struct ns *ns_victim(struct cache *cache, const struct tenant *tenant)
 {
 	struct ns *best = NULL;
 
 	for (struct ns *ns = cache->namespaces; ns; ns = ns->next) {
-		if (ns->tenant != tenant || ns->openers || ns->fills || ns->pins)
+		if (ns->tenant != tenant || !is_idle(ns))
 			continue;
 		if (!best || (ns->table.live == 0) > (best->table.live == 0) ||
 		    ((ns->table.live == 0) == (best->table.live == 0) && ns->used < best->used))
@@ -182,6 +187,18 @@ static bool has_ns_left(const struct cache *cache, const struct tenant *tenant)
 	       tenant->n_namespaces < ns_max(cache, tenant);
 }
 
+/* Of so many that the tenant has and nobody uses, dropping some would leave room for another one. What
+ * others have above a bound that was lowered is not the tenant's to pay for. */
+static bool may_make_way(const struct cache *cache, const struct tenant *tenant)
+{
+	uint32_t idle = 0;
+
+	for (const struct ns *ns = cache->namespaces; ns; ns = ns->next)
+		idle += ns->tenant == tenant && is_idle(ns);
+	return cache->n_namespaces - idle < cache->config.namespaces_max &&
+	       tenant->n_namespaces - idle < ns_max(cache, tenant);
+}
+
 /* Numbers of one tenant's tell nothing of another's, and those of an only tenant are 1, 2, 3. None is
  * given twice; 0: there are no more. */
 static uint32_t next_ns_id(const struct cache *cache, struct tenant *tenant)
@@ -203,7 +220,8 @@ static int ns_create(struct cache *cache, struct ns_params *params, struct ns **
 
 	/* More than one, if the bound has been lowered. */
 	while (!has_ns_left(cache, tenant)) {
-		struct ns *victim = ns_victim(cache, tenant);
+		struct ns *victim =
+		    may_make_way(cache, tenant) ? ns_victim(cache, tenant) : NULL;
 
 		if (!victim)
 			return why_fail(why, SKVQ_ENAMESPACES,

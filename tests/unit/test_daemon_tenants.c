@@ -572,6 +572,42 @@ static void lowered_bounds_of_pins_and_namespaces(void **state)
 	rig_fini(&rig);
 }
 
+/* The bound of all was lowered below what another has open: nothing of one's own goes in vain. */
+static void nothing_goes_for_a_namespace_that_cannot_be(void **state)
+{
+	const struct tenant_params other = {.name = "other"};
+	struct side s;
+	struct identity id;
+	struct why why;
+	struct ns *ns[4], *mine;
+
+	(void)state;
+	begin(&other, 1);
+	side_open(&s, "other");
+	scan(&s, 0, 3);
+	rig.cache.config.namespaces_max = 8;
+	for (uint32_t i = 0; i < 4; i++) {
+		rig_identity(i + 1, &id);
+		assert_int_equal(cache_ns_open(&rig.cache, rig.tenant, &id, "m", &ns[i], &why), 0);
+	}
+	cache_ns_close(&rig.cache, s.ns);
+	rig.cache.config.namespaces_max = 3;
+	rig_identity(9, &id);
+	assert_int_equal(cache_ns_open(&rig.cache, s.tenant, &id, "m", &mine, &why),
+			 -SKVQ_ENAMESPACES);
+	assert_int_equal(s.tenant->n_namespaces, 1);
+	assert_int_equal(s.tenant->pages, 3);
+	/* Its own may go for its own. */
+	rig.cache.config.namespaces_max = 6;
+	assert_int_equal(cache_ns_open(&rig.cache, s.tenant, &id, "m", &mine, &why), 0);
+	assert_int_equal(s.tenant->n_namespaces, 1);
+	cache_ns_close(&rig.cache, mine);
+	for (uint32_t i = 0; i < 4; i++)
+		cache_ns_close(&rig.cache, ns[i]);
+	pins_fini(&s.pins);
+	rig_fini(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -588,6 +624,7 @@ int main(void)
 	    cmocka_unit_test(a_tenants_cap_comes_down),
 	    cmocka_unit_test(a_raised_cap_and_an_old_namespace),
 	    cmocka_unit_test(lowered_bounds_of_pins_and_namespaces),
+	    cmocka_unit_test(nothing_goes_for_a_namespace_that_cannot_be),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
