@@ -27,6 +27,7 @@ struct manage;
 
 /* Rounds over a tenant's pages, of each kind one at a time; op_manage.c. */
 enum manage_kind { MANAGE_EVICT, MANAGE_VERIFY, MANAGE_DRAIN, MANAGE_KINDS };
+#define MANAGE_WORDS 9 /* what one is, and its place */
 
 /* One key that a new configuration changes; "" is none. */
 struct control_change {
@@ -99,6 +100,7 @@ struct control_tenant {
 	uint32_t n_calibrations;
 	bool calibration_busy; /* one is being checked */
 	struct manage *manage[MANAGE_KINDS];
+	uint64_t manage_next[MANAGE_KINDS][MANAGE_WORDS]; /* how the one before goes on */
 };
 
 struct control {

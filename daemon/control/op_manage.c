@@ -49,6 +49,7 @@ struct manage {
 	uint32_t n_reads;
 	uint64_t unread;
 	uint64_t until_ms;
+	uint64_t what[MANAGE_WORDS]; /* of a round that does something: see name_round */
 };
 
 static void manage_free(struct manage *m)
@@ -60,6 +61,36 @@ static void manage_free(struct manage *m)
 	*at = m->next;
 	m->tenant->manage[m->kind] = NULL;
 	free(m);
+}
+
+/* What the round is, and where it goes on. */
+static void name_round(uint64_t ret[MANAGE_WORDS], const struct session *session,
+		       const Skvq__Wire__Sweep *ask)
+{
+	const uint64_t what[MANAGE_WORDS] = {session->id,
+					     ask->ns,
+					     ask->page ? ask->page->slot : 0,
+					     ask->page ? ask->page->generation : 0,
+					     ask->idle_ms,
+					     ask->drop + 2u * ask->disk,
+					     ask->first_ns,
+					     ask->first_slot,
+					     ask->first_record};
+
+	memcpy(ret, what, sizeof(what));
+}
+
+/* The next request for it is the same round, if it goes on here. */
+static void note_place(const struct manage *m)
+{
+	uint64_t *next = m->tenant->manage_next[m->kind];
+
+	if (m->sweep.kind == SWEEP_COUNT)
+		return;
+	memcpy(next, m->what, sizeof(m->what));
+	next[MANAGE_WORDS - 3] = m->sweep.at_ns;
+	next[MANAGE_WORDS - 2] = m->sweep.at_slot;
+	next[MANAGE_WORDS - 1] = m->place;
 }
 
 static void answer(const struct manage *m)
@@ -84,6 +115,7 @@ static void answer(const struct manage *m)
 	body.damaged = s->damaged;
 	body.unread = m->unread;
 	body.has_store = m->tenant->tenant->tier != NULL;
+	note_place(m);
 	reply.evict = &body;
 	reply.body_case = m->kind == MANAGE_EVICT    ? SKVQ__WIRE__REPLY__BODY_EVICT
 			  : m->kind == MANAGE_VERIFY ? SKVQ__WIRE__REPLY__BODY_VERIFY
@@ -310,6 +342,21 @@ static enum sweep_kind sweep_kind(enum manage_kind kind, bool count)
 	return count ? SWEEP_COUNT : kinds[kind];
 }
 
+/* Once for a round of many requests: what the last one of it was told is where this one begins. */
+static void tell(const struct request *rq, const struct manage *m, const Skvq__Wire__Sweep *ask)
+{
+	static const char *const events[MANAGE_KINDS] = {"evict_asked", "verify_asked",
+							 "drain_asked"};
+
+	if (ask->count || ((ask->first_ns || ask->first_slot || ask->first_record) &&
+			   !memcmp(m->what, m->tenant->manage_next[m->kind], sizeof(m->what))))
+		return;
+	log_event(LOG_INFO, events[m->kind], LOG_U64("connection", rq->session->id),
+		  LOG_U64("uid", rq->session->peer.uid),
+		  LOG_STR("tenant", m->tenant->tenant->name), LOG_U64("ns", ask->ns),
+		  LOG_U64("drop", ask->drop), LOG_U64("disk", ask->disk));
+}
+
 static int begin(const struct request *rq, enum manage_kind kind, const Skvq__Wire__Sweep *ask,
 		 struct why *why)
 {
@@ -351,6 +398,8 @@ static int begin(const struct request *rq, enum manage_kind kind, const Skvq__Wi
 	if (ns)
 		memcpy(m->ns_name, ns->tier_name, sizeof(m->ns_name));
 	m->until_ms = clock_ms() + ask->wait_ms;
+	name_round(m->what, session, ask);
+	tell(rq, m, ask);
 	m->next = control->manage;
 	control->manage = m;
 	tenant->manage[kind] = m;
@@ -360,31 +409,18 @@ static int begin(const struct request *rq, enum manage_kind kind, const Skvq__Wi
 	return 0;
 }
 
-static void tell(const struct request *rq, const char *what, const Skvq__Wire__Sweep *ask)
-{
-	/* Once for a round of many requests. */
-	if (ask->count || ask->first_ns || ask->first_slot || ask->first_record)
-		return;
-	log_event(LOG_INFO, what, LOG_U64("connection", rq->session->id),
-		  LOG_U64("uid", rq->session->peer.uid), LOG_STR("tenant", ask->tenant),
-		  LOG_U64("ns", ask->ns), LOG_U64("drop", ask->drop), LOG_U64("disk", ask->disk));
-}
-
 int op_evict(const struct request *rq, struct why *why)
 {
-	tell(rq, "evict_asked", rq->msg->evict);
 	return begin(rq, MANAGE_EVICT, rq->msg->evict, why);
 }
 
 int op_verify(const struct request *rq, struct why *why)
 {
-	tell(rq, "verify_asked", rq->msg->verify);
 	return begin(rq, MANAGE_VERIFY, rq->msg->verify, why);
 }
 
 int op_drain(const struct request *rq, struct why *why)
 {
-	tell(rq, "drain_asked", rq->msg->drain);
 	return begin(rq, MANAGE_DRAIN, rq->msg->drain, why);
 }
 

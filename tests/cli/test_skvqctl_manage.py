@@ -90,6 +90,74 @@ def tokens_of(pages):
     return json.dumps([t * 7919 % 49152 for t in range(80 * pages)])
 
 
+def varint(v):
+    out = bytearray()
+    while v > 127:
+        out.append(v & 127 | 128)
+        v >>= 7
+    return bytes(out) + bytes([v])
+
+
+def number(field, value):
+    """A field of a protobuf message."""
+    return varint(field << 3) + varint(value)
+
+
+def message(field, *parts):
+    body = b"".join(parts)
+    return varint(field << 3 | 2) + varint(len(body)) + body
+
+
+def fields(data):
+    """Of a message with numbers, fixed64 and parts: the last of each field."""
+    at, ret = 0, {}
+
+    def take():
+        nonlocal at
+        v, shift = 0, 0
+        while True:
+            byte, at = data[at], at + 1
+            v |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return v
+    while at < len(data):
+        key = take()
+        n = {0: 0, 1: 8, 2: 0}[key & 7]
+        v = take() if key & 7 != 1 else 0
+        if key & 7 == 2:
+            n, v = v, data[at:at + v]
+        ret[key >> 3], at = v, at + n
+    return ret
+
+
+class Raw:
+    """A client that asks what skvqctl never would."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(path)
+        self.ask(message(10, number(1, 1), number(3, 1024)))
+
+    def get(self, n):
+        data = b""
+        while len(data) < n:
+            more = self.sock.recv(n - len(data))
+            assert more, "the daemon has hung up"
+            data += more
+        return data
+
+    def ask(self, body):
+        """The reply's payload."""
+        payload = number(1, 1) + body
+        self.sock.sendall(struct.pack("<IHH", len(payload), 0, 0x4b53) + payload)
+        return self.get(struct.unpack("<IHH", self.get(8))[0])
+
+    def evict(self, *parts):
+        return self.ask(message(33, *parts, number(12, 2000)))
+
+
 class Manage(unittest.TestCase):
     def daemon(self, *args, **kwargs):
         d = Daemon(*args, **kwargs)
@@ -331,6 +399,36 @@ class Manage(unittest.TestCase):
         self.assertEqual((status["pages"], status["bytes_resident"]), (0, 0))
         d.stop()
         self.assertEqual(d.status, 0)
+
+    def test_the_log_names_who_asked(self):
+        d = self.daemon(store=False)
+        ns = d.engine()["ns"]
+
+        def asked():
+            with open(d.log.name, encoding="ascii") as f:
+                return [line.split("event=")[1].strip() for line in f if "_asked" in line]
+        client = Raw(d.socket)
+        self.addCleanup(client.sock.close)
+        client.evict(number(6, 1))
+        client.evict(message(1, b"no\xc2\x9bne"))
+        self.assertEqual(asked(), [])  # counted, and refused
+        # From a place that nobody was told: a round of its own, though it does not begin at the start.
+        client.evict(number(2, ns), number(9, 0xffffffff))
+        self.assertEqual(len(asked()), 1)
+        self.assertIn("evict_asked", asked()[0])
+        self.assertIn(f"uid={os.getuid()} tenant=default ns={ns} drop=0 disk=0", asked()[0])
+        self.assertEqual(self.json(d, "ls")["namespaces"][0]["pages"], 0)
+        subprocess.run([program("skvq-bench-publish"), "--socket", d.socket, "--pages", "600",
+                        "--layers", "4", "--kv-heads", "2"], check=True, capture_output=True,
+                       timeout=120)
+        # Many requests that go on where the one before ended are one round.
+        place, n, done = b"", 0, False
+        while not done:
+            reply = fields(fields(client.ask(message(34, place, number(12, 1))))[34])
+            place = number(9, reply.get(2, 0)) + number(10, reply.get(3, 0))
+            n, done = n + 1, reply.get(1, 0)
+        self.assertGreater(n, 1)
+        self.assertEqual(len(asked()), 2)
 
     @unittest.skipUnless(os.getuid() == 0, "only root can be somebody else")
     def test_who_may(self):
