@@ -68,23 +68,55 @@ static bool is_plain(const char *s)
 	return true;
 }
 
-static void put_quoted(struct line *l, const char *s)
+/* Bytes of the UTF-8 character at s, 1 to 4; 0: it is none. */
+static int utf8_bytes(const unsigned char *s)
+{
+	int n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+
+	if (s[0] > 0xf4)
+		return 0;
+	for (int i = 1; i < n; i++) {
+		if ((s[i] & 0xc0) != 0x80) /* the end of the string too */
+			return 0;
+	}
+	/* Longer than it need be, a surrogate, past U+10FFFF. */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return n;
+}
+
+/* Of the characters that move cursors: C0, DEL, and C1 as UTF-8 has them. n: of its bytes. */
+static bool is_control(const unsigned char *s, int n)
+{
+	return n == 1 ? *s < 0x20 || *s == 0x7f : n == 2 && *s == 0xc2 && s[1] < 0xa0;
+}
+
+static void put_hex(struct line *l, unsigned char c)
 {
 	static const char hex[] = "0123456789abcdef";
 
-	put_char(l, '"');
-	for (; *s; s++) {
-		unsigned char c = (unsigned char)*s;
+	put_text(l, "\\x");
+	put_char(l, hex[c >> 4]);
+	put_char(l, hex[c & 15]);
+}
 
-		if (c == '"' || c == '\\') {
+static void put_quoted(struct line *l, const char *text)
+{
+	const unsigned char *s = (const unsigned char *)text;
+
+	put_char(l, '"');
+	while (*s) {
+		int n = utf8_bytes(s);
+		bool plain = n && !is_control(s, n);
+
+		if (*s == '"' || *s == '\\')
 			put_char(l, '\\');
-			put_char(l, (char)c);
-		} else if (c < 0x20 || c == 0x7f) {
-			put_text(l, "\\x");
-			put_char(l, hex[c >> 4]);
-			put_char(l, hex[c & 15]);
-		} else {
-			put_char(l, (char)c);
+		for (n = n ? n : 1; n--; s++) {
+			if (plain)
+				put_char(l, (char)*s);
+			else
+				put_hex(l, *s);
 		}
 	}
 	put_char(l, '"');
@@ -163,24 +195,6 @@ int log_format(char *buf, int buf_bytes, enum log_level level, const char *event
 
 /* ---- JSON ---- */
 
-/* Bytes of the UTF-8 character at s, 1 to 4; 0: it is none. */
-static int utf8_bytes(const unsigned char *s)
-{
-	int n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-
-	if (s[0] > 0xf4)
-		return 0;
-	for (int i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80) /* the end of the string too */
-			return 0;
-	}
-	/* Longer than it need be, a surrogate, past U+10FFFF. */
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-		return 0;
-	return n;
-}
-
 /* The whole of it or nothing. */
 static bool put_whole(struct line *l, const char *s, int n)
 {
@@ -203,10 +217,8 @@ static bool put_json_char(struct line *l, const unsigned char **at)
 		return put_whole(l, "\xef\xbf\xbd", 3);
 	if (n == 1 && (*s == '"' || *s == '\\'))
 		bytes = snprintf(text, sizeof(text), "\\%c", *s);
-	else if (n == 1 && (*s < 0x20 || *s == 0x7f))
-		bytes = snprintf(text, sizeof(text), "\\u%04x", *s);
-	else if (n == 2 && *s == 0xc2 && s[1] < 0xa0) /* C1: moves cursors as well */
-		bytes = snprintf(text, sizeof(text), "\\u%04x", s[1]);
+	else if (is_control(s, n))
+		bytes = snprintf(text, sizeof(text), "\\u%04x", s[n - 1]);
 	else
 		return put_whole(l, (const char *)s, n);
 	return put_whole(l, text, bytes);

@@ -6,8 +6,8 @@
  *   time=2026-11-24T09:00:00.000Z level=info event=ready socket=/run/skvqd.sock ram_max=4294967296
  *
  * Strings may come from clients: a value with anything but plain characters is quoted, and bytes
- * that could end a line or move a cursor are written as \xNN. In JSON they are \u00NN, and what is
- * not UTF-8 is U+FFFD. A flood is cut: past LOG_BURST lines at once, lines below error are dropped
+ * that could end a line or move a cursor, and what is not UTF-8, are written as \xNN. In JSON they are
+ * \u00NN and U+FFFD. A flood is cut: past LOG_BURST lines at once, lines below error are dropped
  * and the next one carries dropped=N. Any thread.
  */
 #ifndef SKVQD_BASE_LOG_H

@@ -531,6 +531,14 @@ class WithDaemon(unittest.TestCase):
             self.assertEqual((result.returncode, result.stdout), (1, ""))
             self.assertIn(sentence, result.stderr)
 
+    def test_nothing_moves_the_cursor(self):
+        """C0 and C1, the latter as one byte and as UTF-8. Other languages stay."""
+        word = b"\x1b[2J\xc2\x9b2J\x9b2J\xe2\x82 \xc3\xa9\xe2\x82\xac"
+        result = subprocess.run([os.path.join(BIN, "skvqctl"), "-s", self.socket, "show", word],
+                                capture_output=True, timeout=60)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn(b"'?[2J??2J?2J?? \xc3\xa9\xe2\x82\xac'", result.stderr)
+
     def test_pins_and_a_hostile_name(self):
         name = b"bad\x1b[31m\nname"
         hello = b"\x08\x01\x22" + bytes([len(name)]) + name

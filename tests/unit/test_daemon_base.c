@@ -30,6 +30,9 @@ static void log_lines(void **state)
 	    LOG_STR("socket", "/run/a.sock"), LOG_U64("n", 7), LOG_STR("name", "two words"), {0}};
 	const struct log_kv evil[] = {
 	    LOG_STR("name", "a\nevent=forged\x1b[2J\"\\"), LOG_STR("empty", ""), {0}};
+	/* C1 moves cursors as well, in either form; words of other languages stay. */
+	const struct log_kv high[] = {LOG_STR("a", "\xc2\x9b" "2J\x9b\xc3\xa9\xe2\x82\xac\xc2\xa0\xe2\x82"),
+				      {0}};
 	char buf[256], tiny[16];
 
 	(void)state;
@@ -39,6 +42,9 @@ static void log_lines(void **state)
 	log_format(buf, sizeof(buf), LOG_WARNING, "x", evil);
 	assert_string_equal(buf, "level=warning event=x "
 				 "name=\"a\\x0aevent=forged\\x1b[2J\\\"\\\\\" empty=\"\"");
+	log_format(buf, sizeof(buf), LOG_INFO, "x", high);
+	assert_string_equal(buf, "level=info event=x a=\"\\xc2\\x9b2J\\x9b\xc3\xa9\xe2\x82\xac\xc2\xa0"
+				 "\\xe2\\x82\"");
 	assert_int_equal(log_format(tiny, sizeof(tiny), LOG_INFO, "ready", kv), 15);
 	assert_string_equal(tiny, "level=info even");
 	assert_int_equal(log_level_parse("warning"), LOG_WARNING);

@@ -138,11 +138,28 @@ json_t *ctl_json_text(const char *text)
 	return s;
 }
 
+/* Of the character at s, 1 to 4; 0: it is no UTF-8. */
+static int utf8_bytes(const unsigned char *s)
+{
+	int n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
+
+	for (int i = 1; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80) /* the end of the string too */
+			return 0;
+	return n;
+}
+
 char *ctl_clean(char *text)
 {
-	for (unsigned char *p = (unsigned char *)text; *p; p++)
-		if (*p < 0x20 || *p == 0x7f)
-			*p = '?';
+	for (unsigned char *p = (unsigned char *)text; *p;) {
+		int n = utf8_bytes(p);
+		bool plain = n == 1 ? *p >= 0x20 && *p != 0x7f
+			     : n == 2 ? *p != 0xc2 || p[1] >= 0xa0 /* C1, which moves cursors too */
+				      : n > 2;
+
+		for (n = n ? n : 1; n--; p++)
+			*p = plain ? *p : '?';
+	}
 	return text;
 }
 
