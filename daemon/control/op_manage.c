@@ -668,6 +668,18 @@ static bool begins(const uint8_t *digest, const ProtobufCBinaryData *with, bool 
 	       (!half || (digest[whole] & 0xf0) == (with->data[whole] & 0xf0));
 }
 
+/* What a page says is its tenant's: who may only look is told no tokens. */
+static int may_read(const struct session *s, const struct ns *ns, struct why *why)
+{
+	struct why unused;
+
+	if (session_may_steer(s, ns->tenant, &unused) == 0)
+		return 0;
+	return why_fail(why, SKVQ_EPERM,
+			"user %u may look at pages of tenant \"%s\", and not read their tokens",
+			s->peer.uid, ns->tenant->name);
+}
+
 int op_page_get(const struct request *rq, struct why *why)
 {
 	const Skvq__Wire__PageGet *m = rq->msg->page_get;
@@ -679,6 +691,8 @@ int op_page_get(const struct request *rq, struct why *why)
 
 	if (!ns)
 		return -SKVQ_EINVAL;
+	if (m->tokens && may_read(rq->session, ns, why) < 0)
+		return -SKVQ_EPERM;
 	if (m->page) {
 		page = page_table_get(&ns->table,
 				      (struct page_ref){m->page->slot, m->page->generation});

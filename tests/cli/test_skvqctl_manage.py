@@ -463,7 +463,11 @@ uid = 65534
         for args in (["evict", "-i", "1", "-y"], ["verify", "-d"], ["drain"]):
             self.assertEqual(other(65534, *args)[0], 0, args)
         # An admin looks, and touches nothing.
-        self.assertEqual(other(65533, "show", name, "-t")[0], 0)
+        self.assertEqual(other(65533, "show", name)[0], 0)
+        for what in (name, page["digest"]):  # not at what somebody has said to an engine
+            status, text = other(65533, "show", what, "-t")
+            self.assertEqual(status, 4, text)
+            self.assertIn("not read their tokens", text)
         self.assertEqual(other(65533, "ls", "-p", ns, "--disk")[0], 0)
         for args in (["evict", "-n", ns, "-y"], ["evict", "-i", "1", "-y"], ["verify"], ["drain"]):
             status, text = other(65533, *args)
