@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The connector's parts that know nothing of vLLM: layout, options, identity, plan; and how the bench
-compares distributions."""
+"""The connector's parts that know nothing of vLLM: layout, options, identity, plan, threads; and how the
+bench compares distributions."""
 import importlib.machinery
 import importlib.util
 import json
 import math
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -17,7 +18,7 @@ try:
 except ImportError:
     sys.exit(77)
 
-from skvq_vllm import identity, layout, options, plan
+from skvq_vllm import identity, layout, options, plan, threads
 
 
 def bfloat16(x):
@@ -99,9 +100,17 @@ class Options(unittest.TestCase):
         self.assertEqual(options.parse({}).socket, "/e")
         self.assertEqual(options.parse({"socket": "/s"}).socket, "/s")
 
+    def test_modes(self):
+        self.assertEqual(options.parse({"socket": "/s"}).mode, "load")
+        got = options.parse({"socket": "/s", "mode": "attend", "save": "none", "tokens_max": 9})
+        self.assertEqual((got.mode, got.save, got.tokens_max), ("attend", "none", 9))
+
     def test_refusals_name_the_option(self):
         for extra, word in (({}, "socket"), ({"socket": "/s", "sokcet": 1}, "sokcet"),
                             ({"socket": 3}, "socket"), ({"socket": "/s", "save": "some"}, "save"),
+                            ({"socket": "/s", "mode": "b"}, "'mode' takes load, attend"),
+                            ({"socket": "/s", "mode": "attend", "save": "prompt"}, "'save' takes all or none"),
+                            ({"socket": "/s", "tokens_max": 5}, "of mode 'attend'"),
                             ({"socket": "/s", "window": -1}, "window"),
                             ({"socket": "/s", "window": True}, "window"),
                             ({"socket": "/s", "timeout_ms": 0}, "timeout_ms"),
@@ -382,6 +391,71 @@ class Plan(unittest.TestCase):
                 for r in step.release + [x.req_id for x in step.saves if x.release]:
                     held.remove(r)
             self.assertFalse(held, f"seed {seed}")
+
+
+class Attend(unittest.TestCase):
+    def test_a_prefix_matches_as_far_as_it_is_wanted(self):
+        tokens = ids(0, 1000)
+        for window in (0, 128):
+            for position in (80, 400, 800):
+                prefix = plan.prefix_of(tokens, position, window)
+                self.assertEqual(plan.full_pages(len(prefix), window) * plan.PAGE, position)
+
+    def test_admission(self):
+        a = plan.Admission(1000)
+        self.assertTrue(a.fits("a", 5000))                 # one is always let in
+        a.enter("a", 600)
+        self.assertEqual([a.fits("b", 400), a.fits("b", 401), a.fits("a", 5000)], [True, False, True])
+        a.enter("b", 400)
+        self.assertFalse(a.fits("c", 1))
+        a.leave("a")
+        a.leave("a")
+        self.assertEqual((a.tokens, a.fits("c", 600)), (400, True))
+        free = plan.Admission(0)
+        free.enter("a", 1 << 40)
+        self.assertTrue(free.fits("b", 1 << 40))
+
+
+class Threads(unittest.TestCase):
+    def test_each_share_is_done_once(self):
+        for team in (threads.Team(), self.without_openmp()):
+            for n in (1, 2, 7):
+                for _ in range(20):
+                    done = []
+                    team.run(done.append, n)
+                    self.assertEqual(sorted(done), list(range(n)))
+
+    def test_errors_come_after_all_have_ended(self):
+        for team in (threads.Team(), self.without_openmp()):
+            done = []
+
+            def work(i):
+                done.append(i)
+                if i == 1:
+                    raise OSError("no")
+
+            with self.assertRaisesRegex(OSError, "no"):
+                team.run(work, 4)
+            self.assertEqual(sorted(done), [0, 1, 2, 3])
+            team.run(done.append, 1)                       # and it is forgotten
+
+    def without_openmp(self):
+        team = threads.Team()
+        team._parallel = None
+        return team
+
+    def test_openmp_is_used_where_it_is(self):
+        """A process that has loaded it; libgomp comes with the compiler that built this."""
+        code = ("import ctypes, sys\n"
+                "try:\n    ctypes.CDLL('libgomp.so.1')\nexcept OSError:\n    sys.exit(77)\n"
+                "import threading\nfrom skvq_vllm import threads\n"
+                "team, barrier, seen = threads.Team(), threading.Barrier(2, timeout=60), set()\n"
+                "def work(i):\n    seen.add(threading.get_ident())\n    barrier.wait()\n"
+                "team.run(work, 2)\n"
+                "sys.exit(not (team.parallel and len(seen) == 2))\n")
+        env = dict(os.environ, OMP_NUM_THREADS="2", OMP_DYNAMIC="false")
+        status = subprocess.run([sys.executable, "-c", code], env=env, timeout=120).returncode
+        self.assertIn(status, (0, 77))
 
 
 class Bench(unittest.TestCase):

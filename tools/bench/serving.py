@@ -24,12 +24,23 @@ def free_port():
         return s.getsockname()[1]
 
 
-def environment(build, threads):
+def installed(folder):
+    """Has vLLM find the plugin as if it were installed; a folder for PYTHONPATH."""
+    info = os.path.join(folder, "site", "skvq_vllm-0.1.dist-info")
+    os.makedirs(info, exist_ok=True)
+    with open(os.path.join(info, "METADATA"), "w", encoding="ascii") as f:
+        f.write("Metadata-Version: 2.1\nName: skvq-vllm\nVersion: 0.1\n")
+    with open(os.path.join(info, "entry_points.txt"), "w", encoding="ascii") as f:
+        f.write("[vllm.general_plugins]\nskvqd = skvq_vllm:register\n")
+    return os.path.dirname(info)
+
+
+def environment(build, threads, path=()):
     env = dict(os.environ)
     env.update(VLLM_TARGET_DEVICE="cpu", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind",
                HF_HUB_OFFLINE="1", PYTHONHASHSEED="0", VLLM_NO_USAGE_STATS="1",
                OMP_NUM_THREADS=str(threads), SKVQ_PLUGIN=os.path.join(build, "lib", "libskvq_plugin.so"))
-    env["PYTHONPATH"] = os.pathsep.join(os.path.join(ROOT, "clients", p) for p in ("vllm", "python"))
+    env["PYTHONPATH"] = os.pathsep.join([*(os.path.join(ROOT, "clients", p) for p in ("vllm", "python")), *path])
     return env
 
 
@@ -37,7 +48,7 @@ class Server:
     """One `vllm serve`. log: a path; its standard output and error are appended there."""
 
     def __init__(self, python, model, build, log, *, socket_path=None, extra=None, options=(), threads=1,
-                 max_len=8192, dtype="bfloat16", name="model"):
+                 max_len=8192, dtype="bfloat16", name="model", path=()):
         self.port, self.log, self.name = free_port(), log, name
         command = [python, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1",
                    "--port", str(self.port), "--dtype", dtype, "--enforce-eager",
@@ -51,7 +62,7 @@ class Server:
         with open(log, "ab") as out:
             # A session of its own: vLLM's worker processes end with it.
             self.process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                                            env=environment(build, threads), start_new_session=True)
+                                            env=environment(build, threads, path), start_new_session=True)
 
     def _request(self, method, path, body=None, timeout=ANSWER_S):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)

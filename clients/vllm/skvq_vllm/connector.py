@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,8 @@ from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import RequestStatus
 
-from . import identity, layout, options, plan
+from . import attend, identity, layout, options, pages, plan
+from .attend import unsupported
 from .store import APPEND_TOKENS, Failed, Store, attached, failing
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Metadata(KVConnectorMetadata):
     calibration_id: str = ""
     calibration: bytes | None = None  # if the id is another than in the step before
     recompute_us: int = 0
+    # Mode attend.
+    rows: list[plan.Row] = dataclasses.field(default_factory=list)
+    ended: list[str] = dataclasses.field(default_factory=list)  # requests
+    drop_all: bool = False            # sequences
 
 
 def refusal(config: "VllmConfig", kv: "KVCacheConfig") -> str:
@@ -101,7 +105,12 @@ def refusal(config: "VllmConfig", kv: "KVCacheConfig") -> str:
         return (f"{len(kv.kv_cache_groups)} groups of layers that see different extents (sliding "
                 "windows, or recurrent layers)")
     spec = kv.kv_cache_groups[0].kv_cache_spec
-    if type(spec) is not FullAttentionSpec:
+    if attend.asked_for(config):
+        if type(spec) is not attend.PagesSpec:
+            return (f"mode 'attend', and layers of kind {type(spec).__name__}: only full attention is supported, "
+                    "and the package skvq-vllm must be installed, so that vLLM loads its plugin (and "
+                    "VLLM_PLUGINS, if it is set, must name 'skvqd')")
+    elif type(spec) is not FullAttentionSpec:
         return f"layers of kind {type(spec).__name__}; only full attention is supported"
     if getattr(spec, "sliding_window", None) or getattr(spec, "attention_chunk_size", None):
         return "layers with a sliding window or chunked attention"
@@ -133,10 +142,6 @@ def unshared(request: "Request") -> str:
     return ""
 
 
-def unsupported(why: str) -> ValueError:
-    return ValueError(f"skvqd does not support this server: {why}. docs/vllm.md lists what is supported")
-
-
 def model_folder(model: Any, cache: str | None) -> str:
     """Where the model's files are. cache: the folder they were loaded into, if it is not the usual one.
     Raises ValueError."""
@@ -160,8 +165,12 @@ def facts_of(config: "VllmConfig", kv: "KVCacheConfig") -> identity.Facts:
     model, spec = config.model_config, kv.kv_cache_groups[0].kv_cache_spec
     folder = model_folder(model, config.load_config.download_dir)
     text = model.hf_text_config.to_dict()
-    dim, theta, scaling = identity.rope(text, spec.head_size)
-    isa = _get_attn_isa(model.dtype, spec.block_size, spec.head_size, config.cache_config.cache_dtype)
+    if isinstance(spec, attend.PagesSpec):
+        kv_heads, head_dim, how, block = spec.kv_heads, spec.head_dim, "pages+", pages.BLOCK
+    else:
+        kv_heads, head_dim, how, block = spec.num_kv_heads, spec.head_size, "", spec.block_size
+    dim, theta, scaling = identity.rope(text, head_dim)
+    isa = how + _get_attn_isa(model.dtype, block, head_dim, config.cache_config.cache_dtype)
     tag = identity.numerics(vllm_version, torch.__version__, DTYPES[model.dtype], isa,
                             torch.backends.cpu.get_cpu_capability(), str(model.quantization or ""),
                             str(config.load_config.load_format), str(model.model_impl),
@@ -171,7 +180,7 @@ def facts_of(config: "VllmConfig", kv: "KVCacheConfig") -> identity.Facts:
         numerics=tag, model_name=os.path.basename(folder.rstrip("/")),
         n_layer=len(kv.kv_cache_groups[0].layer_names),
         n_q_heads=model.get_num_attention_heads(config.parallel_config),
-        n_kv_heads=spec.num_kv_heads, head_dim=spec.head_size,
+        n_kv_heads=kv_heads, head_dim=head_dim,
         rope_dim=dim, rope_theta=theta, rope_scaling=scaling)
 
 
@@ -188,11 +197,24 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         facts = facts_of(vllm_config, kv_cache_config)
         spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec
         side = "scheduler" if role == KVConnectorRole.SCHEDULER else "worker"
-        store = Store(facts, opts, vllm_config.model_config.max_model_len, f"vllm {side}",
-                      lambda text: logger.warning("skvqd: %s", text))
+        max_len, dtype = vllm_config.model_config.max_model_len, vllm_config.model_config.dtype
+
+        def make_store(embedded: bool) -> Store:
+            return Store(facts, opts, max_len, f"vllm {side}", lambda text: logger.warning("skvqd: %s", text),
+                         embedded=embedded)
+
+        self._scheduler = self._worker = self._attend = self._pages = None
+        if opts.mode == "attend" and side == "worker":
+            self._pages = attend.current.worker = pages.Worker(make_store, opts, dtype)
+            return
+        store = make_store(False)
         store.ready()  # a daemon that refuses this model is told of now
-        self._scheduler = _Scheduler(store, opts, spec.block_size) if side == "scheduler" else None
-        self._worker = _Worker(store, opts, spec.block_size) if side == "worker" else None
+        if side == "worker":
+            self._worker = _Worker(store, opts, spec.block_size)
+        elif opts.mode == "attend":
+            self._scheduler = self._attend = _AttendScheduler(store, opts, max_len)
+        else:
+            self._scheduler = _Scheduler(store, opts, spec.block_size)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -201,9 +223,22 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
     # ---- the worker's half
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        if self._pages is not None:
+            _in_order(kv_caches, self._pages.store.facts.n_layer)
+            return
         self._worker.register(kv_caches)
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._pages is not None:  # start_load_kv may come after the layers
+            meta = connector_metadata
+            if meta.drop_all:
+                self._pages.drop_all()
+            self._pages.begin(meta.rows, meta.ended, (meta.calibration_id, meta.calibration), meta.recompute_us)
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        if self._pages is not None:
+            return
         meta = self._get_connector_metadata()
         self._worker.calibration(meta.calibration_id, meta.calibration)
         self._worker.load(meta.step, meta.recompute_us)
@@ -216,16 +251,22 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
         pass
 
     def wait_for_save(self) -> None:
+        if self._pages is not None:
+            self._pages.finish()
+            return
         meta = self._get_connector_metadata()
         self._worker.save(meta.step)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return self._worker.take_released(), None
+        return (self._worker.take_released() if self._worker is not None else None), None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
-        return self._worker.take_errors()
+        return (self._pages or self._worker).take_errors()
 
     def shutdown(self) -> None:
+        if self._pages is not None:
+            attend.current.worker = None
+            self._pages.close()
         for half in (self._scheduler, self._worker):
             if half is not None:
                 half.store.close()
@@ -242,6 +283,9 @@ class SkvqdConnector(KVConnectorBase_V1, SupportsHMA):
 
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
         half = self._scheduler
+        if self._attend is not None:
+            half.cost.begins(scheduler_output.total_num_scheduled_tokens, True)
+            return half.metadata(scheduler_output, self._kv_cache_manager)
         step = half.step(self._kv_cache_manager)
         half.cost.begins(scheduler_output.total_num_scheduled_tokens, not step)
         return Metadata(step, *half.calibration(), half.cost.us())
@@ -267,6 +311,7 @@ class _Scheduler:
     """Matches and plans. Scheduler's thread."""
 
     def __init__(self, store: Store, opts: options.Options, block_size: int) -> None:
+        """block_size: matches are rounded down to a multiple of it."""
         self.store, self.options, self.block_size = store, opts, block_size
         self.saver = plan.Saver(opts.save_tokens_per_step, opts.held_requests_max, opts.window)
         self.cost = plan.Cost()
@@ -294,7 +339,7 @@ class _Scheduler:
             self._told.add(what)
             logger.info("skvqd: requests with %s are not shared; they are computed as ever", what)
 
-    def match(self, request: "Request", n_local: int) -> int:
+    def match(self, request: "Request", n_local: int) -> int | None:
         """Tokens beyond n_local, whole blocks, that the daemon has; they stay pinned."""
         if self._stale:
             return 0
@@ -432,6 +477,77 @@ class _Scheduler:
         return step
 
 
+class _AttendScheduler(_Scheduler):
+    """Mode attend. What the daemon has is not loaded: a sequence of the worker's half starts on it. Nothing is
+    saved afterwards, for everything lies in pages already."""
+
+    def __init__(self, store: Store, opts: options.Options, max_len: int) -> None:
+        super().__init__(store, opts, plan.PAGE)
+        self._max_len = max_len
+        self.admission = plan.Admission(opts.tokens_max)
+        self._drop_all = False
+
+    def _need(self, request: "Request") -> int:
+        more = max(request.max_tokens - request.num_output_tokens, 0)
+        return min(request.num_tokens + more, self._max_len)
+
+    def match(self, request: "Request", n_local: int) -> int | None:
+        """None: not now, there are too many tokens."""
+        if not self.admission.fits(request.request_id, self._need(request)):
+            return None
+        return super().match(request, n_local)
+
+    def admitted(self, request: "Request", n_external: int) -> None:
+        self._live[request.request_id] = request
+        self.admission.enter(request.request_id, self._need(request))
+        kept = self._matches.pop(request.request_id, None)
+        if kept is not None:
+            self._pins.append(kept[2])  # until the worker's half has its own
+
+    def _left(self, req_id: str) -> None:
+        self._live.pop(req_id, None)
+        self.admission.leave(req_id)
+        self._unpin(req_id)
+
+    def finished(self, request: "Request") -> bool:
+        self._left(request.request_id)
+        self._unpin_old()
+        return False
+
+    def failed(self, manager: Any, invalid: set[int]) -> None:
+        pass  # vLLM begins these requests anew, and blocks hold nothing
+
+    def reset(self) -> None:
+        self._drop_all = self._drop_all or not self._stale
+        super().reset()
+
+    def metadata(self, output: "SchedulerOutput", manager: Any) -> Metadata:
+        self._patience.renew()
+        self._unpin_old()
+        self._old_pins, self._pins = self._pins, []
+        preempted = set(output.preempted_req_ids or ())
+        for req_id in preempted - set(output.num_scheduled_tokens):
+            self.admission.leave(req_id)  # it comes again by admitted()
+        cached = output.scheduled_cached_reqs
+        now = [(r.req_id, r.num_computed_tokens, True) for r in output.scheduled_new_reqs]
+        now += [(req_id, n, n == 0 or req_id in cached.resumed_req_ids)
+                for req_id, n in zip(cached.req_ids, cached.num_computed_tokens)]
+        rows = [self._row(output, manager, *one) for one in now]
+        drop, self._drop_all = self._drop_all, False
+        return Metadata(plan.Step(), *self.calibration(), self.cost.us(), rows,
+                        sorted(preempted | set(output.finished_req_ids)), drop)
+
+    def _row(self, output: "SchedulerOutput", manager: Any, req_id: str, n_computed: int,
+             begins: bool) -> plan.Row:
+        request, n = self._live[req_id], output.num_scheduled_tokens[req_id]
+        drafts = list(output.scheduled_spec_decode_tokens.get(req_id, ()))
+        tokens = list(request.all_token_ids[n_computed:n_computed + n - len(drafts)]) + drafts
+        prefix = plan.prefix_of(request.all_token_ids[:], n_computed, self.options.window) if begins else ()
+        return plan.Row(req_id, manager.get_block_ids(req_id)[0][0], begins,
+                        not self._stale and not unshared(request), n_computed, tokens,
+                        prefix if n_computed else ())
+
+
 def _ids(request: "Request") -> Any:
     return lambda first, last: request.all_token_ids[first:last]
 
@@ -460,10 +576,7 @@ class _Worker:
 
     def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
         f = self.store.facts
-        names = sorted(kv_caches, key=_layer_number)
-        numbers = [_layer_number(n) for n in names]
-        if numbers != list(range(f.n_layer)):
-            raise ValueError(f"skvqd: layers are numbered {numbers}; 0 to {f.n_layer - 1} is needed")
+        names = _in_order(kv_caches, f.n_layer)
         self._caches = [kv_caches[n] for n in names]
         for name, cache in zip(names, self._caches):
             want = (f.n_kv_heads, self.block_size, 2 * f.head_dim)
@@ -655,8 +768,10 @@ class _Worker:
         return released or None
 
 
-def _layer_number(name: str) -> int:
-    found = re.findall(r"(?<=\.)\d+(?=\.)", name)
-    if len(found) != 1:
-        raise ValueError(f"skvqd: which layer is '{name}'?")
-    return int(found[0])
+def _in_order(kv_caches: dict[str, torch.Tensor], n_layer: int) -> list[str]:
+    """Names of layers 0 to n_layer - 1. Raises ValueError."""
+    names = sorted(kv_caches, key=attend.layer_number)
+    numbers = [attend.layer_number(n) for n in names]
+    if numbers != list(range(n_layer)):
+        raise ValueError(f"skvqd: layers are numbered {numbers}; 0 to {n_layer - 1} is needed")
+    return names

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import Any, Mapping
 
+MODE = ("load", "attend")
 SAVE = ("all", "prompt", "none")
 
 
@@ -14,6 +15,7 @@ class Options:
     """One field an option; docs/vllm.md explains them."""
 
     socket: str
+    mode: str = "load"                # pages into vLLM's blocks, or attention on the pages
     profile: str = "k4v2"
     calibration: str = ""             # path of a calibration file; empty: the tenant's, if any
     window: int = 128                 # tokens
@@ -24,12 +26,14 @@ class Options:
     pinned_requests_max: int = 32     # waiting requests whose pages are pinned
     min_load_tokens: int = 128        # a shorter match is computed, not loaded
     timeout_ms: int = 1000            # the longest wait for the daemon in one call
+    tokens_max: int = 0               # mode attend: tokens of all running requests; 0: no bound
 
 
 BOUNDS = {
     "window": (0, 65536), "sinks": (0, 64), "save_tokens_per_step": (16, 1 << 20),
     "held_requests_max": (0, 4096), "pinned_requests_max": (1, 4096),
     "min_load_tokens": (1, 1 << 20), "timeout_ms": (10, 60000),
+    "tokens_max": (0, 1 << 40),
 }
 
 
@@ -53,7 +57,14 @@ def parse(extra: Mapping[str, Any]) -> Options:
     if not values["socket"]:
         raise ValueError("kv_connector_extra_config: 'socket' is missing: the path skvqd listens "
                          "on (or set SKVQD_SOCKET)")
-    if values.get("save", "all") not in SAVE:
-        raise ValueError(f"kv_connector_extra_config: 'save' takes {', '.join(SAVE)}, not "
-                         f"{values['save']!r}")
-    return Options(**values)
+    for name, choices in (("mode", MODE), ("save", SAVE)):
+        if values.get(name, choices[0]) not in choices:
+            raise ValueError(f"kv_connector_extra_config: '{name}' takes {', '.join(choices)}, not "
+                             f"{values[name]!r}")
+    got = Options(**values)
+    if got.mode == "attend" and got.save == "prompt":
+        raise ValueError("kv_connector_extra_config: in mode 'attend' what a request says lies in the same "
+                         "pages as what it was asked: 'save' takes all or none")
+    if got.mode != "attend" and got.tokens_max:
+        raise ValueError("kv_connector_extra_config: 'tokens_max' is of mode 'attend'")
+    return got

@@ -86,6 +86,46 @@ def spoilt(invalid: AbstractSet[int], tables: Mapping[str, Sequence[int]]
     return first, blocks
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Mode attend: what one request computes in a step."""
+
+    req_id: str
+    block: int                 # the one that vLLM gave it: names its row in the batch
+    begins: bool               # from here on it is another sequence than before, if there was one
+    shared: bool               # its pages are looked up and published
+    position: int              # of the first token
+    tokens: Sequence[int]      # ids of what is computed, drafts too
+    prefix: Sequence[int]      # if it begins behind 0: ids that match up to there and not further
+
+
+def prefix_of(tokens: Sequence[int], position: int, window: int) -> Sequence[int]:
+    """What to open a sequence with so that it matches ``position`` tokens, a multiple of PAGE, and no more."""
+    return tokens[:position + window]
+
+
+class Admission:
+    """How many tokens all running requests may come to. One is always let in."""
+
+    def __init__(self, tokens_max: int) -> None:
+        self.tokens_max = tokens_max  # 0: no bound
+        self._needs: dict[str, int] = {}
+
+    @property
+    def tokens(self) -> int:
+        return sum(self._needs.values())
+
+    def fits(self, req_id: str, need: int) -> bool:
+        others = self.tokens - self._needs.get(req_id, 0)
+        return not self.tokens_max or not others or others + need <= self.tokens_max
+
+    def enter(self, req_id: str, need: int) -> None:
+        self._needs[req_id] = need
+
+    def leave(self, req_id: str) -> None:
+        self._needs.pop(req_id, None)
+
+
 class Patience:
     """How long one step may wait for the daemon, whatever it asks for: ``with patience:`` counts.
 

@@ -33,12 +33,14 @@ class Store:
     """A session with a model registered.
 
     facts, options: the identity and how to store. max_tokens: of the longest sequence. name: shown
-    by skvqctl. say(text): a line for the log, once a change.
+    by skvqctl. say(text): a line for the log, once a change. embedded: without a daemon; pages stay in
+    this process.
     """
 
     def __init__(self, facts: Facts, options: Options, max_tokens: int, name: str,
-                 say: Callable[[str], None]) -> None:
+                 say: Callable[[str], None], *, embedded: bool = False) -> None:
         self.facts, self.options, self.max_tokens = facts, options, max_tokens
+        self._embedded = embedded
         self._name, self._say = name, say
         self._session: skvq.Session | None = None
         self._model: skvq.Model | None = None
@@ -66,7 +68,8 @@ class Store:
         self._next_try = now + RETRY_S
         where = self.options.socket
         try:
-            session = skvq.Session(where, name=self._name, timeout_ms=self.options.timeout_ms)
+            session = skvq.Session(None if self._embedded else where, name=self._name,
+                                   timeout_ms=self.options.timeout_ms)
         except (skvq.NoDaemonError, skvq.TryAgainError, skvq.BoundError) as e:
             if self._reachable:
                 self._say(f"no skvqd at '{where}' ({e}): everything is computed, and it is looked "
@@ -113,16 +116,18 @@ class Store:
             calibration=calibration, window=o.window, sinks=o.sinks, **geometry)
         self._calibration = calibration
 
-    def open(self, tokens: Sequence[int], *, publish: bool, recompute_us: int = 0) -> skvq.Sequence:
+    def open(self, tokens: Sequence[int], *, publish: bool, recompute_us: int = 0,
+             match: bool = True, append: int = 0) -> skvq.Sequence:
         """A sequence on the longest prefix that the daemon has (``n_matched``), to be closed by the
-        caller. publish: tokens are going to be appended. recompute_us: what one costs to compute;
-        pages on disk that take longer are left out; 0: not known. Raises Failed."""
+        caller. publish: tokens are going to be appended and are the daemon's too. recompute_us: what one
+        costs to compute; pages on disk that take longer are left out; 0: not known. match: look for pages at
+        all. append: most tokens between two commits, 0: the usual. Raises Failed."""
         if not self.attempt():
             raise Failed(f"no skvqd at '{self.options.socket}'")
         with failing():
             return self._model.sequence(tokens, max_tokens=max(self.max_tokens, len(tokens)),
-                                        max_append=APPEND_TOKENS if publish else _READ_ONLY,
-                                        publish=publish, recompute_us=recompute_us)
+                                        max_append=append or (APPEND_TOKENS if publish else _READ_ONLY),
+                                        match=match, publish=publish, recompute_us=recompute_us)
 
     def attempt(self) -> bool:
         """ready(), of a server that runs: what refuses is told once each. Raises Failed."""
