@@ -48,6 +48,7 @@
 	X(restores_refused, "pages on disk not asked for: no room, or too many out")               \
 	X(tokens_restored, "tokens matched that came from disk, of tokens_matched")                \
 	X(prefetches, "prefetch requests served")                                                  \
+	X(listeners, "connections that asked for events")                                          \
 	X(pages_returned, "pages published that had been dropped not long before")                 \
 	X(pages_taken_over, "pages found in arenas that the daemon before has left")               \
 	X(takeover_check_failures, "pages left there that were not what had been published")       \

@@ -344,6 +344,7 @@ int op_events(const struct request *rq, struct why *why)
 	control->subscribers = s->subscriber = sub;
 	control->watch = (struct cache_watch){.fn = on_event, .ctx = control};
 	cache_watch(control->cache, &control->watch);
+	session_count(s, STAT_listeners, 1);
 	send_batch(sub); /* empty: from here on */
 	return 0;
 }

@@ -44,19 +44,21 @@ class Daemon(unittest.TestCase):
         self.daemon.wait(timeout=WAIT)
         self.folder.cleanup()
 
+    def n_listeners(self):
+        return json.loads(ctl("-s", self.socket, "status", "--json").stdout)["counters"]["listeners"]
+
     def listen(self, *args, verb=("events",)):
-        """Runs and is connected; it asks for events at once."""
+        """Runs, and has asked for events."""
+        before = self.n_listeners()
         process = subprocess.Popen([os.path.join(BIN, "skvqctl"), "-s", self.socket, *verb, *args],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.listeners.append(process)
         deadline = time.monotonic() + WAIT
-        while True:
-            pins = json.loads(ctl("-s", self.socket, "pins", "--json").stdout)["pins"]
-            if any(p["pid"] == process.pid for p in pins):
-                return process
+        while self.n_listeners() == before:
             self.assertIsNone(process.poll())
             self.assertLess(time.monotonic(), deadline)
             time.sleep(.02)
+        return process
 
     def publish(self, pages, layers=8):
         subprocess.run([os.path.join(BIN, "skvq-bench-publish"), "--socket", self.socket, "--pages",
