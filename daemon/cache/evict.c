@@ -123,14 +123,15 @@ static void let_loose(struct page *page)
 	}
 }
 
-static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
+/* why: for those who listen. */
+static void drop_one(struct cache *cache, struct page *page, bool keep_memory, const char *why)
 {
 	struct ns *ns = ns_of(page);
 
 	assert(page->pins == 0 && page->children == 0);
 	/* Of one that is not listed it has been told. */
 	if (page_readable(page) && !page->unlisted && !cache->dropping)
-		event_page(cache, EVENT_REMOVED, page, "evicted");
+		event_page(cache, EVENT_REMOVED, page, why);
 	policy_gone(&ns->tenant->policy, page, clock_ms());
 	let_loose(page);
 	spill_forget(page);
@@ -152,12 +153,12 @@ static void drop_one(struct cache *cache, struct page *page, bool keep_memory)
 	page->tokens = NULL; /* of a job that may be gone */
 }
 
-static struct page *drop(struct cache *cache, struct page *page, bool keep_memory)
+static struct page *drop(struct cache *cache, struct page *page, bool keep_memory, const char *why)
 {
 	for (;;) {
 		struct page *parent = page_parent(page);
 
-		drop_one(cache, page, keep_memory);
+		drop_one(cache, page, keep_memory, why);
 		keep_memory = false;
 		if (!parent)
 			return NULL;
@@ -173,7 +174,7 @@ static struct page *drop(struct cache *cache, struct page *page, bool keep_memor
 
 struct page *cache_drop(struct cache *cache, struct page *page)
 {
-	return drop(cache, page, false);
+	return drop(cache, page, false, "evicted");
 }
 
 uint64_t cache_kernel_bytes(struct cache *cache)
@@ -232,7 +233,7 @@ static void count_eviction(struct cache *cache, const struct page *page, bool lo
 static void evict(struct cache *cache, struct page *page, bool keep_memory)
 {
 	count_eviction(cache, page, !spill_last_call(cache, page));
-	(void)drop(cache, page, keep_memory);
+	(void)drop(cache, page, keep_memory, "evicted");
 }
 
 struct page *cache_evict(struct cache *cache, struct page *page, bool below_too)
@@ -245,7 +246,7 @@ struct page *cache_evict(struct cache *cache, struct page *page, bool below_too)
 		tier->ops->drop(tier, &key);
 	}
 	count_eviction(cache, page, below_too || !spill_last_call(cache, page));
-	return drop(cache, page, false);
+	return drop(cache, page, false, "asked");
 }
 
 /* What the tenant would give up next; 0: nothing. */

@@ -125,6 +125,21 @@ class Events(Daemon):
         # While it is published, it can be on its way to disk.
         self.assertTrue(any(re.search("stored .*tier=memory page=0/1 position=0 digest=", x) for x in lines))
 
+    def test_what_somebody_had_evicted(self):
+        process = self.listen("--json", "--count", "17")
+        self.publish(4)
+        on_disk = 0
+        while on_disk < 4:
+            e = json.loads(process.stdout.readline())
+            on_disk += e["kind"] == "stored" and e["tier"] == "disk"
+        r = ctl("-s", self.socket, "evict", "--namespace", "1", "--drop", "--yes")
+        self.assertEqual((r.returncode, r.stderr), (0, ""))
+        events = [json.loads(line) for line in process.stdout.read().splitlines()]
+        self.assertEqual(process.wait(timeout=WAIT), 0)
+        self.assertEqual({e["kind"] for e in events}, {"removed"})
+        self.assertEqual(sorted((e["tier"], e["why"]) for e in events),
+                         [("disk", "dropped")] * 4 + [("memory", "asked")] * 4)
+
     def test_the_time_may_be_over(self):
         r = ctl("-s", self.socket, "events", "--for", "1")
         self.assertEqual((r.returncode, r.stdout, r.stderr), (0, "", ""))
