@@ -17,7 +17,7 @@
 struct asked;
 
 /* malloc'ed, to be freed by the caller; NULL: nobody wants to know, or no memory. tokens[n] are read now. */
-struct asked *events_asked(const struct control *control, const struct ns *ns, const int32_t *tokens,
+struct asked *events_asked(const struct control *control, struct ns *ns, const int32_t *tokens,
 			   uint32_t n);
 /* It has been answered. */
 void events_match(struct control *control, const struct match *m, const struct asked *asked);
