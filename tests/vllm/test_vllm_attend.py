@@ -258,7 +258,7 @@ def run(e, daemon, want, asked):
         return {len(batch.seqs) - 1: skvq.CallerError("append", 1, "SKVQ_EINVAL", "made up")}
 
     for what, target, name, fail, calls in (
-            ("no sequence can be opened", skvq.Model, "sequence", refuse, {2}),
+            ("no sequence can be opened", skvq.Model, "sequence", refuse, {2, 3}),
             ("rows in place are refused", skvq.Batch, "append", refuse_last, {900}),
             ("attention in place fails", skvq.Batch, "attend", refuse, {37}),
             ("a piece of a prompt is refused", skvq.Batch, "append", refuse_last, {5, 135}),
@@ -272,6 +272,16 @@ def run(e, daemon, want, asked):
         n_calls = undo()
         check(what, n_calls >= max(calls) and agree(want["one"], got["one"]) and agree(want["other"], got["other"]),
               n_calls)
+    from skvq_vllm.store import Failed
+
+    def miss(*_args, **_kwargs):
+        raise Failed("made up")
+
+    undo = failing(worker.store, "open", miss, {1})
+    (got,) = e.ask([asked["two"]])
+    n_calls = undo()
+    check("a match that is gone: it is computed, in pages", got[2] == 480 and n_calls == 3 and agree(want["two"], got),
+          n_calls)
     check("and nothing is left of them", not any(left().values()), left())
 
     # The daemon dies: in the middle of answers, and between a match and the step that counts on it.

@@ -149,6 +149,8 @@ class Worker:
         self._errors: set[int] = set()
         self._wait = plan.Patience(opts.timeout_ms / 1000)
         self._settle = plan.Patience(SETTLE_S)
+        # What the scheduler's half has registered with; an empty id: it has not.
+        self._calibration_id, self._calibration = "", None
         self._team = Team()
         self._scratch = Cache(f.n_kv_heads, f.head_dim, dtype)
         self._live: dict[int, Live] = {}       # by block
@@ -168,6 +170,8 @@ class Worker:
         self._wait.renew()
         self._settle.renew()
         self._forget_step()
+        if calibration[0] != self._calibration_id:  # the bytes come once
+            self._calibration_id, self._calibration = calibration
         for req_id in ended:
             self._unfit.discard(req_id)
             self._end(req_id, settle=True)
@@ -177,7 +181,7 @@ class Worker:
             try:
                 if row.begins:
                     self._end(row.req_id, settle=False)
-                    self._open(row, calibration, recompute_us)
+                    self._open(row, recompute_us)
                 live.request = self._requests.get(row.req_id)
                 if live.request is None:
                     raise Failed("nothing is kept of it")
@@ -199,11 +203,11 @@ class Worker:
                     request.seq.truncate(position)
             request.n = position
 
-    def _open(self, row: plan.Row, calibration: tuple[str, bytes | None], recompute_us: int) -> None:
+    def _open(self, row: plan.Row, recompute_us: int) -> None:
         f = self._facts
         if row.req_id not in self._unfit:
             try:
-                store, seq = self._sequence(row, calibration, recompute_us)
+                store, seq = self._sequence(row, recompute_us)
             except Exception as e:
                 logger.warning("skvqd: %s: attention on pages is not possible, vLLM's own is used: %s",
                                row.req_id, e, exc_info=_unforeseen(e))
@@ -215,29 +219,32 @@ class Worker:
             caches = [Cache(f.n_kv_heads, f.head_dim, self._dtype) for _ in range(f.n_layer)]
             self._requests[row.req_id] = Request(0, plain=caches)
 
-    def _sequence(self, row: plan.Row, calibration: tuple[str, bytes | None],
-                  recompute_us: int) -> tuple[Store, skvq.Sequence]:
-        """Raises Failed."""
+    def _sequence(self, row: plan.Row, recompute_us: int) -> tuple[Store, skvq.Sequence]:
+        """The best that is to be had: on the daemon's pages, without, without the daemon. Raises Failed."""
         publish = row.shared and self._options.save != "none"
-        if not self.store.attempt():
-            if self._embedded is None:
-                self._embedded = self._make_store(True)
-                self._embedded.use(self.store.calibration() or calibration[1])
-            return self._embedded, self._embedded.open((), publish=False, match=False, append=APPEND)
-        match = bool(row.position) and not self._wait.over
-        if match:
-            self._agree(*calibration)
-        with self._wait:
-            seq = self.store.open(row.prefix if match else (), publish=publish, match=match, append=APPEND,
-                                  recompute_us=recompute_us)
-        return self.store, seq
+        if self.store.attempt():
+            match = bool(row.position) and not self._wait.over
+            if match:
+                self._agree()
+            ways = ([(row.prefix, True, publish)] if match else []) + [((), False, publish)]
+            for prefix, match, publish in ways + ([((), False, False)] if publish else []):
+                try:
+                    with self._wait:
+                        return self.store, self.store.open(prefix, publish=publish, match=match, append=APPEND,
+                                                           recompute_us=recompute_us)
+                except Failed as e:
+                    logger.info("skvqd: %s: %s", row.req_id, e)
+        if self._embedded is None:
+            self._embedded = self._make_store(True)
+            self._embedded.use(self.store.calibration() or self._calibration)
+        return self._embedded, self._embedded.open((), publish=False, match=False, append=APPEND)
 
-    def _agree(self, calibration_id: str, calibration: bytes | None) -> None:
+    def _agree(self) -> None:
         """Pages were matched with that calibration. Sequences of another run on with theirs."""
-        if calibration_id and self.store.calibration_id() != calibration_id:
+        if self._calibration_id and self.store.calibration_id() != self._calibration_id:
             self._retired.append(self.store)
             self.store = self._make_store(False)
-            self.store.use(calibration)
+            self.store.use(self._calibration)
             if not self.store.attempt():
                 raise Failed("the daemon is lost")
 
