@@ -235,8 +235,10 @@ static int adopt_page(struct cache *cache, struct ns *ns, struct blob_cursor *c,
 	} else if (position != 0) {
 		return corrupt(why, "a page without a parent that is not a first one");
 	}
-	if (!(flags & FLAG_UNLISTED) && index_find(&ns->index, &ns->table, parent, tokens))
-		return corrupt(why, "two pages of the same tokens");
+	/* One of two equal pages has tokens that changed in memory. Which one, its checksum will tell; but
+	 * only one can be found, so this one goes, with what is behind it. */
+	if (index_find(&ns->index, &ns->table, parent, tokens))
+		flags |= FLAG_UNLISTED;
 	page = page_table_adopt(&ns->table, ref);
 	if (!page)
 		return corrupt(why, "a slot that is taken or is none");

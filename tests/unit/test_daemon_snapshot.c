@@ -227,6 +227,37 @@ static void a_bad_page_takes_its_continuations_along(void **state)
 	}
 }
 
+/* A page whose tokens in memory have become those of its sibling: the first of the two is looked at, the
+ * other goes, and everybody else is taken over. */
+static void a_page_that_became_its_sibling(void **state)
+{
+	const size_t bytes = SKVQ_PAGE_TOKENS * sizeof(int32_t);
+	const struct skvq_layout *l = &rig.layout;
+	uint8_t *one = rig.ns->arena.base + ns_page_offset(rig.ns, chain[3]) + l->tokens_offset;
+	uint8_t *other = rig.ns->arena.base + ns_page_offset(rig.ns, branch[0]) + l->tokens_offset;
+	uint8_t was[SKVQ_PAGE_TOKENS * sizeof(int32_t)];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		uint8_t *changed = i ? one : other;
+
+		memcpy(was, changed, bytes);
+		memcpy(changed, i ? other : one, bytes);
+		blob_fini(&blob);
+		blob = (struct blob){0};
+		snapshot_write(&rig.cache, &blob);
+		heir_init(blob.data, blob.bytes);
+		memcpy(changed, was, bytes);
+		assert_int_equal(adopt(), 0);
+		assert_int_equal(verify(), 0);
+		assert_int_equal(heir.snapshot.bad, BRANCH + (i ? CHAIN - 3 : 0));
+		assert_int_equal(heir.snapshot.pages, PAGES - heir.snapshot.bad);
+		assert_int_equal(match(), i ? 3 : CHAIN);
+		assert_int_equal(heir.cache.pages, heir.snapshot.pages);
+		heir_fini();
+	}
+}
+
 /* Somebody is reading it: it is not found, and not touched until it is let go. */
 static void a_bad_page_that_is_pinned_stays(void **state)
 {
@@ -369,6 +400,7 @@ int main(void)
 	    TEST(all_is_taken_over),
 	    TEST(holes_are_free),
 	    TEST(a_bad_page_takes_its_continuations_along),
+	    TEST(a_page_that_became_its_sibling),
 	    TEST(a_bad_page_that_is_pinned_stays),
 	    TEST(what_does_not_fit_is_left_out),
 	    TEST(lies_are_misses),
