@@ -81,7 +81,8 @@ static void check_done(struct job *job)
 	free(c);
 }
 
-int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx)
+static int check_in(struct cache *cache, struct lane *lane, struct page *page, check_fn fn,
+		    void *ctx)
 {
 	struct check *c = calloc(1, sizeof(*c));
 	int err;
@@ -101,7 +102,7 @@ int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx)
 			    .ctx = ctx};
 	c->data = c->ns->arena.base + ns_page_offset(c->ns, page);
 	memcpy(c->digest, page->digest, sizeof(c->digest));
-	err = worker_submit(cache->worker, &c->job);
+	err = worker_submit_to(cache->worker, lane, &c->job);
 	if (err < 0) {
 		free(c);
 		return err;
@@ -109,6 +110,11 @@ int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx)
 	cache->scrubber.checks = c;
 	c->ns->fills++;
 	return 0;
+}
+
+int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx)
+{
+	return check_in(cache, &ns_of(page)->tenant->check_lane, page, fn, ctx);
 }
 
 void scrub_disturb(struct cache *cache, const struct page *page)
@@ -178,7 +184,7 @@ static void next(struct cache *cache)
 		return;
 	bytes = ns_page_span(ns_of(page), page);
 	s->allowance -= bytes < s->allowance ? bytes : s->allowance;
-	if (cache_check(cache, page, scrubbed, cache) < 0)
+	if (check_in(cache, &cache->worker->own, page, scrubbed, cache) < 0)
 		return;
 	s->busy = true;
 	s->busy_ns = ns_of(page)->id;

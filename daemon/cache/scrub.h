@@ -35,6 +35,8 @@ enum check_end {
 /* bytes: that were read. */
 typedef void (*check_fn)(void *ctx, enum check_end end, uint64_t bytes);
 
+/* Of a tenant's that wait for a worker: more are refused, and other tenants' are none of theirs. */
+#define CHECKS_MAX 64u
 /* Has a worker check a readable page that no fill is at; fn comes out of the loop. -SKVQ_EBUSY,
  * -SKVQ_ENOMEM. */
 int cache_check(struct cache *cache, struct page *page, check_fn fn, void *ctx);

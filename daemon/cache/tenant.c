@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/scrub.h"
+
 struct tenant *tenant_new(const struct tenant_params *params, uint32_t ghosts_max)
 {
 	struct tenant *t = calloc(1, sizeof(*t));
@@ -23,6 +25,7 @@ struct tenant *tenant_new(const struct tenant_params *params, uint32_t ghosts_ma
 	restores_init(&t->restores);
 	lane_init(&t->fill_lane, UINT32_MAX);
 	lane_init(&t->verify_lane, UINT32_MAX);
+	lane_init(&t->check_lane, CHECKS_MAX);
 	policy_init(&t->policy, ghosts_max);
 	return t;
 }

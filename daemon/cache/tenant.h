@@ -53,6 +53,7 @@ struct tenant {
 	uint32_t n_namespaces, n_fills;
 	struct lane fill_lane;   /* copies: what comes in waits for no other tenant's */
 	struct lane verify_lane; /* checks of what was read back; restores_max bounds them */
+	struct lane check_lane;  /* checks that its clients ask for */
 	struct restores restores;
 	uint64_t bytes;          /* sum of its ns->bytes */
 	uint64_t bytes_stored;   /* of these, of pages that are below too */

@@ -398,6 +398,51 @@ static void copies_at_once_are_bounded(void **state)
 	rig_fini(&rig);
 }
 
+static void on_checked(void *ctx, enum check_end end, uint64_t bytes)
+{
+	uint32_t *n = ctx;
+
+	(void)bytes;
+	assert_int_equal(end, CHECK_GOOD);
+	(*n)++;
+}
+
+static void nothing_to_do(struct job *job)
+{
+	(void)job;
+}
+
+/* Who asks for many leaves room for others'. */
+static void checks_at_once_are_bounded(void **state)
+{
+	const struct tenant_params other = {.name = "other"};
+	struct job job = {.run = nothing_to_do, .done = nothing_to_do};
+	uint32_t n = 0, n_own = 0, asked = 0;
+	struct page *page, *own;
+	struct rig_gate gate;
+	struct side s;
+	int err;
+
+	(void)state;
+	begin(&other, 1);
+	side_open(&s, "other");
+	page = put_in(&s, 1, &err);
+	assert_non_null(page);
+	own = rig_publish(&rig, &rig.pins, NULL, 2, &err);
+	assert_non_null(own);
+	rig_gate_shut(&rig, &gate);
+	while (asked < 1000 && !(err = cache_check(&rig.cache, page, on_checked, &n)))
+		asked++;
+	assert_int_equal(err, -SKVQ_EBUSY);
+	assert_int_equal(cache_check(&rig.cache, own, on_checked, &n_own), 0);
+	assert_int_equal(worker_submit(&rig.worker, &job), 0);
+	rig_gate_open(&rig, &gate);
+	while (n < asked || !n_own)
+		rig_step(&rig);
+	side_close(&s);
+	rig_fini(&rig);
+}
+
 /* ---- bounds that change ---- */
 
 static void limit_all(uint64_t pages)
@@ -620,6 +665,7 @@ int main(void)
 	    cmocka_unit_test(a_scan_beside_costs_no_hits),
 	    cmocka_unit_test(caps_of_its_own),
 	    cmocka_unit_test(copies_at_once_are_bounded),
+	    cmocka_unit_test(checks_at_once_are_bounded),
 	    cmocka_unit_test(a_lowered_cap_comes_down),
 	    cmocka_unit_test(a_tenants_cap_comes_down),
 	    cmocka_unit_test(a_raised_cap_and_an_old_namespace),
