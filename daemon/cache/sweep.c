@@ -314,7 +314,9 @@ bool cache_sweep(struct cache *cache, struct sweep *s)
 			next_ns(s, ns);
 		else if (step(cache, s, ns) == STEP_WAIT)
 			break;
-		if ((n % WINDOWS == 0 || s->kind == SWEEP_EVICT) && clock_us() >= until)
+		/* Whether a page is behind another costs a walk, as long as its sequence. */
+		if ((n % WINDOWS == 0 || s->kind == SWEEP_EVICT || s->page.generation) &&
+		    clock_us() >= until)
 			break;
 	}
 	return s->n_out || !(s->over || s->stop || cache->closing);
