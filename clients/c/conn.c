@@ -317,7 +317,9 @@ int skvq_client_poll(struct skvq_client *c, uint32_t wait_ms)
 			if (h < 0)
 				return h;
 			got = true;
-			continue;
+			/* Events may come faster than they are read for ever. */
+			if (!c->events_id || client_now_ms() < deadline)
+				continue;
 		}
 		if (got || (c->n_inflight == 0 && !c->events_id) || client_now_ms() >= deadline)
 			return (int)c->n_inflight;

@@ -126,7 +126,10 @@ static const char *const kinds[] = {[EVENT_STORED] = "stored",
 
 static void queue_page(struct subscriber *sub, const struct cache_event *e)
 {
-	bool tokens = sub->tokens && e->kind == EVENT_STORED && e->page && e->page->tokens;
+	struct why unused;
+	/* What a page says is its tenant's: who may only look is told no tokens, as by page_get. */
+	bool tokens = sub->tokens && e->kind == EVENT_STORED && e->page && e->page->tokens &&
+		      session_may_steer(sub->session, e->tenant, &unused) == 0;
 	size_t token_bytes = tokens ? SKVQ_PAGE_TOKENS * sizeof(int32_t) : 0, at = 0;
 	struct queued *q =
 	    make(sub, kinds[e->kind], token_bytes + (e->parent ? 2 : 1) * (size_t)IDENTITY_DIGEST);
@@ -215,6 +218,9 @@ struct asked *events_asked(const struct control *control, struct ns *ns, const i
 		sub = sub->next;
 	if (!sub)
 		return NULL;
+	fits = fits < control->config.conn.backlog_max - sizeof(struct queued)
+		   ? fits
+		   : control->config.conn.backlog_max - (uint32_t)sizeof(struct queued);
 	fits = fits > EVENT_WIRE_BYTES ? (fits - EVENT_WIRE_BYTES) / IDENTITY_DIGEST : 0;
 	fits = fits < CHAIN_MAX ? fits : CHAIN_MAX;
 	asked = malloc(sizeof(*asked) + (size_t)(pages < fits ? pages : fits) * IDENTITY_DIGEST);
@@ -343,7 +349,7 @@ int op_events(const struct request *rq, struct why *why)
 	if (m->no_pages && !m->matches)
 		return why_fail(why, SKVQ_EINVAL, "events of neither pages nor matches");
 	for (sub = control->subscribers; sub; sub = sub->next)
-		n += sub->session->tenant == s->tenant;
+		n += sub->session->tenant == s->tenant && is_alive(sub->session);
 	if (n >= SUBSCRIBERS_MAX)
 		return why_fail(why, SKVQ_ELIMIT, "%u connections listen to events already, at most %u may",
 				n, SUBSCRIBERS_MAX);

@@ -468,6 +468,18 @@ uid = 65534
             status, text = other(65533, "show", what, "-t")
             self.assertEqual(status, 4, text)
             self.assertIn("not read their tokens", text)
+        heard = subprocess.Popen([binary, "-s", d.socket, "events", "--json", "--tokens", "--count", "2"],
+                                 stdout=subprocess.PIPE, text=True, user=65533, group=65533, extra_groups=[])
+        self.addCleanup(heard.kill)
+        deadline = time.monotonic() + 60
+        while not self.json(d, "status")["counters"]["listeners"]:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(.02)
+        subprocess.run([program("skvq-bench-publish"), "--socket", d.socket, "--pages", "1", "--chains", "1"],
+                       check=True, capture_output=True, timeout=60)
+        events = [json.loads(line) for line in heard.communicate(timeout=60)[0].splitlines()]
+        self.assertEqual([e["kind"] for e in events], ["namespace_opened", "stored"])
+        self.assertNotIn("token_ids", events[1])
         self.assertEqual(other(65533, "ls", "-p", ns, "--disk")[0], 0)
         for args in (["evict", "-n", ns, "-y"], ["evict", "-i", "1", "-y"], ["verify"], ["drain"]):
             status, text = other(65533, *args)
@@ -475,7 +487,7 @@ uid = 65534
             self.assertIn("not touch", text)
         # Root does what it likes to all.
         self.assertEqual(self.json(d, "evict", "-t", "two", "-y")["pages"], 0)
-        self.assertEqual(self.json(d, "verify", "--disk")["pages"], info["pages"])
+        self.assertEqual(self.json(d, "verify", "--disk")["pages"], info["pages"] + 1)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ static int evict(struct evict *e)
 		result = ctl_confirm("evict", e->yes, "%s", text);
 		if (result == CTL_OK)
 			result = act(e);
+	} else {
+		e->done.held = e->plan.held; /* there was nothing to do: because of these */
 	}
 	if (result == CTL_OK)
 		result = print(e);

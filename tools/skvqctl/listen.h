@@ -17,6 +17,7 @@ struct ctl_listener {
 	FILE *to; /* flushed behind what has come at once; one that fails ends it */
 
 	uint64_t lines;
+	uint64_t until_ms; /* of CLOCK_MONOTONIC; 0: no bound */
 	bool failed; /* `to` took no more */
 };
 
