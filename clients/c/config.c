@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_TEXT(dst, src) snprintf(dst, sizeof(dst), "%s", src)
 #define SETTINGS_MAX 64u /* the daemon's bound */
 
 static int check_feature(struct skvq_client *c)

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_TEXT(dst, src) snprintf(dst, sizeof(dst), "%s", src)
 
 int skvq_client_ping(struct skvq_client *c, const void *payload, size_t bytes)
 {
@@ -168,6 +167,29 @@ int skvq_client_namespaces(struct skvq_client *c, struct skvq_client_ns_info **r
 	return 0;
 }
 
+void client_digest(const ProtobufCBinaryData *from, uint8_t to[32])
+{
+	if (from->len == 32)
+		memcpy(to, from->data, 32);
+}
+
+void client_page_info(const Skvq__Wire__PageInfo *p, struct skvq_client_page_info *o)
+{
+	o->page = (struct skvq_page_ref){p->page->slot, p->page->generation};
+	if (p->parent)
+		o->parent = (struct skvq_page_ref){p->parent->slot, p->parent->generation};
+	o->position = p->position;
+	COPY_TEXT(o->state, p->state);
+	o->pins = p->pins;
+	o->children = p->children;
+	o->bytes = p->bytes;
+	o->hits = p->hits;
+	o->age_ms = p->age_ms;
+	o->idle_ms = p->idle_ms;
+	o->shed = p->shed;
+	client_digest(&p->digest, o->digest);
+}
+
 int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, uint32_t max,
                       struct skvq_client_page_info **ret, size_t *ret_n, uint32_t *ret_next)
 {
@@ -191,26 +213,8 @@ int skvq_client_pages(struct skvq_client *c, uint32_t ns, uint32_t first_slot, u
 	}
 	size_t n = 0;
 	for (size_t i = 0; i < b->n_pages; i++) {
-		const Skvq__Wire__PageInfo *p = b->pages[i];
-		struct skvq_client_page_info *o = &out[n];
-
-		if (!p->page)
-			continue; /* a page without a name cannot be shown */
-		o->page = (struct skvq_page_ref){p->page->slot, p->page->generation};
-		if (p->parent)
-			o->parent = (struct skvq_page_ref){p->parent->slot, p->parent->generation};
-		o->position = p->position;
-		COPY_TEXT(o->state, p->state);
-		o->pins = p->pins;
-		o->children = p->children;
-		o->bytes = p->bytes;
-		o->hits = p->hits;
-		o->age_ms = p->age_ms;
-		o->idle_ms = p->idle_ms;
-		o->shed = p->shed;
-		if (p->digest.len == sizeof o->digest)
-			memcpy(o->digest, p->digest.data, sizeof o->digest);
-		n++;
+		if (b->pages[i]->page) /* one without a name cannot be shown */
+			client_page_info(b->pages[i], &out[n++]);
 	}
 	*ret = out;
 	*ret_n = n;

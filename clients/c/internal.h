@@ -83,4 +83,11 @@ int client_events(struct skvq_client *c, const Skvq__Wire__Reply *r);
 /* Milliseconds of CLOCK_MONOTONIC. */
 uint64_t client_now_ms(void);
 
+/* What is too long is cut. */
+#define COPY_TEXT(dst, src) snprintf(dst, sizeof(dst), "%s", src)
+/* One of another length leaves `to` as it is. */
+void client_digest(const ProtobufCBinaryData *from, uint8_t to[32]);
+/* p has a page. */
+void client_page_info(const Skvq__Wire__PageInfo *p, struct skvq_client_page_info *o);
+
 #endif /* SKVQ_CLIENT_INTERNAL_H */

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_TEXT(dst, src) snprintf(dst, sizeof(dst), "%s", src)
 #define DISK_BATCH 1024
 
 static int has_feature(struct skvq_client *c)
@@ -14,12 +13,6 @@ static int has_feature(struct skvq_client *c)
 	if (c->broken || (c->hello.features & FEATURE_MANAGE))
 		return 0;
 	return client_fail(c, SKVQ_ENOTSUP, "skvqd %s cannot do this", c->hello.version);
-}
-
-static void copy_digest(const ProtobufCBinaryData *from, uint8_t to[32])
-{
-	if (from->len == 32)
-		memcpy(to, from->data, 32);
 }
 
 int skvq_client_disk_pages(struct skvq_client *c, uint32_t ns, uint64_t *place,
@@ -48,7 +41,7 @@ int skvq_client_disk_pages(struct skvq_client *c, uint32_t ns, uint64_t *place,
 		return client_fail(c, SKVQ_ENOMEM, "no memory for the list of pages");
 	}
 	for (size_t i = 0; i < b->n_pages; i++) {
-		copy_digest(&b->pages[i]->digest, out[i].digest);
+		client_digest(&b->pages[i]->digest, out[i].digest);
 		out[i].position = b->pages[i]->position;
 		out[i].bytes = b->pages[i]->bytes;
 	}
@@ -62,29 +55,12 @@ int skvq_client_disk_pages(struct skvq_client *c, uint32_t ns, uint64_t *place,
 
 /* ---- one page ---- */
 
-static void copy_info(const Skvq__Wire__PageInfo *p, struct skvq_client_page_info *o)
-{
-	o->page = (struct skvq_page_ref){p->page->slot, p->page->generation};
-	if (p->parent)
-		o->parent = (struct skvq_page_ref){p->parent->slot, p->parent->generation};
-	o->position = p->position;
-	COPY_TEXT(o->state, p->state);
-	o->pins = p->pins;
-	o->children = p->children;
-	o->bytes = p->bytes;
-	o->hits = p->hits;
-	o->age_ms = p->age_ms;
-	o->idle_ms = p->idle_ms;
-	o->shed = p->shed;
-	copy_digest(&p->digest, o->digest);
-}
-
 static void copy_page(const Skvq__Wire__PageReply *b, struct skvq_client_page *o)
 {
-	copy_info(b->page, &o->info);
+	client_page_info(b->page, &o->info);
 	o->ns = b->ns;
 	COPY_TEXT(o->tenant, b->tenant);
-	copy_digest(&b->parent_digest, o->parent_digest);
+	client_digest(&b->parent_digest, o->parent_digest);
 	o->unlisted = b->unlisted;
 	o->safe = b->safe;
 	o->on_disk = b->on_disk;

@@ -184,23 +184,6 @@ static void same_after_match(struct run *grouped, struct run *whole, uint32_t to
 	same_from_here(grouped, whole, to);
 }
 
-/* Memory of all stagings of this process, as the system counts it. */
-static uint64_t staging_bytes(void)
-{
-	uint64_t bytes = 0;
-
-	for (int fd = 3; fd < 256; fd++) {
-		char path[32], name[64] = "";
-		struct stat st;
-
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
-		    fstat(fd, &st) == 0)
-			bytes += (uint64_t)st.st_blocks * 512;
-	}
-	return bytes;
-}
-
 /* Pages of a group whose layers see so much that a sequence of n tokens keeps, and lets go of. */
 static uint32_t pages_of(uint32_t n, uint32_t extent, uint32_t *ret_dropped)
 {

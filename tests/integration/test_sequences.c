@@ -700,23 +700,6 @@ static void a_daemon_lends_its_pages_again(void **state)
 	free(buf);
 }
 
-/* Memory of all stagings of this process, as the system counts it. */
-static uint64_t staging_bytes(void)
-{
-	uint64_t bytes = 0;
-
-	for (int fd = 3; fd < 256; fd++) {
-		char path[32], name[64] = "";
-		struct stat st;
-
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
-		    fstat(fd, &st) == 0)
-			bytes += (uint64_t)st.st_blocks * 512;
-	}
-	return bytes;
-}
-
 /* What a branch still reads whole stays whole, and the pages beside it do not wait for that. When the branch
  * has gone, nothing of it is left. */
 static void refinements_go_beside_a_branch(void **state)

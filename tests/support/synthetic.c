@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -190,6 +192,22 @@ uint64_t run_step(struct run *r, uint32_t n)
 	r->history = history;
 	r->at += n;
 	return hash;
+}
+
+uint64_t staging_bytes(void)
+{
+	uint64_t bytes = 0;
+
+	for (int fd = 3; fd < 256; fd++) {
+		char path[32], name[64] = "";
+		struct stat st;
+
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		if (readlink(path, name, sizeof name - 1) > 0 && strstr(name, "skvq-staging") &&
+		    fstat(fd, &st) == 0)
+			bytes += (uint64_t)st.st_blocks * 512;
+	}
+	return bytes;
 }
 
 void nap_ms(long ms)

@@ -63,6 +63,8 @@ void run_turn(struct run *r, uint32_t n, uint32_t tail);
 /* One forward pass over the next n tokens; returns a hash of all attention output bits. */
 uint64_t run_step(struct run *r, uint32_t n);
 
+/* Memory of all stagings of this process, as the system counts it. */
+uint64_t staging_bytes(void);
 void nap_ms(long ms);
 skvq_seq_info info_of(struct run *r);
 /* Polls until so many pages are shared; bounded. */

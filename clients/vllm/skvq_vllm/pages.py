@@ -53,9 +53,11 @@ class Cache:
         return self._cache.nbytes
 
     def room(self, n_tokens: int, keep: bool) -> None:
-        """For so many tokens. keep: those that are there stay."""
+        """For so many tokens. keep: those that are there stay; else they are all to be written anew."""
         blocks = -(-n_tokens // BLOCK)
         if blocks <= len(self._cache):
+            if not keep:  # what another request has left behind our last token may be no number
+                self._cache[max(blocks - 1, 0):blocks + 1].zero_()
             return
         old = self._cache
         # Zeros: the kernel multiplies what lies behind the last token by a weight of nothing.
@@ -118,7 +120,7 @@ class Live:
     first: int = 0
     last: int = 0
     call: Call | None = None
-    kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None  # far: keys and values, layer by layer
+    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None  # far: keys and values by layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +206,6 @@ class Worker:
             request.n = position
 
     def _open(self, row: plan.Row, recompute_us: int) -> None:
-        f = self._facts
         if row.req_id not in self._unfit:
             try:
                 store, seq = self._sequence(row, recompute_us)
@@ -216,16 +217,24 @@ class Worker:
                 self._requests[row.req_id] = Request(seq.n_matched, seq, store, n_pages=seq.n_matched // plan.PAGE)
                 return
         if row.position == 0:
-            caches = [Cache(f.n_kv_heads, f.head_dim, self._dtype) for _ in range(f.n_layer)]
-            self._requests[row.req_id] = Request(0, plain=caches)
+            self._requests[row.req_id] = self._without_pages()
+
+    def _without_pages(self) -> Request:
+        f = self._facts
+        return Request(0, plain=[Cache(f.n_kv_heads, f.head_dim, self._dtype) for _ in range(f.n_layer)])
 
     def _sequence(self, row: plan.Row, recompute_us: int) -> tuple[Store, skvq.Sequence]:
         """The best that is to be had: on the daemon's pages, without, without the daemon. Raises Failed."""
         publish = row.shared and self._options.save != "none"
-        if self.store.attempt():
-            match = bool(row.position) and not self._wait.over
-            if match:
+        match = bool(row.position) and not self._wait.over
+        try:
+            usable = self.store.attempt()
+            if usable and match:
                 self._agree()
+        except Failed as e:  # refused, or lost just now
+            logger.info("skvqd: %s: %s", row.req_id, e)
+            usable = False
+        if usable:
             ways = ([(row.prefix, True, publish)] if match else []) + [((), False, publish)]
             for prefix, match, publish in ways + ([((), False, False)] if publish else []):
                 try:
@@ -309,19 +318,31 @@ class Worker:
             if request is None:
                 self._nothing.append((first, last))
             elif n != len(live.row.tokens) or lens[i] != live.row.position + n:
-                self._lose(live, f"vLLM computes {n} tokens up to {lens[i]}, not {len(live.row.tokens)} from "
-                                 f"{live.row.position}")
+                what = f"vLLM computes {n} tokens up to {lens[i]}, not {len(live.row.tokens)} from {live.row.position}"
+                if lens[i] != n:
+                    self._lose(live, what)
+                    continue
+                # From its first token: vLLM would not compute that anew, so it must be right now.
+                logger.warning("skvqd: %s: attention on pages is not possible: %s", live.row.req_id, what)
+                self._unfit.add(live.row.req_id)
+                self._end(live.row.req_id, settle=False)
+                live.request = self._requests[live.row.req_id] = self._without_pages()
+                live.call = Call(n, n, self._facts.n_q_heads, live.request.plain[0])
+                self._plain.append(live)
             elif request.plain is not None:
                 live.call = Call(n, lens[i], self._facts.n_q_heads, request.plain[0])
                 self._plain.append(live)
-            elif n <= APPEND:
+            elif n <= APPEND and live.row.position:
                 in_place.append(live)
             else:
-                live.call, live.kept = Call(n, lens[i], self._facts.n_q_heads, self._scratch), []
+                # Also what begins at the first token, whatever its length: vLLM computes a reported block
+                # anew only behind tokens that it had before, so that what is said first must be right even if
+                # pages cannot hold it. Here outputs are vLLM's, and coding comes after all of them.
+                live.call, live.kept = Call(n, lens[i], self._facts.n_q_heads, self._scratch), {}
                 self._far.append(live)
         for live in left.values():
             self._lose(live, "vLLM has no row for it")
-        self._batches = self._make_batches(in_place, scale, softcap)
+        self._batches, self._scaled = self._make_batches(in_place, scale, softcap), (scale, softcap)
         if in_place and self._dtype != torch.float32:
             self._out = torch.empty((n_rows, self._facts.n_q_heads, self._facts.head_dim))
 
@@ -349,18 +370,21 @@ class Worker:
         if metadata is not self._metadata:
             self._lay_out(metadata, len(out), scale, softcap)
         batches, self._batches = self._batches, []
+        if batches and self._scaled != (scale, softcap):  # this layer's are others
+            batches = self._make_batches([x for _, group in batches for x in group], scale, softcap)
+            self._scaled = scale, softcap
         for batch, group in batches:
             self._in_place(layer, batch, group, q, k, v, out, scale, softcap)
         for live in list(self._far):
             rows = slice(live.first, live.last)
-            live.kept.append((k[rows].clone(), v[rows].clone()))
+            kept = live.kept[layer] = k[rows].clone(), v[rows].clone()
             try:
                 self._fill(live.request.seq, layer, live.row.position, live.last - live.first)
             except Exception as e:
                 self._far.remove(live)
                 self._lose(live, e, unfit=True)
                 continue
-            self._scratch.write(live.row.position, *live.kept[-1])
+            self._scratch.write(live.row.position, *kept)
             self._scratch.attend(q[rows], out[rows], live.call, scale, softcap)
         for live in self._plain:
             rows, cache = slice(live.first, live.last), live.request.plain[layer]
@@ -459,7 +483,7 @@ class Worker:
             b = min(a + APPEND, n)
             with failing():
                 batch = skvq.Batch([live.request.seq], [row.position + a], [b - a], scale=1.0)
-                for layer, (k, v) in enumerate(live.kept):
+                for layer, (k, v) in live.kept.items():
                     for error in batch.append(layer, k[a:b], v[a:b]).values():
                         raise error
             self._commit(live, row.tokens[a:b])

@@ -101,7 +101,7 @@ class Row:
 
 def prefix_of(tokens: Sequence[int], position: int, window: int) -> Sequence[int]:
     """What to open a sequence with so that it matches ``position`` tokens, a multiple of PAGE, and no more."""
-    return tokens[:position + window]
+    return tokens[:position + max(window, 1)]  # a match always leaves one token to compute
 
 
 class Admission:
