@@ -278,7 +278,7 @@ def run(e, daemon, want, asked):
     undo = failing(skvq.Batch, "append", refuse_last, {1})
     (got,) = e.ask([short], n=1)
     n_calls = undo()
-    check("a short prompt that pages cannot hold", n_calls >= 1 and got[0] == said[0] and agree(said, got), (said, got))
+    check("a short prompt that pages cannot hold", n_calls >= 1 and got[0] == said[0] and agree(said, got), n_calls)
     from skvq_vllm.store import Failed
 
     def miss(*_args, **_kwargs):
