@@ -4,6 +4,7 @@
 in C are built against it by pkg-config and by CMake, and a package of it holds the same."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -150,7 +151,9 @@ class Installed(unittest.TestCase):
     def test_the_service_and_its_configuration(self):
         with open(self.find("skvqd.service"), encoding="utf-8") as f:
             unit = f.read()
-        self.assertRegex(unit, r"ExecStart=/\S+/bin/skvqd --config /\S*etc/skvqd\.conf\n")
+        start = re.search(r"ExecStart=(/\S+/bin)/skvqd --config (/\S*etc/skvqd\.conf)\n", unit)
+        self.assertTrue(start, unit)
+        self.assertIn(f"ExecReload={start.group(1)}/skvqctl config reload {start.group(2)}\n", unit)
         for name, folder in (("skvqd.socket", "systemd/system"), ("skvqd.service", "systemd/system"),
                              ("skvq-exporter.service", "systemd/system")):
             if name.startswith("skvq-exp") and not os.path.exists(os.path.join(self.usr, "bin", "skvq-exporter")):

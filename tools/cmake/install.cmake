@@ -34,7 +34,7 @@ install(FILES ${into}/skvqConfig.cmake ${into}/skvqConfigVersion.cmake
 # --- the service ------------------------------------------------------------------------------------
 # The same unit that is tested, with the paths of this prefix.
 file(READ ${PROJECT_SOURCE_DIR}/daemon/skvqd.service unit)
-string(REPLACE "/usr/bin/skvqd" "${CMAKE_INSTALL_FULL_BINDIR}/skvqd" unit "${unit}")
+string(REPLACE "/usr/bin/" "${CMAKE_INSTALL_FULL_BINDIR}/" unit "${unit}")
 string(REPLACE "/etc/skvqd.conf" "${CMAKE_INSTALL_FULL_SYSCONFDIR}/skvqd.conf" unit "${unit}")
 file(CONFIGURE OUTPUT ${into}/skvqd.service CONTENT "${unit}" @ONLY)
 install(FILES ${into}/skvqd.service ${PROJECT_SOURCE_DIR}/daemon/skvqd.socket DESTINATION lib/systemd/system)
