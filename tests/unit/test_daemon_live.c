@@ -944,8 +944,6 @@ static void closing_that_sleeps(void **state)
 		close(peers[i]);
 }
 
-/* ---- the process ---- */
-
 /* ---- events ---- */
 
 static raw_reply *listen_to(int sock, bool tokens, bool matches, bool no_pages)

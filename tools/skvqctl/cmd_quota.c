@@ -88,8 +88,8 @@ static int confirm(const struct skvq_client_tenant *t, struct skvq_client_config
 /* The tenant as it is; one that is not there is all 0, and the daemon says so when it is set. */
 static int find_tenant(struct skvq_client *c, const char *name, struct skvq_client_tenant *ret)
 {
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
-	int err = s ? skvq_client_status(c, s) : -SKVQ_ENOMEM;
+	struct skvq_client_status *s;
+	int err = ctl_status(c, &s);
 
 	memset(ret, 0, sizeof(*ret));
 	for (size_t i = 0; err >= 0 && i < s->n_tenants; i++)

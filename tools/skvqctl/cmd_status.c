@@ -156,8 +156,8 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	c = ctl_connect(ctl);
 	if (!c)
 		return ctl->result;
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
-	int err = s ? skvq_client_status(c, s) : -SKVQ_ENOMEM;
+	struct skvq_client_status *s;
+	int err = ctl_status(c, &s);
 	if (err < 0) {
 		result = ctl_failed(ctl, c, "tell its status", err);
 	} else {

@@ -109,8 +109,8 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	c = ctl_connect(ctl);
 	if (!c)
 		return ctl->result;
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
-	int err = s ? skvq_client_status(c, s) : -SKVQ_ENOMEM;
+	struct skvq_client_status *s;
+	int err = ctl_status(c, &s);
 	if (err >= 0)
 		err = skvq_client_namespaces(c, &list, &n);
 	if (err < 0)

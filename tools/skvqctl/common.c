@@ -81,6 +81,27 @@ int ctl_failed(const struct ctl *ctl, const struct skvq_client *c, const char *w
 	return exit_of(err);
 }
 
+int ctl_status(struct skvq_client *c, struct skvq_client_status **ret)
+{
+	struct skvq_client_status *s = calloc(1, sizeof(*s));
+	int err = s ? skvq_client_status(c, s) : -SKVQ_ENOMEM;
+
+	if (err < 0) {
+		free(s);
+		s = NULL;
+	}
+	*ret = s;
+	return err;
+}
+
+uint64_t ctl_counter(const struct skvq_client_status *s, const char *name)
+{
+	for (size_t i = 0; i < s->n_counters; i++)
+		if (!strcmp(s->counters[i].name, name))
+			return s->counters[i].value;
+	return 0;
+}
+
 int ctl_confirm(const char *verb, bool yes, const char *format, ...)
 {
 	char answer[16] = "", text[512];

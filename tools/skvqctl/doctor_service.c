@@ -115,17 +115,9 @@ void doctor_store(struct doctor *d)
 	close(dir);
 }
 
-static uint64_t counter(const struct skvq_client_status *s, const char *name)
-{
-	for (size_t i = 0; i < s->n_counters; i++)
-		if (!strcmp(s->counters[i].name, name))
-			return s->counters[i].value;
-	return 0;
-}
-
 static void share(struct doctor *d, const struct skvq_client_status *s)
 {
-	uint64_t asked = counter(s, "tokens_asked"), hit = counter(s, "tokens_matched");
+	uint64_t asked = ctl_counter(s, "tokens_asked"), hit = ctl_counter(s, "tokens_matched");
 
 	if (!asked)
 		doctor_say(d, "hits", DOCTOR_NOTE,
@@ -157,7 +149,7 @@ static void troubles(struct doctor *d, const struct skvq_client_status *s)
 	bool any = false;
 
 	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
-		uint64_t n = counter(s, list[i].counter);
+		uint64_t n = ctl_counter(s, list[i].counter);
 
 		if (n)
 			doctor_say(d, "counters", DOCTOR_NOTE, list[i].mend,

@@ -56,16 +56,14 @@ int publisher_connect(struct publisher *p)
 
 int publisher_ask_for_room(struct publisher *p, uint64_t n_pages, bool all, bool yes)
 {
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
+	struct skvq_client_status *s;
 	/* A slot has room for a page of the safe kind, too; what ours leave empty takes no memory. */
 	uint64_t need = n_pages * (p->model.layout.base_bytes + UINT64_C(4096)), room;
 	char a[CTL_HUMAN_BYTES], r[CTL_HUMAN_BYTES];
-	int err = s ? skvq_client_status(p->client, s) : -SKVQ_ENOMEM, result = CTL_OK;
+	int err = ctl_status(p->client, &s), result = CTL_OK;
 
-	if (err < 0) {
-		free(s);
+	if (err < 0)
 		return fail(p, "tell its status", err);
-	}
 	room = s->bytes_max > s->bytes_kernel ? s->bytes_max - s->bytes_kernel : 0;
 	if (all && need > s->bytes_max / 2) {
 		fprintf(stderr, "skvqctl %s: %" PRIu64 " pages take %s, more than half of ram_max; "

@@ -44,6 +44,11 @@ struct skvq_client *ctl_connect(struct ctl *ctl);
 /* Says on stderr that the daemon did not do `what`; returns the exit status for that. */
 int ctl_failed(const struct ctl *ctl, const struct skvq_client *c, const char *what, int err);
 
+/* What the daemon says of itself, the caller's to free; the client's error, and NULL, if it does not. */
+int ctl_status(struct skvq_client *c, struct skvq_client_status **ret);
+/* One of its counters; 0 if it has none of that name. */
+uint64_t ctl_counter(const struct skvq_client_status *s, const char *name);
+
 /* Prints and frees an object; CTL_OK, or CTL_FAILED if stdout does not take it. */
 int ctl_print_json(json_t *object);
 /* CTL_OK, or CTL_FAILED if stdout did not take all that was printed. */

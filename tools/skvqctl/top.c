@@ -55,10 +55,7 @@ void top_sample_clear(struct top_sample *s)
 
 static uint64_t counter(const struct top_sample *s, const char *name)
 {
-	for (size_t i = 0; s && i < s->status.n_counters; i++)
-		if (!strcmp(s->status.counters[i].name, name))
-			return s->status.counters[i].value;
-	return 0;
+	return s ? ctl_counter(&s->status, name) : 0;
 }
 
 /* The time between the samples, or since the daemon's start. */

@@ -140,13 +140,11 @@ static int one(struct replay *r, const struct request *request)
 
 static int ask_evictions(struct replay *r, uint64_t *ret)
 {
-	struct skvq_client_status *s = calloc(1, sizeof(*s));
-	int err = s ? skvq_client_status(r->p.client, s) : -SKVQ_ENOMEM;
+	struct skvq_client_status *s;
+	int err = ctl_status(r->p.client, &s);
 
-	for (size_t i = 0; err >= 0 && i < s->n_counters; i++) {
-		if (!strcmp(s->counters[i].name, "evictions"))
-			*ret = s->counters[i].value;
-	}
+	if (err >= 0)
+		*ret = ctl_counter(s, "evictions");
 	free(s);
 	return err < 0 ? ctl_failed(r->ctl, r->p.client, "tell its status", err) : CTL_OK;
 }
